@@ -1,0 +1,2 @@
+//! The `mnemon` command line.
+fn main() {}

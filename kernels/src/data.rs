@@ -1,0 +1,30 @@
+//! Borrowed numbers in the types in which keys and values are stored.
+
+use half::{bf16, f16};
+
+/// A borrowed row-major array.
+#[derive(Debug, Clone, Copy)]
+pub enum Data<'a> {
+    /// binary32.
+    F32(&'a [f32]),
+    /// binary16.
+    F16(&'a [f16]),
+    /// bfloat16.
+    Bf16(&'a [bf16]),
+}
+
+impl Data<'_> {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(data) => data.len(),
+            Self::F16(data) => data.len(),
+            Self::Bf16(data) => data.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

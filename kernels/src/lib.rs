@@ -1,0 +1,9 @@
+//! Attention and distance kernels of Mnemon.
+
+mod attention;
+mod data;
+mod error;
+
+pub use attention::{AttentionOutput, AttentionShape, LogitRule, Mask, Segment, attention};
+pub use data::Data;
+pub use error::{Error, Result};

@@ -1,0 +1,107 @@
+//! The one error type of the crate.
+
+use crate::Fingerprint;
+
+/// What went wrong in the store, to what, and what the caller can do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The memory does not exist for this tenant.
+    #[error("memory '{name}' does not exist; create it first (mnemon memory create {name})")]
+    UnknownMemory {
+        /// Name as given by the caller.
+        name: String,
+    },
+    /// A memory of this name exists already.
+    #[error("memory '{name}' exists already; choose another name or delete it first")]
+    MemoryExists {
+        /// Name as given by the caller.
+        name: String,
+    },
+    /// The document does not exist in this memory.
+    #[error("document '{document}' does not exist in memory '{memory}'")]
+    UnknownDocument {
+        /// Memory that was asked.
+        memory: String,
+        /// Document identifier as given by the caller.
+        document: String,
+    },
+    /// Another writer holds this document.
+    #[error("document '{document}' is being written by another stream; wait for it to end, then append")]
+    DocumentBusy {
+        /// Document identifier as given by the caller.
+        document: String,
+    },
+    /// The memory was made by another model.
+    #[error(
+        "memory '{memory}' holds keys and values of model {stored}, but the model in use is {given}; \
+         serve the model it was made with, or create a new memory and ingest the documents again"
+    )]
+    FingerprintMismatch {
+        /// Name of the memory.
+        memory: String,
+        /// Fingerprint recorded when the memory was created.
+        stored: Fingerprint,
+        /// Fingerprint of the model in use.
+        given: Fingerprint,
+    },
+    /// An argument is outside of what is accepted.
+    #[error("invalid {what}: {why}")]
+    Invalid {
+        /// The argument.
+        what: &'static str,
+        /// What is accepted.
+        why: String,
+    },
+    /// A configured limit was reached.
+    #[error("limit reached: {what} (at most {limit}); {advice}")]
+    Limit {
+        /// What is limited.
+        what: &'static str,
+        /// The configured bound.
+        limit: u64,
+        /// What the caller can do.
+        advice: String,
+    },
+    /// Another process holds the data folder.
+    #[error("{path} is in use by another process; stop it or choose another data folder")]
+    InUse {
+        /// Data folder.
+        path: String,
+    },
+    /// The device has no space left; what was acknowledged before stays readable.
+    #[error("no space left while writing {what}; free some space and try again (nothing acknowledged was lost)")]
+    NoSpace {
+        /// What was being written.
+        what: String,
+    },
+    /// Stored bytes fail their checksum or cannot be parsed.
+    #[error("{what} is damaged: {why}")]
+    Damaged {
+        /// File or record.
+        what: String,
+        /// The check that failed.
+        why: String,
+    },
+    /// A chunk that is not, or no longer, in this snapshot.
+    #[error("chunk {chunk} is not in this snapshot")]
+    UnknownChunk {
+        /// Chunk identifier.
+        chunk: u64,
+    },
+    /// The operating system refused an operation.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was attempted, with the path.
+        what: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The catalog (sled) refused an operation.
+    #[error("catalog: {0}")]
+    Catalog(String),
+}
+
+/// Result of the crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

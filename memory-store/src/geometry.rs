@@ -1,0 +1,113 @@
+//! What the stored keys and values look like, and which model made them.
+
+use std::fmt;
+
+use crate::{Error, Result};
+
+/// Type of the stored keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KvDtype {
+    /// IEEE 754 binary32, 4 bytes.
+    F32,
+    /// IEEE 754 binary16, 2 bytes.
+    F16,
+    /// bfloat16, 2 bytes.
+    Bf16,
+}
+
+impl KvDtype {
+    /// Bytes of one value.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// Which vectors of a chunk become search keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EntryPolicy {
+    /// One entry per token: the token's key (Memorizing Transformers, section 3).
+    PerToken,
+    /// One entry per block of `tokens` tokens: the mean of their keys.
+    BlockMean {
+        /// Tokens of a block, at least 1.
+        tokens: u16,
+    },
+    /// The `count` keys of a chunk that received most attention while they were local (`InfLLM`, section 3.2).
+    Representative {
+        /// Entries of a chunk, at least 1.
+        count: u16,
+    },
+}
+
+/// Shape of what a memory stores; fixed when the memory is created.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct KvGeometry {
+    /// Decoder layers that attend to memory, ascending, zero-based.
+    pub layers: Vec<u32>,
+    /// Key/value heads of each of these layers.
+    pub kv_heads: u32,
+    /// Values of one key or value vector.
+    pub head_dim: u32,
+    /// Type in which keys and values are stored.
+    pub dtype: KvDtype,
+    /// Tokens of a full chunk.
+    pub chunk_tokens: u32,
+    /// Which vectors become search keys.
+    pub entry_policy: EntryPolicy,
+}
+
+impl KvGeometry {
+    /// Refuses shapes that cannot be stored: no layer, a zero, or more than 4096 in any dimension.
+    pub fn validate(&self) -> Result<()> {
+        let invalid = |why: String| Err(Error::Invalid { what: "memory geometry", why });
+        if self.layers.is_empty() || self.layers.len() > 1024 {
+            return invalid(format!("{} memory layers; 1 to 1024 are accepted", self.layers.len()));
+        }
+        if !self.layers.windows(2).all(|pair| pair[0] < pair[1]) {
+            return invalid("memory layers must be ascending and distinct".into());
+        }
+        for (what, value) in
+            [("kv_heads", self.kv_heads), ("head_dim", self.head_dim), ("chunk_tokens", self.chunk_tokens)]
+        {
+            if value == 0 || value > 4096 {
+                return invalid(format!("{what} is {value}; 1 to 4096 is accepted"));
+            }
+        }
+        match self.entry_policy {
+            EntryPolicy::BlockMean { tokens: 0 } | EntryPolicy::Representative { count: 0 } => {
+                invalid("an entry policy needs at least one token".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes of keys and values of one token over all memory layers.
+    pub fn bytes_per_token(&self) -> usize {
+        2 * self.layers.len() * self.kv_heads as usize * self.head_dim as usize * self.dtype.size()
+    }
+
+    /// Position of decoder layer `layer` among the memory layers.
+    pub fn slot_of(&self, layer: u32) -> Option<usize> {
+        self.layers.binary_search(&layer).ok()
+    }
+}
+
+/// Hash over weights, tokenizer, rotary settings and memory geometry of a model (BLAKE3, 32 bytes).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl fmt::Display for Fingerprint {
+    /// The first 12 bytes in hexadecimal: enough for a person to tell two models apart.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..12].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
