@@ -1,0 +1,68 @@
+"""Agent histories with planted facts, from the grammar that ships with the model.
+
+The same ``histories.json`` drives the Rust demo, so that the words of training and of the demo agree.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+SLOT = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Fact:
+    kind: str
+    subject: str
+    value: str
+    statements: tuple[str, ...]  # any of these lines plants the fact
+    questions: tuple[str, ...]   # any of these asks for it, ending in "Answer:"
+    lead: str                    # the answer up to the value, without the space before the value
+    tail: str                    # the answer after the value
+
+    @property
+    def answer(self) -> str:
+        return f"{self.lead} {self.value}{self.tail}"
+
+
+class Grammar:
+    def __init__(self, path: str | Path):
+        data = json.loads(Path(path).read_text())
+        if data["version"] != 1:
+            raise ValueError(f"{path}: version {data['version']} of histories.json is not known")
+        self.slots, self.turns, self.kinds = data["slots"], data["turns"], data["facts"]
+
+    def fill(self, template: str, rng: random.Random) -> str:
+        return SLOT.sub(lambda m: rng.choice(self.slots[m.group(1)]), template)
+
+    def filler(self, rng: random.Random) -> str:
+        return self.fill(rng.choice(self.turns), rng)
+
+    def value(self, form: str, rng: random.Random) -> str:
+        what, detail = form.split(":")
+        if what == "slot":
+            return rng.choice(self.slots[detail])
+        if what == "digits":
+            return "".join(rng.choice("0123456789") for _ in range(int(detail)))
+        raise ValueError(f"value form {form!r} is not known")
+
+    def fact(self, rng: random.Random, used: set[str]) -> Fact:
+        """A new fact; its subject is added to ``used`` and differs from all in it."""
+        kind = rng.choice(self.kinds)
+        subject = self.fill(kind["subject"], rng)
+        while subject in used:
+            kind = rng.choice(self.kinds)
+            subject = self.fill(kind["subject"], rng)
+        used.add(subject)
+        value = self.value(kind["value"], rng)
+
+        def fill(template: str) -> str:
+            return template.replace("{subject}", subject).replace("{value}", value)
+
+        lead, tail = kind["answer"].replace("{subject}", subject).split(" {value}")
+        return Fact(kind["kind"], subject, value, tuple(map(fill, kind["statements"])),
+                    tuple(map(fill, kind["questions"])), lead, tail)

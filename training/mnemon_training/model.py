@@ -1,0 +1,289 @@
+"""A Qwen3 decoder with a key shift in every layer and memory in some.
+
+Shapes: ``B`` lanes, ``T`` tokens, ``M`` memory tokens, ``H`` query heads, ``G`` key heads, ``D`` head size.
+
+What differs from Qwen3, and nothing else does:
+
+* key shift: the raw key of token t becomes ``(1 - s) k_t + s k_{t-1}`` with ``s = sigmoid(key_shift)``,
+  one parameter per key head; the predecessor of a session's first token is zero. Normed and, for
+  local attention only, rotated afterwards.
+* local attention sees the last ``window`` tokens of the same session, itself included.
+* a memory layer also sees memory tokens, whose keys carry no position:
+  ``memory_scale_h * (q . k) + memory_bias_h``. Fusion ``joint`` puts these beside the local logits in
+  one softmax; ``gate`` mixes two softmaxes by ``sigmoid(memory_gate_h)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MASKED = -1e9
+
+
+@dataclass
+class ModelConfig:
+    vocab_size: int = 3072
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 1
+    head_dim: int = 64
+    window: int = 128
+    rope_theta: float = 10000.0
+    rms_eps: float = 1e-6
+    memory_layers: list[int] = field(default_factory=lambda: [2])
+    fusion: str = "joint"
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass
+class Memory:
+    """What the memory layers may see beside the local window.
+
+    Either ``keys``/``values`` hold one ``[B or 1, G, M, D]`` tensor per memory layer (serving), or they
+    are ``None`` and the layer's own keys serve as memory (training): ``lanes[b]`` lists the lanes
+    whose tokens lane ``b`` sees, so that ``M = len(lanes[b]) * T``. ``bias`` is added to the memory
+    logits, ``MASKED`` where a token must not be seen; it broadcasts against ``[B, H, T, M]``.
+    """
+
+    bias: Tensor | None
+    keys: list[Tensor] | None = None
+    values: list[Tensor] | None = None
+    lanes: Tensor | None = None
+
+
+class RmsNorm(nn.Module):
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+def rope_tables(positions: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``[positions, head_dim]`` of the rotate-half convention."""
+    inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * inverse[None, :]
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+def local_bias(session: Tensor, window: int) -> Tensor:
+    """Additive mask ``[B, T / window, window, 2 * window]`` of blocked local attention.
+
+    ``session`` is ``[B, T]`` with ``T`` a multiple of ``window``; block ``n`` of queries sees the keys
+    of blocks ``n - 1`` and ``n``, so nothing within the window is out of reach.
+    """
+    lanes, tokens = session.shape
+    blocks = tokens // window
+    query = torch.arange(window)[:, None] + window
+    key = torch.arange(2 * window)[None, :]
+    distance = query - key
+    near = (distance >= 0) & (distance < window)
+    mine = session.view(lanes, blocks, window)
+    before = torch.cat([torch.full_like(mine[:, :1], -1), mine[:, :-1]], dim=1)
+    theirs = torch.cat([before, mine], dim=2)
+    allowed = near & (mine[:, :, :, None] == theirs[:, :, None, :])
+    return torch.zeros(allowed.shape).masked_fill_(~allowed, MASKED)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.config = config
+        self.memory_index = config.memory_layers.index(layer) if layer in config.memory_layers else None
+        width, size = config.hidden_size, config.head_dim
+        self.q_proj = nn.Linear(width, config.heads * size, bias=False)
+        self.k_proj = nn.Linear(width, config.kv_heads * size, bias=False)
+        self.v_proj = nn.Linear(width, config.kv_heads * size, bias=False)
+        self.o_proj = nn.Linear(config.heads * size, width, bias=False)
+        self.q_norm = RmsNorm(size, config.rms_eps)
+        self.k_norm = RmsNorm(size, config.rms_eps)
+        self.key_shift = nn.Parameter(torch.zeros(config.kv_heads))
+        if self.memory_index is not None:
+            self.memory_scale = nn.Parameter(torch.full((config.heads,), size**-0.5))
+            self.memory_bias = nn.Parameter(torch.zeros(config.heads))
+            if config.fusion == "gate":
+                self.memory_gate = nn.Parameter(torch.zeros(config.heads))
+
+    def keys_values(self, x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Shifted, normed keys without position, and values, both ``[B, G, T, D]``."""
+        lanes, tokens, _ = x.shape
+        groups, size = self.config.kv_heads, self.config.head_dim
+        raw = self.k_proj(x).view(lanes, tokens, groups, size)
+        previous = F.pad(raw[:, :-1], (0, 0, 0, 0, 1, 0)).masked_fill(starts[:, :, None, None], 0.0)
+        share = torch.sigmoid(self.key_shift).to(raw.dtype)[:, None]
+        key = self.k_norm((1 - share) * raw + share * previous)
+        value = self.v_proj(x).view(lanes, tokens, groups, size)
+        return key.transpose(1, 2), value.transpose(1, 2)
+
+    def forward(self, x: Tensor, starts: Tensor, local: Tensor, cos: Tensor, sin: Tensor,
+                memory: Memory | None, kept: list | None) -> Tensor:
+        c = self.config
+        lanes, tokens, _ = x.shape
+        window, blocks, repeat = c.window, tokens // c.window, c.heads // c.kv_heads
+        query = self.q_norm(self.q_proj(x).view(lanes, tokens, c.heads, c.head_dim)).transpose(1, 2)
+        key, value = self.keys_values(x, starts)
+        if kept is not None and self.memory_index is not None:
+            kept.append((key, value))
+
+        # Blocked local attention: [B, N, H, window, D] against [B, N, G, 2 * window, D].
+        local_query = rotate(query, cos, sin).view(lanes, c.heads, blocks, window, c.head_dim).transpose(1, 2)
+
+        def pair(t: Tensor) -> Tensor:
+            t = t.reshape(lanes, c.kv_heads, blocks, window, c.head_dim).transpose(1, 2)
+            t = torch.cat([F.pad(t[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)), t], dim=3)
+            return t.repeat_interleave(repeat, dim=2) if repeat > 1 else t
+
+        local_key, local_value = pair(rotate(key, cos, sin)), pair(value)
+        if self.memory_index is None or memory is None:
+            mixed = F.scaled_dot_product_attention(
+                local_query.flatten(0, 1), local_key.flatten(0, 1), local_value.flatten(0, 1),
+                attn_mask=local.flatten(0, 1)[:, None].to(local_query.dtype))
+            mixed = mixed.view(lanes, blocks, c.heads, window, c.head_dim)
+            mixed = mixed.permute(0, 1, 3, 2, 4).reshape(lanes, tokens, c.heads * c.head_dim)
+            return self.o_proj(mixed)
+
+        near = (local_query @ local_key.transpose(-1, -2)) * c.head_dim**-0.5 + local[:, :, None]
+        near = near.transpose(1, 2).reshape(lanes, c.heads, tokens, 2 * window).float()
+
+        memory_key, memory_value = self.memory_of(key, value, memory)
+        count = memory_key.shape[2]
+        grouped = query * self.memory_scale[:, None, None].to(query.dtype)
+        grouped = grouped.reshape(lanes, c.kv_heads, repeat * tokens, c.head_dim)
+        far = (grouped @ memory_key.transpose(-1, -2)).view(lanes, c.heads, tokens, count).float()
+        far = far + self.memory_bias[:, None, None]
+        if memory.bias is not None:
+            far = far + memory.bias
+
+        if c.fusion == "joint":
+            weights = torch.softmax(torch.cat([near, far], dim=-1), dim=-1).to(value.dtype)
+            near, far = weights[..., :2 * window], weights[..., 2 * window:]
+        else:
+            gate = torch.sigmoid(self.memory_gate)[:, None, None]
+            near, far = torch.softmax(near, dim=-1), torch.softmax(far, dim=-1)
+            if memory.bias is not None:  # a query that sees no memory at all takes the local context alone
+                gate = gate * (memory.bias.amax(dim=-1, keepdim=True) > MASKED / 2)
+            near, far = ((1 - gate) * near).to(value.dtype), (gate * far).to(value.dtype)
+        near = near.reshape(lanes, c.heads, blocks, window, 2 * window).transpose(1, 2)
+        near = (near @ local_value).transpose(1, 2).reshape(lanes, c.heads, tokens, c.head_dim)
+        far = far.reshape(lanes, c.kv_heads, repeat * tokens, count) @ memory_value
+        mixed = near + far.view(lanes, c.heads, tokens, c.head_dim)
+        return self.o_proj(mixed.transpose(1, 2).reshape(lanes, tokens, c.heads * c.head_dim))
+
+    def memory_of(self, key: Tensor, value: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        if memory.keys is not None:
+            stored = memory.keys[self.memory_index], memory.values[self.memory_index]
+            return tuple(t.to(key.dtype).expand(key.shape[0], -1, -1, -1) for t in stored)
+        lanes, groups, tokens, size = key.shape
+
+        def gather(t: Tensor) -> Tensor:
+            seen = t[memory.lanes]  # [B, lanes seen, G, T, D]
+            return seen.transpose(1, 2).reshape(lanes, groups, -1, size)
+
+        return gather(key), gather(value)
+
+
+class Mlp(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = RmsNorm(config.hidden_size, config.rms_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_eps)
+        self.mlp = Mlp(config)
+
+    def forward(self, x: Tensor, *rest) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), *rest)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = RmsNorm(config.hidden_size, config.rms_eps)
+
+
+class MemoryModel(nn.Module):
+    """Parameter names are those of Hugging Face's ``Qwen3ForCausalLM`` plus the extra ones."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.rope: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                nn.init.normal_(weight, std=0.02)
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    weight.data.mul_((2 * config.layers) ** -0.5)
+
+    def hidden(self, ids: Tensor, session: Tensor | None = None, memory: Memory | None = None,
+               kept: list | None = None) -> Tensor:
+        """Final normed states ``[B, T, width]`` of ``ids`` ``[B, T]``.
+
+        ``session`` numbers the sessions of a lane (all one by default); ``kept``, a list, receives
+        the ``(key, value)`` of every memory layer, ``[B, G, T, D]``.
+        """
+        c = self.config
+        lanes, tokens = ids.shape
+        session = torch.zeros_like(ids) if session is None else session
+        spare = -tokens % c.window
+        if spare:
+            ids, session = F.pad(ids, (0, spare)), F.pad(session, (0, spare), value=-2)
+            if memory is not None and memory.bias is not None and memory.bias.shape[-2] == tokens:
+                memory = Memory(F.pad(memory.bias, (0, 0, 0, spare)), memory.keys, memory.values, memory.lanes)
+        padded = tokens + spare
+        if self.rope[0].shape[0] < padded:
+            self.rope = rope_tables(padded, c.head_dim, c.rope_theta)
+        cos, sin = self.rope[0][:padded], self.rope[1][:padded]
+        starts = torch.ones_like(session, dtype=torch.bool)
+        starts[:, 1:] = session[:, 1:] != session[:, :-1]
+        local = local_bias(session, c.window)
+        x = self.model.embed_tokens(ids)
+        if torch.is_autocast_enabled("cpu"):
+            x, cos, sin = x.bfloat16(), cos.bfloat16(), sin.bfloat16()
+        mine: list | None = None if kept is None else []
+        for block in self.model.layers:
+            x = block(x, starts, local, cos, sin, memory, mine)
+        if kept is not None:
+            kept.extend((k[:, :, :tokens], v[:, :, :tokens]) for k, v in mine)
+        return self.model.norm(x[:, :tokens])
+
+    def forward(self, ids: Tensor, session: Tensor | None = None, memory: Memory | None = None,
+                kept: list | None = None) -> Tensor:
+        """Logits ``[B, T, vocab]``; arguments as for ``hidden``."""
+        return F.linear(self.hidden(ids, session, memory, kept), self.model.embed_tokens.weight)
+
+    @torch.no_grad()
+    def read(self, ids: Tensor, memory_bias: Tensor | None = None) -> Memory:
+        """Reads ``[B, T]`` tokens from a fresh state without recall; returns them as memory."""
+        kept: list = []
+        self.hidden(ids, kept=kept)
+        return Memory(memory_bias, [k for k, _ in kept], [v for _, v in kept])
