@@ -1,6 +1,8 @@
 //! Attention over a list of key/value segments.
 
-use crate::{Data, Result};
+use std::ops::Range;
+
+use crate::{Data, Error, Result};
 
 /// Sizes shared by all segments of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +75,72 @@ pub struct AttentionOutput {
 
 /// One softmax over the keys of all segments (`FlashAttention`'s online softmax within a segment, log-sum-exp merge
 /// between them): never holds more than a tile of the score matrix. Runs on rayon's current thread pool.
+///
+/// Keys, values and logits are expected to be finite. A NaN or an infinity among them makes the output of queries
+/// NaN that see it, and may do so for those that share a tile of keys with it.
 pub fn attention(shape: AttentionShape, segments: &[Segment<'_>]) -> Result<AttentionOutput> {
-    let _ = (shape, segments);
-    Err(crate::Error::Shape("not written yet".into()))
+    crate::reference::attention(shape, segments)
+}
+
+/// Sizes of the output buffers.
+pub(crate) struct OutputSizes {
+    pub(crate) context: usize,
+    pub(crate) segment_lse: usize,
+    pub(crate) lse: usize,
+}
+
+/// Refuses shapes that make no sense and buffers that do not fit them; no later arithmetic on sizes can overflow.
+pub(crate) fn check(shape: AttentionShape, segments: &[Segment<'_>]) -> Result<OutputSizes> {
+    let AttentionShape { n_queries, n_heads, n_kv_heads, head_dim } = shape;
+    if n_heads == 0 || n_kv_heads == 0 || head_dim == 0 {
+        let message =
+            format!("n_heads {n_heads}, n_kv_heads {n_kv_heads} and head_dim {head_dim} must all be positive");
+        return Err(Error::Shape(message));
+    }
+    if n_heads % n_kv_heads != 0 {
+        return Err(Error::Shape(format!("n_heads {n_heads} must be a multiple of n_kv_heads {n_kv_heads}")));
+    }
+    let lse = size(&[n_heads, n_queries])?;
+    let context = size(&[n_heads, n_queries, head_dim])?;
+    let segment_lse = size(&[segments.len(), n_heads, n_queries])?;
+    for segment in segments {
+        let kv = size(&[n_kv_heads, segment.len, head_dim])?;
+        expect("queries", segment.queries.len(), context)?;
+        expect("keys", segment.keys.len(), kv)?;
+        expect("values", segment.values.len(), kv)?;
+        expect("logits.scale", segment.logits.scale.len(), n_heads)?;
+        if let Some(bias) = segment.logits.bias {
+            expect("logits.bias", bias.len(), n_heads)?;
+        }
+    }
+    Ok(OutputSizes { context, segment_lse, lse })
+}
+
+fn expect(what: &'static str, got: usize, expected: usize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::Size { what, expected, got }) }
+}
+
+/// Product of `factors`, as a number of values that an allocation can hold.
+fn size(factors: &[usize]) -> Result<usize> {
+    factors
+        .iter()
+        .try_fold(1_usize, |product, &factor| product.checked_mul(factor))
+        .filter(|&values| values <= isize::MAX as usize / size_of::<f32>())
+        .ok_or_else(|| Error::Shape(format!("{factors:?} multiply to more values than memory can hold")))
+}
+
+/// Keys of a segment of `len` that query `query` sees. Both ends grow with `query`.
+pub(crate) fn visible_keys(mask: Mask, len: usize, query: usize) -> Range<usize> {
+    match mask {
+        Mask::All => 0..len,
+        Mask::Causal { first_key, first_query, window } => {
+            // One past the query's own position, relative to the segment's first key.
+            let end = first_query.saturating_add(query).saturating_add(1).saturating_sub(first_key);
+            let unseen = window.map_or(0, |window| {
+                first_query.saturating_add(query).saturating_add(1).saturating_sub(window).saturating_sub(first_key)
+            });
+            let end = end.min(len);
+            unseen.min(end)..end
+        }
+    }
 }

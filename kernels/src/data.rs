@@ -27,4 +27,13 @@ impl Data<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The value at `index`, widened exactly.
+    pub(crate) fn value(&self, index: usize) -> f32 {
+        match self {
+            Self::F32(data) => data[index],
+            Self::F16(data) => data[index].to_f32(),
+            Self::Bf16(data) => data[index].to_f32(),
+        }
+    }
 }
