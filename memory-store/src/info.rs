@@ -1,0 +1,119 @@
+//! What the store tells about memories and documents: plain data.
+
+use std::collections::BTreeMap;
+
+use crate::{ChunkId, Fingerprint, KvGeometry};
+
+/// What a memory is made for; fixed when it is created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemorySpec {
+    /// The only model whose keys and values it accepts.
+    pub fingerprint: Fingerprint,
+    /// Their shape.
+    pub geometry: KvGeometry,
+    /// Name of the model, for people. At most 256 bytes.
+    pub model_name: String,
+    /// What the memory is about, for people. At most 4096 bytes.
+    pub description: String,
+}
+
+/// One memory, as it was when asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// Name, unique for its tenant.
+    pub name: String,
+    /// Name of the model.
+    pub model_name: String,
+    /// What it is about.
+    pub description: String,
+    /// The model whose keys and values it holds.
+    pub fingerprint: Fingerprint,
+    /// Their shape.
+    pub geometry: KvGeometry,
+    /// When it was created, milliseconds since 1970-01-01 UTC, by the clock in [`StoreOptions`](crate::StoreOptions).
+    pub created_unix_ms: u64,
+    /// Documents.
+    pub documents: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Tokens.
+    pub tokens: u64,
+    /// Bytes of text.
+    pub text_bytes: u64,
+    /// Bytes of chunk blobs, including chunks that were truncated and documents' headers.
+    pub stored_bytes: u64,
+    /// Bytes of graph blobs.
+    pub index_bytes: u64,
+    /// Search entries of one slot and head.
+    pub entries: u64,
+    /// Number of the last acknowledged change; grows by one with each.
+    pub sequence: u64,
+}
+
+/// From where a reader of the source text goes on after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ResumePoint {
+    /// Byte of the document up to which tokenisation is final.
+    pub safe_byte: u64,
+    /// Token of the document up to which tokenisation is final.
+    pub safe_token: u64,
+    /// Whether the whole document was committed.
+    pub complete: bool,
+}
+
+/// One document, as it was when asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentInfo {
+    /// Identifier, as given by the user.
+    pub id: String,
+    /// Number of the document, unique in the store.
+    pub number: u64,
+    /// What the user attached to it.
+    pub metadata: BTreeMap<String, String>,
+    /// Tokens.
+    pub tokens: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Bytes of text.
+    pub bytes: u64,
+    /// Sequence number of the memory at the document's last commit.
+    pub sequence: u64,
+    /// First commit, milliseconds since 1970-01-01 UTC.
+    pub created_unix_ms: u64,
+    /// Last commit, milliseconds since 1970-01-01 UTC.
+    pub updated_unix_ms: u64,
+    /// Whether the whole document was committed (same as in `resume`).
+    pub complete: bool,
+    /// From where to go on.
+    pub resume: ResumePoint,
+}
+
+/// Acknowledgement of a commit: what it tells survives the death of the process and loss of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// Sequence number of the memory.
+    pub sequence: u64,
+    /// Tokens of the document.
+    pub document_tokens: u64,
+    /// Bytes of text of the document.
+    pub document_bytes: u64,
+    /// Chunks of the document.
+    pub chunks: u64,
+}
+
+/// What is durable of the document that a writer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriterState {
+    /// Chunks.
+    pub chunks: u64,
+    /// Tokens.
+    pub tokens: u64,
+    /// Bytes of text.
+    pub bytes: u64,
+    /// The resume point of the last commit.
+    pub resume: ResumePoint,
+    /// Sequence number of the last commit of this document; 0 when there is none.
+    pub sequence: u64,
+    /// The last durable chunk.
+    pub last_chunk: Option<ChunkId>,
+}

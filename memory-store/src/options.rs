@@ -1,0 +1,111 @@
+//! Limits and bounds of a store.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{Error, Result};
+
+/// Source of time: milliseconds since 1970-01-01 UTC.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Who builds the graphs, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sealing {
+    /// One thread of the store, beside readers and writers.
+    Background,
+    /// The writer, after its commit is durable and before it is acknowledged: for tests and tools.
+    Inline,
+    /// Nobody but [`Store::seal_all`](crate::Store::seal_all); everything else is searched flat.
+    Manual,
+}
+
+/// Limits and bounds; the defaults suit one machine with a few gigabytes of memory.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// Bytes of graphs and of unsealed entries kept in memory. One segment that is larger is used and dropped.
+    pub index_cache_bytes: usize,
+    /// Bytes of fetched keys and values kept in memory.
+    pub chunk_cache_bytes: usize,
+    /// Entries of one slot and head that make a sealed segment: 16 to 65,536. Reached only from below, because a
+    /// commit is never split.
+    pub seal_entries: usize,
+    /// Links of a node on the upper layers of the graph; twice as many on the lowest. 4 to 128.
+    pub m: usize,
+    /// Breadth of the search while building.
+    pub ef_construction: usize,
+    /// Breadth of the search when the request names none.
+    pub ef_search: usize,
+    /// Threads of the pool that builds graphs.
+    pub seal_threads: usize,
+    /// Who builds graphs.
+    pub sealing: Sealing,
+    /// Bytes that a writer buffers before it writes a blob (the commit attaches all of them).
+    pub writer_buffer_bytes: usize,
+    /// Memories in the store, over all tenants.
+    pub max_memories: u64,
+    /// Documents in one memory.
+    pub max_documents_per_memory: u64,
+    /// Source of time for creation and update times. The default stands still at 0: nothing below the server
+    /// reads a clock.
+    pub clock: Clock,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            index_cache_bytes: 256 << 20,
+            chunk_cache_bytes: 128 << 20,
+            seal_entries: 65_536,
+            m: 16,
+            ef_construction: 128,
+            ef_search: 64,
+            seal_threads: 1,
+            sealing: Sealing::Background,
+            writer_buffer_bytes: 8 << 20,
+            max_memories: 10_000,
+            max_documents_per_memory: 1_000_000,
+            clock: Arc::new(|| 0),
+        }
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("index_cache_bytes", &self.index_cache_bytes)
+            .field("chunk_cache_bytes", &self.chunk_cache_bytes)
+            .field("seal_entries", &self.seal_entries)
+            .field("m", &self.m)
+            .field("ef_construction", &self.ef_construction)
+            .field("ef_search", &self.ef_search)
+            .field("seal_threads", &self.seal_threads)
+            .field("sealing", &self.sealing)
+            .field("writer_buffer_bytes", &self.writer_buffer_bytes)
+            .field("max_memories", &self.max_memories)
+            .field("max_documents_per_memory", &self.max_documents_per_memory)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StoreOptions {
+    /// Refuses values outside of the ranges documented on the fields.
+    pub fn validate(&self) -> Result<()> {
+        let ranges = [
+            ("seal_entries", self.seal_entries, 16, 65_536),
+            ("m", self.m, 4, 128),
+            ("ef_construction", self.ef_construction, 8, 4096),
+            ("ef_search", self.ef_search, 1, 65_536),
+            ("seal_threads", self.seal_threads, 1, 256),
+            ("writer_buffer_bytes", self.writer_buffer_bytes, 1, 1 << 30),
+        ];
+        for (what, value, least, most) in ranges {
+            if value < least || value > most {
+                return Err(Error::Invalid {
+                    what: "store options",
+                    why: format!("{what} is {value}; {least} to {most} is accepted"),
+                });
+            }
+        }
+        Ok(())
+    }
+}

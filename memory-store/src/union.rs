@@ -1,0 +1,90 @@
+//! Several memories searched as one.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result, SearchRequest};
+
+/// Several views of equal geometry as one. Chunk ids are unique in a store, so they tell the members apart; members
+/// must come from the same store.
+#[derive(Clone)]
+pub struct UnionRecall {
+    members: Vec<Arc<dyn Recall>>,
+}
+
+impl UnionRecall {
+    /// Refuses no member and members whose geometries differ.
+    pub fn new(members: Vec<Arc<dyn Recall>>) -> Result<Self> {
+        let invalid = |why: &str| Error::Invalid { what: "memories to recall from", why: why.into() };
+        let first = members.first().ok_or_else(|| invalid("at least one is needed"))?;
+        if members.iter().any(|member| member.geometry() != first.geometry()) {
+            return Err(invalid("all must have the same geometry"));
+        }
+        Ok(Self { members })
+    }
+
+    /// Asks each member for each chunk until one has it.
+    fn ask<T>(&self, chunks: &[ChunkId], ask: impl Fn(&dyn Recall, &[ChunkId]) -> Result<Vec<T>>) -> Result<Vec<T>> {
+        let mut answers = Vec::with_capacity(chunks.len());
+        'chunks: for chunk in chunks {
+            for member in &self.members {
+                match ask(member.as_ref(), std::slice::from_ref(chunk)) {
+                    Err(Error::UnknownChunk { .. }) => {}
+                    other => {
+                        answers.append(&mut other?);
+                        continue 'chunks;
+                    }
+                }
+            }
+            return Err(Error::UnknownChunk { chunk: chunk.0 });
+        }
+        Ok(answers)
+    }
+}
+
+/// Descending score; equal scores by chunk and position, so that answers do not depend on the order of members.
+pub(crate) fn best_first(a: &Hit, b: &Hit) -> Ordering {
+    b.score.total_cmp(&a.score).then_with(|| (a.chunk, a.start).cmp(&(b.chunk, b.start)))
+}
+
+impl Recall for UnionRecall {
+    fn geometry(&self) -> &KvGeometry {
+        self.members[0].geometry()
+    }
+
+    fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> {
+        let mut merged = self.members[0].search(request)?;
+        for member in &self.members[1..] {
+            for (best, more) in merged.iter_mut().zip(member.search(request)?) {
+                best.extend(more);
+            }
+        }
+        for best in &mut merged {
+            best.sort_unstable_by(best_first);
+            // The same memory may be a member twice.
+            best.dedup_by_key(|hit| (hit.chunk, hit.start, hit.len));
+            best.truncate(request.top_k);
+        }
+        Ok(merged)
+    }
+
+    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> {
+        self.ask(chunks, |member, chunks| member.fetch(slot, chunks))
+    }
+
+    fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {
+        self.ask(chunks, |member, chunks| member.describe(chunks))
+    }
+
+    fn chunks(&self, limit: usize) -> Result<Vec<ChunkId>> {
+        let mut all = Vec::new();
+        for member in &self.members {
+            all.extend(member.chunks(limit - all.len())?);
+        }
+        Ok(all)
+    }
+
+    fn len(&self) -> u64 {
+        self.members.iter().map(|member| member.len()).sum()
+    }
+}
