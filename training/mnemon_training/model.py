@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attend import attend
+
 MASKED = -1e9
 
 
@@ -50,7 +52,7 @@ class Memory:
     Either ``keys``/``values`` hold one ``[B or 1, G, M, D]`` tensor per memory layer (serving), or they
     are ``None`` and the layer's own keys serve as memory (training): ``lanes[b]`` lists the lanes
     whose tokens lane ``b`` sees, so that ``M = len(lanes[b]) * T``. ``bias`` is added to the memory
-    logits, ``MASKED`` where a token must not be seen; it broadcasts against ``[B, H, T, M]``.
+    logits, ``MASKED`` where a token must not be seen: ``[B or 1, T, M]``.
     """
 
     bias: Tensor | None
@@ -135,54 +137,31 @@ class Attention(nn.Module):
                 memory: Memory | None, kept: list | None) -> Tensor:
         c = self.config
         lanes, tokens, _ = x.shape
-        window, blocks, repeat = c.window, tokens // c.window, c.heads // c.kv_heads
+        window, blocks = c.window, tokens // c.window
         query = self.q_norm(self.q_proj(x).view(lanes, tokens, c.heads, c.head_dim)).transpose(1, 2)
         key, value = self.keys_values(x, starts)
         if kept is not None and self.memory_index is not None:
             kept.append((key, value))
 
-        # Blocked local attention: [B, N, H, window, D] against [B, N, G, 2 * window, D].
-        local_query = rotate(query, cos, sin).view(lanes, c.heads, blocks, window, c.head_dim).transpose(1, 2)
+        # Blocked local attention: [B, H, N, window, D] against [B, G, N, 2 * window, D].
+        local_query = (rotate(query, cos, sin) * c.head_dim**-0.5).view(lanes, c.heads, blocks, window, c.head_dim)
 
         def pair(t: Tensor) -> Tensor:
-            t = t.reshape(lanes, c.kv_heads, blocks, window, c.head_dim).transpose(1, 2)
-            t = torch.cat([F.pad(t[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)), t], dim=3)
-            return t.repeat_interleave(repeat, dim=2) if repeat > 1 else t
+            t = t.reshape(lanes, c.kv_heads, blocks, window, c.head_dim)
+            return torch.cat([F.pad(t[:, :, :-1], (0, 0, 0, 0, 1, 0)), t], dim=3)
 
-        local_key, local_value = pair(rotate(key, cos, sin)), pair(value)
-        if self.memory_index is None or memory is None:
-            mixed = F.scaled_dot_product_attention(
-                local_query.flatten(0, 1), local_key.flatten(0, 1), local_value.flatten(0, 1),
-                attn_mask=local.flatten(0, 1)[:, None].to(local_query.dtype))
-            mixed = mixed.view(lanes, blocks, c.heads, window, c.head_dim)
-            mixed = mixed.permute(0, 1, 3, 2, 4).reshape(lanes, tokens, c.heads * c.head_dim)
-            return self.o_proj(mixed)
+        mixed, near = attend(local_query, pair(rotate(key, cos, sin)), pair(value), local)
+        mixed, near = mixed.view(lanes, c.heads, tokens, c.head_dim), near.view(lanes, c.heads, tokens)
 
-        near = (local_query @ local_key.transpose(-1, -2)) * c.head_dim**-0.5 + local[:, :, None]
-        near = near.transpose(1, 2).reshape(lanes, c.heads, tokens, 2 * window).float()
-
-        memory_key, memory_value = self.memory_of(key, value, memory)
-        count = memory_key.shape[2]
-        grouped = query * self.memory_scale[:, None, None].to(query.dtype)
-        grouped = grouped.reshape(lanes, c.kv_heads, repeat * tokens, c.head_dim)
-        far = (grouped @ memory_key.transpose(-1, -2)).view(lanes, c.heads, tokens, count).float()
-        far = far + self.memory_bias[:, None, None]
-        if memory.bias is not None:
-            far = far + memory.bias
-
-        if c.fusion == "joint":
-            weights = torch.softmax(torch.cat([near, far], dim=-1), dim=-1).to(value.dtype)
-            near, far = weights[..., :2 * window], weights[..., 2 * window:]
-        else:
-            gate = torch.sigmoid(self.memory_gate)[:, None, None]
-            near, far = torch.softmax(near, dim=-1), torch.softmax(far, dim=-1)
-            if memory.bias is not None:  # a query that sees no memory at all takes the local context alone
-                gate = gate * (memory.bias.amax(dim=-1, keepdim=True) > MASKED / 2)
-            near, far = ((1 - gate) * near).to(value.dtype), (gate * far).to(value.dtype)
-        near = near.reshape(lanes, c.heads, blocks, window, 2 * window).transpose(1, 2)
-        near = (near @ local_value).transpose(1, 2).reshape(lanes, c.heads, tokens, c.head_dim)
-        far = far.reshape(lanes, c.kv_heads, repeat * tokens, count) @ memory_value
-        mixed = near + far.view(lanes, c.heads, tokens, c.head_dim)
+        if self.memory_index is not None and memory is not None:
+            memory_key, memory_value = self.memory_of(key, value, memory)
+            recalled, far = attend(query * self.memory_scale[:, None, None].to(query.dtype), memory_key,
+                                   memory_value, memory.bias)
+            if c.fusion == "joint":  # one softmax over both sets is a mixture by their sums of exponents
+                share = torch.sigmoid(far + self.memory_bias[:, None] - near)
+            else:  # a query that sees no memory at all takes the local context alone
+                share = torch.sigmoid(self.memory_gate)[:, None] * (far > MASKED / 2)
+            mixed = mixed + share[..., None].to(mixed.dtype) * (recalled - mixed)
         return self.o_proj(mixed.transpose(1, 2).reshape(lanes, tokens, c.heads * c.head_dim))
 
     def memory_of(self, key: Tensor, value: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def train(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 
 def sample(books: Path, grammar: Grammar, seed: int) -> Iterator[str]:
-    """About 40 kB of each book and 4 MB of history lines, so that slot words become whole tokens."""
+    """About 40 kB of each book, 4 MB of history lines, and the slot words so often that each becomes a token."""
     rng = random.Random(seed)
     for path in sorted(books.glob("*.txt")):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -52,6 +52,9 @@ def sample(books: Path, grammar: Grammar, seed: int) -> Iterator[str]:
             fact = grammar.fact(rng, used)
             lines += [grammar.filler(rng), rng.choice(fact.statements), rng.choice(fact.questions) + fact.answer]
         yield "\n".join(lines)
+    words = [word for slot in grammar.slots.values() for word in slot]
+    for _ in range(1200):
+        yield " " + " ".join(words)
 
 
 def main() -> None:

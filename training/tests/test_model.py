@@ -81,7 +81,7 @@ def test_training_form_equals_reading_then_asking(fusion):
     both = torch.cat([past, ids], 1)
     session = torch.tensor([[0] * 24 + [1] * 16])
     seen = (session[:, :, None] != session[:, None, :]) & torch.ones(40, 40, dtype=torch.bool).tril()
-    memory = Memory(torch.zeros(1, 1, 40, 40).masked_fill_(~seen[:, None], MASKED), lanes=torch.tensor([[0]]))
+    memory = Memory(torch.zeros(1, 40, 40).masked_fill_(~seen, MASKED), lanes=torch.tensor([[0]]))
     trained = model(both, session, memory)
     torch.testing.assert_close(trained[:, 24:], served, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(trained[:, :24], model(past), atol=1e-4, rtol=1e-4)
@@ -98,3 +98,21 @@ def test_qwen3_agrees_when_nothing_is_shifted(tmp_path):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
     ids = torch.randint(40, (2, 21))
     torch.testing.assert_close(theirs(ids).logits, model(ids), atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_of_attend():
+    from mnemon_training.attend import attend
+    shapes = (2, 4, 5, 3), (2, 2, 7, 3), (2, 2, 7, 3)
+    inputs = [torch.randn(s, requires_grad=True) for s in shapes]
+    bias = torch.randn(2, 5, 7)
+
+    def plain_attend(q, k, v):
+        k, v = (t.repeat_interleave(2, dim=1) for t in (k, v))
+        logits = q @ k.transpose(-1, -2) + bias[:, None]
+        return torch.softmax(logits, -1) @ v, torch.logsumexp(logits, -1)
+
+    cotangents = torch.randn(2, 4, 5, 3), torch.randn(2, 4, 5)
+    mine = torch.autograd.grad(attend(*inputs, bias), inputs, cotangents)
+    theirs = torch.autograd.grad(plain_attend(*inputs), inputs, cotangents)
+    for a, b in zip(mine, theirs):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,166 @@
+"""The training loop.
+
+    python -m mnemon_training.train --books DIR --tokenizer FILE --grammar FILE --run runs/default
+
+A run is a folder: ``log.jsonl`` and ``last.pt``. Started again, it goes on from ``last.pt``. The
+schedule is counted in tokens. Matrices inside the blocks are trained by Muon, all else by AdamW.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+
+from .data import TAGS, Batch, Lanes, Mix, encode_books
+from .histories import Grammar
+from .model import MemoryModel, ModelConfig
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--books", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--grammar", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--book-cache", type=Path, default=Path("runs/books.npy"))
+    parser.add_argument("--model", default="{}", help="changes to ModelConfig, as JSON")
+    parser.add_argument("--tokens", type=float, default=30e6, help="tokens at which the learning rate is zero")
+    parser.add_argument("--stop", type=float, default=math.inf, help="tokens at which to stop early")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="wall time at which to stop early")
+    parser.add_argument("--length", type=int, default=1024, help="tokens per lane")
+    parser.add_argument("--lanes", type=int, default=4)
+    parser.add_argument("--others", type=int, default=1, help="foreign lanes that each lane sees as memory")
+    parser.add_argument("--foreign-weight", type=float, default=1.0, help="final weight of a foreign token")
+    parser.add_argument("--muon-lr", type=float, default=0.02)
+    parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--warmup", type=float, default=2e5)
+    parser.add_argument("--curriculum", type=float, default=4e6, help="tokens from the first mix to the last")
+    parser.add_argument("--first-mix", default="0.35,0.5,0.15", help="histories, repeats, books")
+    parser.add_argument("--last-mix", default="0.5,0.15,0.35")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--f32", action="store_true", help="no bfloat16 in matrix products")
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+def optimizers(model: MemoryModel, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+    matrices, table, scalars = [], [], []
+    for name, weight in model.named_parameters():
+        group = matrices if weight.dim() == 2 and ".layers." in name else table if weight.dim() == 2 else scalars
+        group.append(weight)
+    return [
+        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.02, momentum=0.95),
+        torch.optim.AdamW([{"params": table, "lr": adam_lr, "weight_decay": 0.01},
+                           {"params": scalars, "lr": 2 * adam_lr, "weight_decay": 0.0}], betas=(0.9, 0.98)),
+    ]
+
+
+def loss_of(model: MemoryModel, batch: Batch, others: int, foreign_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted loss of a batch, and the plain loss of each of its tokens."""
+    memory = batch.memory(model.config.window, others, foreign_weight)
+    logits = model(batch.ids, batch.session, memory)
+    each = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="none")
+    weights = batch.weights.flatten()
+    return (each * weights).sum() / weights.sum(), each.detach()
+
+
+class Meter:
+    """Mean loss of each skill, and the share of its tokens given a probability above one half."""
+
+    def __init__(self):
+        self.sums = torch.zeros(len(TAGS), 3)
+
+    def add(self, tags: torch.Tensor, each: torch.Tensor) -> None:
+        for column, value in enumerate((torch.ones_like(each), each, (each < math.log(2)).float())):
+            self.sums[:, column].index_add_(0, tags, value)
+
+    def take(self) -> dict:
+        rows = {tag: [round((s[1] / s[0]).item(), 3), round((s[2] / s[0]).item(), 3)]
+                for tag, s in zip(TAGS, self.sums) if s[0] > 0}
+        self.sums.zero_()
+        return rows
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    args.run.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer.from_file(str(args.tokenizer))
+    known = {f.name for f in fields(ModelConfig)}
+    changes = json.loads(args.model)
+    if unknown := set(changes) - known:
+        raise SystemExit(f"--model: {sorted(unknown)} not among {sorted(known)}")
+    config = ModelConfig(**{"vocab_size": tokenizer.get_vocab_size(), **changes})
+    model = MemoryModel(config)
+    average = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+    tuned = optimizers(model, args.muon_lr, args.adam_lr)
+    peaks = [[group["lr"] for group in one.param_groups] for one in tuned]
+    done, seconds, step = 0, 0.0, 0
+    last = args.run / "last.pt"
+    if last.exists():
+        saved = torch.load(last, map_location="cpu", weights_only=True)
+        model.load_state_dict(saved["model"])
+        average = saved["average"]
+        for one, state in zip(tuned, saved["optimizers"]):
+            one.load_state_dict(state)
+        done, seconds, step = saved["tokens"], saved["seconds"], saved["step"]
+    books = encode_books(args.books, tokenizer, args.book_cache, 220_000, 1)
+    lanes = Lanes(tokenizer, Grammar(args.grammar), books, args.length, args.seed * 1_000_003 + step)
+    first, final = (Mix(*map(float, mix.split(","))) for mix in (args.first_mix, args.last_mix))
+    print(f"{sum(p.numel() for p in model.parameters())} parameters, from {done} tokens", flush=True)
+    run = torch.compile(model) if args.compile else model
+    run.config = config
+    meter, begun, spent = Meter(), time.time(), 0.0
+
+    def save() -> None:
+        torch.save({"config": config.to_dict(), "model": model.state_dict(), "average": average,
+                    "optimizers": [one.state_dict() for one in tuned], "tokens": done, "step": step,
+                    "seconds": seconds + time.time() - begun}, last.with_suffix(".part"))
+        os.replace(last.with_suffix(".part"), last)
+
+    while done < min(args.tokens, args.stop) and time.time() - begun < args.minutes * 60:
+        share = min(1.0, done / args.curriculum) if args.curriculum else 1.0
+        batch = lanes.batch(args.lanes, first.towards(final, share))
+        rate = min(1.0, (done + 1) / args.warmup) * min(1.0, 2.0 * (1 - done / args.tokens))
+        for one, highest in zip(tuned, peaks):
+            for group, peak in zip(one.param_groups, highest):
+                group["lr"] = peak * max(rate, 1e-3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=not args.f32):
+            loss, each = loss_of(run, batch, args.others, args.foreign_weight**share)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for one in tuned:
+            one.step()
+            one.zero_grad(set_to_none=True)
+        step += 1
+        done += batch.ids.numel()
+        with torch.no_grad():
+            for name, weight in model.state_dict().items():
+                average[name].lerp_(weight, max(0.005, 1 / (step + 1)))
+        meter.add(batch.tags.flatten(), each)
+        if step % 50 == 0:
+            wall = time.time() - begun
+            row = {"tokens": done, "seconds": round(seconds + wall, 1), "tokens_per_s": round(50 * batch.ids.numel() / (wall - spent)),
+                   "loss": round(loss.item(), 3), **meter.take()}
+            spent = wall
+            with (args.run / "log.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+        if step % 200 == 0:
+            save()
+    save()
+
+
+if __name__ == "__main__":
+    main()
