@@ -1,1 +1,41 @@
-//! Placeholder while the workspace is laid out.
+//! Open decoder models with a memory: one forward pass for the family of Llama, Mistral, Qwen2 and Qwen3, in which
+//! only the attention differs between reading documents and generating text.
+//!
+//! For those who load a model, read documents into a memory, or generate with one. Not for storing memories
+//! (`mnemon-memory-store`), nor for cutting documents into segments (`mnemon-encoder`).
+//!
+//! | module | idea |
+//! |---|---|
+//! | `config` | `config.json` read, checked and limited |
+//! | `model` | weights, loading, the forward pass |
+//! | `rotary` | rotary position encoding and its scalings |
+//! | `attention` | the [`Attention`] seam: [`FullAttention`], [`LocalAttention`], [`CaptureAttention`], [`RecallAttention`] over one backend |
+//! | `generate` | [`Generation`], [`Scoring`], the sampler, streaming text |
+//! | `engine` | [`Engine`]: a bounded queue of tasks that take turns |
+//!
+//! Nothing here reads a clock or ambient randomness; nothing is asynchronous.
+
+mod attention;
+mod chat;
+mod config;
+mod device;
+mod engine;
+mod error;
+mod generate;
+mod model;
+mod rotary;
+
+pub use attention::{
+    Attention, CaptureAttention, CaptureOptions, Captured, FullAttention, LayerContext, LocalAttention, LocalMask,
+    MemoryParameters, PositionScheme, RecallAttention, RecallFrom, RecallOptions,
+};
+pub use chat::{ChatTemplate, Message};
+pub use config::{Architecture, Fusion, MemoryConfig, ModelConfig, RopeConfig, RopeScaling};
+pub use device::DeviceChoice;
+pub use engine::{Engine, EngineOptions, Task, Turn};
+pub use error::{Error, Result};
+pub use generate::{
+    Detokenizer, FinishReason, GenerateOptions, GenerateStep, Generation, SamplingOptions, ScoreStep, Scoring,
+};
+pub use model::{LoadOptions, Logits, Model, ModelSource, SequenceState};
+pub use rotary::Rotary;
