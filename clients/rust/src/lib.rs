@@ -1,1 +1,54 @@
-//! Placeholder while the workspace is laid out.
+//! Client of a Mnemon server, for Rust programs and for the `mnemon` command line.
+//!
+//! Every call of the contract is a method of [`Client`], with plain arguments where that helps; requests with many
+//! options, and all answers, are the messages of the contract, exported as [`v1`]. What each field means, its units
+//! and its limits, is documented in `proto/mnemon/v1/*.proto`.
+//!
+//! ```no_run
+//! use mnemon_client::{Client, ConnectOptions, IngestOptions, v1};
+//!
+//! # async fn example() -> mnemon_client::Result<()> {
+//! let client = Client::connect(ConnectOptions::default()).await?;
+//! client.create_memory("novels", "Books I have read").await?;
+//!
+//! let text = tokio::fs::File::open("war_and_peace.txt").await?;
+//! let done = client
+//!     .ingest("novels", "war-and-peace", IngestOptions::default(), text, |progress| {
+//!         println!("{} tokens are durable", progress.durable_tokens);
+//!     })
+//!     .await?;
+//! println!("read {} tokens", done.durable_tokens);
+//!
+//! let request = v1::GenerateRequest {
+//!     prompt: "Who is Pierre?".into(),
+//!     memory: Some(v1::MemoryOptions { memories: vec!["novels".into()], ..Default::default() }),
+//!     ..Default::default()
+//! };
+//! let mut answer = client.generate(request).await?;
+//! while let Some(piece) = answer.message().await? {
+//!     print!("{}", piece.text);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | file | idea |
+//! |---|---|
+//! | `connect.rs` | where the server is, and how to reach it |
+//! | `transport.rs` | what is added to each call: the token, and request bodies that cannot end by accident |
+//! | `catalog.rs` | memories and documents |
+//! | `recall.rs` | ingest, search, generate, score |
+//! | `error.rs` | the one error type |
+
+mod catalog;
+mod connect;
+mod error;
+mod recall;
+mod transport;
+
+pub use connect::{Client, ConnectOptions, DEFAULT_ENDPOINT};
+pub use error::{Error, FieldViolation, Result};
+pub use mnemon_proto::v1;
+pub use recall::{Generated, IngestOptions};
+pub use tonic::Code;
+pub use v1::IngestMode;

@@ -1,0 +1,95 @@
+//! Memories and documents.
+
+use mnemon_proto::v1;
+use tonic::Request;
+
+use crate::{Client, Result};
+
+/// Items asked for in one page when a whole list is wanted.
+const PAGE: u32 = 500;
+
+impl Client {
+    /// Creates an empty memory bound to the model being served.
+    pub async fn create_memory(&self, name: &str, description: &str) -> Result<v1::Memory> {
+        let message = v1::CreateMemoryRequest { name: name.into(), description: description.into() };
+        Ok(self.memories.clone().create_memory(self.timed(message)).await?.into_inner())
+    }
+
+    /// Describes a memory.
+    pub async fn get_memory(&self, name: &str) -> Result<v1::Memory> {
+        let message = v1::GetMemoryRequest { name: name.into() };
+        Ok(self.memories.clone().get_memory(self.timed(message)).await?.into_inner())
+    }
+
+    /// All memories of the caller, by name; follows the pages.
+    pub async fn list_memories(&self) -> Result<Vec<v1::Memory>> {
+        let mut all = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let mut page = self.list_memories_page(PAGE, &page_token).await?;
+            all.append(&mut page.memories);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
+    /// One page of memories; an empty `page_token` asks for the first.
+    pub async fn list_memories_page(&self, page_size: u32, page_token: &str) -> Result<v1::ListMemoriesResponse> {
+        let message = v1::ListMemoriesRequest { page_size, page_token: page_token.into() };
+        Ok(self.memories.clone().list_memories(self.timed(message)).await?.into_inner())
+    }
+
+    /// Deletes a memory and everything in it.
+    pub async fn delete_memory(&self, name: &str) -> Result<()> {
+        let message = v1::DeleteMemoryRequest { name: name.into() };
+        self.memories.clone().delete_memory(self.timed(message)).await?;
+        Ok(())
+    }
+
+    /// All documents of a memory, by identifier; follows the pages.
+    pub async fn list_documents(&self, memory: &str) -> Result<Vec<v1::Document>> {
+        let mut all = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let mut page = self.list_documents_page(memory, PAGE, &page_token).await?;
+            all.append(&mut page.documents);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
+    /// One page of documents; an empty `page_token` asks for the first.
+    pub async fn list_documents_page(
+        &self,
+        memory: &str,
+        page_size: u32,
+        page_token: &str,
+    ) -> Result<v1::ListDocumentsResponse> {
+        let message = v1::ListDocumentsRequest { memory: memory.into(), page_size, page_token: page_token.into() };
+        Ok(self.memories.clone().list_documents(self.timed(message)).await?.into_inner())
+    }
+
+    /// Describes a document.
+    pub async fn get_document(&self, memory: &str, document_id: &str) -> Result<v1::Document> {
+        let message = v1::GetDocumentRequest { memory: memory.into(), document_id: document_id.into() };
+        Ok(self.memories.clone().get_document(self.timed(message)).await?.into_inner())
+    }
+
+    /// Deletes a document: it is never returned again.
+    pub async fn delete_document(&self, memory: &str, document_id: &str) -> Result<()> {
+        let message = v1::DeleteDocumentRequest { memory: memory.into(), document_id: document_id.into() };
+        self.memories.clone().delete_document(self.timed(message)).await?;
+        Ok(())
+    }
+
+    /// A request that the server gives up after the client's timeout.
+    fn timed<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
+}

@@ -1,0 +1,164 @@
+//! Ingest, search, generate, score.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use mnemon_proto::v1;
+use mnemon_proto::v1::ingest_request::Message;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::transport::CleanEnd;
+use crate::{Client, Error, Result};
+
+/// Bytes of text in one message; the contract allows 1 MiB.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Pieces read ahead of the connection.
+const PIECES_AHEAD: usize = 4;
+
+/// How to ingest a document.
+#[derive(Debug, Clone, Default)]
+pub struct IngestOptions {
+    /// What to do if there is such a document already. The default creates a new one.
+    pub mode: v1::IngestMode,
+    /// Kept with the document.
+    pub metadata: HashMap<String, String>,
+}
+
+impl Client {
+    /// Reads `source` to its end into a document; `on_progress` is called as text becomes durable. Returns the last
+    /// progress, with `complete` set.
+    ///
+    /// If this fails, or is dropped before its end, the server keeps what it acknowledged and the document stays
+    /// incomplete: ingest it again with [`IngestMode::Resume`](v1::IngestMode::Resume).
+    pub async fn ingest<R, F>(
+        &self,
+        memory: &str,
+        document_id: &str,
+        options: IngestOptions,
+        mut source: R,
+        mut on_progress: F,
+    ) -> Result<v1::IngestProgress>
+    where
+        R: AsyncRead + Unpin,
+        F: FnMut(&v1::IngestProgress),
+    {
+        let start = v1::IngestStart {
+            memory: memory.into(),
+            document_id: document_id.into(),
+            metadata: options.metadata,
+            mode: options.mode.into(),
+        };
+        let (pieces, outgoing) = mpsc::channel(PIECES_AHEAD);
+        let clean_end = CleanEnd::default();
+        let feed = async {
+            // A closed channel means that the server ended the call; its answer says why.
+            let mut open = pieces.send(request(Message::Start(start))).await.is_ok();
+            while open {
+                let mut piece = vec![0; PIECE_BYTES];
+                let read = source.read(&mut piece).await?;
+                if read == 0 {
+                    clean_end.set();
+                    break;
+                }
+                piece.truncate(read);
+                open = pieces.send(request(Message::Text(piece))).await.is_ok();
+            }
+            drop(pieces);
+            Ok::<(), Error>(())
+        };
+        let follow = async {
+            let mut call = tonic::Request::new(ReceiverStream::new(outgoing));
+            call.extensions_mut().insert(clean_end.clone());
+            let mut answers = self.recalls.clone().ingest(call).await?.into_inner();
+            while let Some(progress) = answers.message().await? {
+                on_progress(&progress);
+                if progress.complete {
+                    return Ok(progress);
+                }
+            }
+            Err(Error::EndedEarly)
+        };
+        tokio::pin!(feed, follow);
+        // The answer decides, except that a source that cannot be read ends the call.
+        tokio::select! {
+            biased;
+            answer = &mut follow => answer,
+            fed = &mut feed => { fed?; follow.await }
+        }
+    }
+
+    /// The `k` chunks nearest to `query`; `exact` scans every entry instead of walking the index.
+    pub async fn search(&self, memories: &[&str], query: &str, k: u32, exact: bool) -> Result<Vec<v1::SearchHit>> {
+        let message = v1::SearchRequest {
+            memories: memories.iter().map(|&name| name.to_owned()).collect(),
+            query: query.into(),
+            k: Some(k),
+            exact,
+        };
+        Ok(self.recalls.clone().search(message).await?.into_inner().hits)
+    }
+
+    /// Generates. Dropping the answer stops the work within a token.
+    pub async fn generate(&self, request: v1::GenerateRequest) -> Result<Generated> {
+        Ok(Generated { inner: self.recalls.clone().generate(request).await?.into_inner(), finished: false })
+    }
+
+    /// Log-probability of a text, with or without memory.
+    pub async fn score(&self, text: &str, memory: v1::MemoryOptions) -> Result<v1::ScoreResponse> {
+        let message = v1::ScoreRequest { text: text.into(), memory: Some(memory) };
+        Ok(self.recalls.clone().score(message).await?.into_inner())
+    }
+
+    /// Describes the model being served.
+    pub async fn model(&self) -> Result<v1::Model> {
+        Ok(self.recalls.clone().get_model(v1::GetModelRequest {}).await?.into_inner())
+    }
+}
+
+/// An answer as it comes: a stream of pieces, the last of which has `finish` set.
+#[derive(Debug)]
+pub struct Generated {
+    inner: Streaming<v1::GenerateResponse>,
+    /// Whether the last piece was seen: an end before it is an error.
+    finished: bool,
+}
+
+impl Generated {
+    /// The next piece; `None` after the last.
+    pub async fn message(&mut self) -> Result<Option<v1::GenerateResponse>> {
+        std::future::poll_fn(|cx| self.poll_piece(cx)).await.transpose()
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<v1::GenerateResponse>>> {
+        if self.finished {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut self.inner).poll_next(cx).map(|piece| {
+            let piece = match piece {
+                Some(Ok(piece)) => Ok(piece),
+                Some(Err(status)) => Err(status.into()),
+                None => Err(Error::EndedEarly),
+            };
+            self.finished = piece.as_ref().map_or(true, |piece| piece.finish.is_some());
+            Some(piece)
+        })
+    }
+}
+
+impl Stream for Generated {
+    type Item = Result<v1::GenerateResponse>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_piece(cx)
+    }
+}
+
+fn request(message: Message) -> v1::IngestRequest {
+    v1::IngestRequest { message: Some(message) }
+}
