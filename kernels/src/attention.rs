@@ -1,8 +1,13 @@
 //! Attention over a list of key/value segments.
 
+mod block;
+mod few;
+mod many;
+mod plan;
+
 use std::ops::Range;
 
-use crate::{Data, Error, Result};
+use crate::{Data, Error, Isa, Result};
 
 /// Sizes shared by all segments of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +84,21 @@ pub struct AttentionOutput {
 /// Keys, values and logits are expected to be finite. A NaN or an infinity among them makes the output of queries
 /// NaN that see it, and may do so for those that share a tile of keys with it.
 pub fn attention(shape: AttentionShape, segments: &[Segment<'_>]) -> Result<AttentionOutput> {
-    crate::reference::attention(shape, segments)
+    attention_with(Isa::detect(), shape, segments)
+}
+
+/// [`attention`] with an instruction set of the caller's choice, for tests and measurements.
+pub fn attention_with(isa: Isa, shape: AttentionShape, segments: &[Segment<'_>]) -> Result<AttentionOutput> {
+    let sizes = check(shape, segments)?;
+    let mut output = AttentionOutput {
+        context: vec![0.0; sizes.context],
+        segment_lse: vec![f32::NEG_INFINITY; sizes.segment_lse],
+        lse: vec![f32::NEG_INFINITY; sizes.lse],
+    };
+    if sizes.lse > 0 && !segments.is_empty() {
+        plan::run(isa, shape, segments, &mut output);
+    }
+    Ok(output)
 }
 
 /// Sizes of the output buffers.

@@ -1,5 +1,7 @@
 //! Borrowed numbers in the types in which keys and values are stored.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 /// A borrowed row-major array.
@@ -13,7 +15,7 @@ pub enum Data<'a> {
     Bf16(&'a [bf16]),
 }
 
-impl Data<'_> {
+impl<'a> Data<'a> {
     /// Number of values.
     pub fn len(&self) -> usize {
         match self {
@@ -26,6 +28,15 @@ impl Data<'_> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The values of `range`.
+    pub(crate) fn slice(self, range: Range<usize>) -> Data<'a> {
+        match self {
+            Self::F32(data) => Data::F32(&data[range]),
+            Self::F16(data) => Data::F16(&data[range]),
+            Self::Bf16(data) => Data::Bf16(&data[range]),
+        }
     }
 
     /// The value at `index`, widened exactly.

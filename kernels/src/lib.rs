@@ -4,9 +4,11 @@ mod attention;
 mod data;
 mod error;
 pub mod reference;
+mod simd;
 mod topk;
 
-pub use attention::{AttentionOutput, AttentionShape, LogitRule, Mask, Segment, attention};
+pub use attention::{AttentionOutput, AttentionShape, LogitRule, Mask, Segment, attention, attention_with};
 pub use data::Data;
 pub use error::{Error, Result};
+pub use simd::Isa;
 pub use topk::top_k_inner_product;

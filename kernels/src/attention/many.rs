@@ -1,0 +1,72 @@
+//! A block of many rows, as when a prompt is read: keys and values are converted tile by tile, scores are kept
+//! transposed, so that a vector holds the scores of several rows with one key and no sum crosses its lanes.
+
+use std::ops::Range;
+
+use super::block::{View, Workspace};
+use crate::{Data, Isa};
+
+/// Keys of a tile.
+const TILE_KEYS: usize = 64;
+
+/// Leaves the segment's unfinished softmax in the workspace.
+pub(super) fn attend(view: &View<'_>, workspace: &mut Workspace) {
+    let dim = view.shape.head_dim;
+    // Rows beyond the block's have zeros for queries and see what the rows they repeat see.
+    let rows = view.block.rows(view.shape).next_multiple_of(view.isa.lanes());
+    workspace.start_segment(rows, dim);
+    let Workspace { queries, scores, keys: key_buffer, values: value_buffer, context, max, sum, decay, visible } =
+        workspace;
+    if view.fresh {
+        transpose(view, rows, queries);
+    }
+    for start in view.keys.clone().step_by(TILE_KEYS) {
+        let tile = start..(start + TILE_KEYS).min(view.keys.end);
+        let stored = view.stored(&tile);
+        scores.resize(tile.len() * rows, 0.0);
+        let keys = in_f32(view.isa, view.segment.keys.slice(stored.clone()), key_buffer);
+        view.isa.scores(keys, dim, queries, rows, scores);
+        hide(scores, rows, &tile, visible);
+        view.isa.online_columns(scores, max, sum, decay);
+        let values = in_f32(view.isa, view.segment.values.slice(stored), value_buffer);
+        view.isa.weigh(scores, rows, values, dim, decay, context);
+    }
+}
+
+/// Scaled queries, `[head_dim, rows]`.
+fn transpose(view: &View<'_>, rows: usize, to: &mut Vec<f32>) {
+    to.clear();
+    to.resize(view.shape.head_dim * rows, 0.0);
+    for (row, (scale, query)) in view.queries().enumerate() {
+        for (to, q) in to[row..].iter_mut().step_by(rows).zip(query) {
+            *to = q * scale;
+        }
+    }
+}
+
+/// The values themselves if they are f32, else converted into `buffer`.
+fn in_f32<'a>(isa: Isa, data: Data<'a>, buffer: &'a mut Vec<f32>) -> &'a [f32] {
+    if let Data::F32(data) = data {
+        return data;
+    }
+    buffer.resize(data.len(), 0.0);
+    isa.widen(data, buffer);
+    buffer
+}
+
+/// Sets the scores of keys that a row does not see to negative infinity. `visible` has one range per query of the block,
+/// or none if every row sees every key.
+fn hide(scores: &mut [f32], rows: usize, tile: &Range<usize>, visible: &[Range<usize>]) {
+    let (Some(first), Some(last)) = (visible.first(), visible.last()) else { return };
+    // Both ends grow from query to query: these two bounds say whether all of the tile is visible to all.
+    if last.start <= tile.start && tile.end <= first.end {
+        return;
+    }
+    for (row, visible) in visible.iter().cycle().take(rows).enumerate() {
+        let from = visible.start.clamp(tile.start, tile.end) - tile.start;
+        let to = visible.end.clamp(tile.start, tile.end) - tile.start;
+        for key in (0..from).chain(to..tile.len()) {
+            scores[key * rows + row] = f32::NEG_INFINITY;
+        }
+    }
+}
