@@ -4,7 +4,6 @@
 use std::ops::Range;
 
 use super::block::{View, Workspace};
-use crate::{Data, Isa};
 
 /// Keys of a tile.
 const TILE_KEYS: usize = 64;
@@ -24,11 +23,11 @@ pub(super) fn attend(view: &View<'_>, workspace: &mut Workspace) {
         let tile = start..(start + TILE_KEYS).min(view.keys.end);
         let stored = view.stored(&tile);
         scores.resize(tile.len() * rows, 0.0);
-        let keys = in_f32(view.isa, view.segment.keys.slice(stored.clone()), key_buffer);
+        let keys = view.segment.keys.slice(stored.clone()).in_f32(view.isa, key_buffer);
         view.isa.scores(keys, dim, queries, rows, scores);
         hide(scores, rows, &tile, visible);
         view.isa.online_columns(scores, max, sum, decay);
-        let values = in_f32(view.isa, view.segment.values.slice(stored), value_buffer);
+        let values = view.segment.values.slice(stored).in_f32(view.isa, value_buffer);
         view.isa.weigh(scores, rows, values, dim, decay, context);
     }
 }
@@ -42,16 +41,6 @@ fn transpose(view: &View<'_>, rows: usize, to: &mut Vec<f32>) {
             *to = q * scale;
         }
     }
-}
-
-/// The values themselves if they are f32, else converted into `buffer`.
-fn in_f32<'a>(isa: Isa, data: Data<'a>, buffer: &'a mut Vec<f32>) -> &'a [f32] {
-    if let Data::F32(data) = data {
-        return data;
-    }
-    buffer.resize(data.len(), 0.0);
-    isa.widen(data, buffer);
-    buffer
 }
 
 /// Sets the scores of keys that a row does not see to negative infinity. `visible` has one range per query of the block,
