@@ -83,6 +83,16 @@ pub enum Error {
         /// The check that failed.
         why: String,
     },
+    /// The data folder was written in a format that this version does not know.
+    #[error("{path} is in format {found}, but this version of Mnemon knows format {known}; use the version that wrote it")]
+    UnknownFormat {
+        /// Data folder.
+        path: String,
+        /// Version found.
+        found: String,
+        /// Version known.
+        known: u32,
+    },
     /// A chunk that is not, or no longer, in this snapshot.
     #[error("chunk {chunk} is not in this snapshot")]
     UnknownChunk {

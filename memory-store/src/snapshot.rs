@@ -1,23 +1,228 @@
-//! An immutable view of one memory.
+//! An immutable view of one memory: search and fetch.
+
 use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::core::{Cell, Core, IndexKey, IndexPart};
+use crate::index::{Scored, SearchParams, VectorIndex};
+use crate::state::{LiveExtent, LiveSegment, MemoryState};
+use crate::tail::TailEntries;
+use crate::union::best_first;
 use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result, SearchRequest};
 
-/// An immutable view of one memory. Clones share it.
-#[derive(Clone)]
-pub struct Snapshot { geometry: Arc<KvGeometry> }
+/// Most entries asked for at once: the size of a segment.
+const MAX_TOP_K: usize = 65_536;
+/// Unsealed entries that one task scans.
+const TAIL_TASK_ENTRIES: u32 = 8192;
 
-fn later<T>() -> Result<T> { Err(Error::Catalog("not built yet".into())) }
+/// An immutable view of one memory. Clones share it. While it is held, the blobs that it shows stay.
+#[derive(Clone)]
+pub struct Snapshot {
+    core: Arc<Core>,
+    cell: Arc<Cell>,
+    state: Arc<MemoryState>,
+}
+
+/// What one task of a search looks through.
+enum Part<'a> {
+    Segment(&'a LiveSegment),
+    Tail(Vec<&'a LiveExtent>),
+}
 
 impl Snapshot {
+    pub(crate) fn new(core: Arc<Core>, cell: Arc<Cell>, state: Arc<MemoryState>) -> Self {
+        Self { core, cell, state }
+    }
+
     /// Sequence number of the last change that it shows.
-    pub fn sequence(&self) -> u64 { 0 }
+    pub fn sequence(&self) -> u64 {
+        self.state.sequence
+    }
+
+    /// Name of the memory.
+    pub fn memory_name(&self) -> &str {
+        &self.cell.name
+    }
+
+    fn find(&self, chunk: ChunkId) -> Result<(&LiveExtent, usize)> {
+        self.state.find(chunk.0).ok_or(Error::UnknownChunk { chunk: chunk.0 })
+    }
+
+    fn check_request(&self, request: &SearchRequest<'_>) -> Result<()> {
+        let geometry = self.geometry();
+        let invalid = |why: String| Err(Error::Invalid { what: "search", why });
+        if request.slot >= geometry.layers.len() {
+            return invalid(format!("slot {}; the memory has {}", request.slot, geometry.layers.len()));
+        }
+        if request.n_heads == 0 || !request.n_heads.is_multiple_of(geometry.kv_heads as usize) {
+            return invalid(format!("{} query heads; a multiple of {} is accepted", request.n_heads, geometry.kv_heads));
+        }
+        let row = request.n_heads * geometry.head_dim as usize;
+        if !request.queries.len().is_multiple_of(row) {
+            return invalid(format!("{} query values; a multiple of {row} is accepted", request.queries.len()));
+        }
+        if request.top_k == 0 || request.top_k > MAX_TOP_K {
+            return invalid(format!("{} entries wanted; 1 to {MAX_TOP_K} are accepted", request.top_k));
+        }
+        if !request.queries.iter().all(|value| value.is_finite()) {
+            return invalid("a query is not finite".into());
+        }
+        Ok(())
+    }
+
+    /// Queries of each key/value head, `[n_queries, group, head_dim]`.
+    fn queries_by_head(&self, request: &SearchRequest<'_>) -> Vec<Vec<f32>> {
+        let (heads, dim) = (self.geometry().kv_heads as usize, self.geometry().head_dim as usize);
+        let group = request.n_heads / heads * dim;
+        let mut by_head = vec![Vec::with_capacity(request.queries.len() / heads); heads];
+        for row in request.queries.chunks_exact(request.n_heads * dim) {
+            by_head.iter_mut().zip(row.chunks_exact(group)).for_each(|(head, part)| head.extend_from_slice(part));
+        }
+        by_head
+    }
+
+    fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts: Vec<_> = self.state.segments.iter().map(Part::Segment).collect();
+        let (mut group, mut entries) = (Vec::new(), 0);
+        for extent in self.state.tail() {
+            group.push(extent);
+            entries += extent.entries;
+            if entries >= TAIL_TASK_ENTRIES {
+                parts.push(Part::Tail(std::mem::take(&mut group)));
+                entries = 0;
+            }
+        }
+        if !group.is_empty() {
+            parts.push(Part::Tail(group));
+        }
+        parts
+    }
+
+    fn tail_entries(&self, slot: usize, extent: &LiveExtent) -> Result<Arc<TailEntries>> {
+        // A snapshot older than a truncation sees more chunks than later ones: always load whole extents.
+        let key = IndexKey::Tail(extent.extent.first_chunk, slot);
+        if let Some(IndexPart::Tail(entries)) = self.core.index_cache.get(&key).as_deref() {
+            return Ok(Arc::clone(entries));
+        }
+        let entries = TailEntries::load(self.geometry(), slot, &extent.extent, extent.extent.chunks())?;
+        let (bytes, entries) = (entries.bytes(), Arc::new(entries));
+        self.core.index_cache.insert(key, Arc::new(IndexPart::Tail(Arc::clone(&entries))), bytes);
+        Ok(entries)
+    }
+
+    fn search_part(
+        &self,
+        request: &SearchRequest<'_>,
+        head: usize,
+        queries: &[f32],
+        part: &Part<'_>,
+    ) -> Result<Vec<Vec<Hit>>> {
+        let ef = request.ef.unwrap_or(self.core.options.ef_search).max(request.top_k);
+        match part {
+            Part::Segment(_segment) => Ok(Vec::new()),
+            Part::Tail(extents) => {
+                let mut hits = vec![Vec::new(); queries.len() / self.geometry().head_dim as usize];
+                for extent in extents {
+                    let entries = self.tail_entries(request.slot, extent)?;
+                    let flat = &entries.heads[head];
+                    let live = |entry: u32| flat.entry(entry).chunk < extent.live;
+                    let whole = extent.live == extent.extent.chunks();
+                    let params = SearchParams { top_k: request.top_k, ef, live: if whole { None } else { Some(&live) } };
+                    for (hits, found) in hits.iter_mut().zip(flat.search(queries, &params)) {
+                        hits.extend(found.into_iter().map(|found: Scored| {
+                            let entry = flat.entry(found.entry);
+                            let chunk = ChunkId(extent.extent.first_chunk + entry.chunk as u64);
+                            Hit { score: found.score, chunk, start: entry.start, len: entry.len }
+                        }));
+                    }
+                }
+                hits.iter_mut().for_each(|hits| keep_best(hits, request.top_k));
+                Ok(hits)
+            }
+        }
+    }
+}
+
+fn keep_best(hits: &mut Vec<Hit>, top_k: usize) {
+    if hits.len() > top_k {
+        hits.select_nth_unstable_by(top_k, best_first);
+        hits.truncate(top_k);
+    }
 }
 
 impl Recall for Snapshot {
-    fn geometry(&self) -> &KvGeometry { &self.geometry }
-    fn search(&self, _request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> { later() }
-    fn fetch(&self, _slot: usize, _chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> { later() }
-    fn describe(&self, _chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> { later() }
-    fn chunks(&self, _limit: usize) -> Result<Vec<ChunkId>> { later() }
-    fn len(&self) -> u64 { 0 }
+    fn geometry(&self) -> &KvGeometry {
+        &self.cell.spec.geometry
+    }
+
+    fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> {
+        self.check_request(request)?;
+        let (heads, dim) = (self.geometry().kv_heads as usize, self.geometry().head_dim as usize);
+        let group = request.n_heads / heads;
+        let n_queries = request.queries.len() / (request.n_heads * dim);
+        let by_head = self.queries_by_head(request);
+        let parts = self.parts();
+        let tasks: Vec<_> = (0..heads).flat_map(|head| parts.iter().map(move |part| (head, part))).collect();
+        let run = |(head, part): &(usize, &Part<'_>)| {
+            self.search_part(request, *head, &by_head[*head], part).map(|hits| (*head, hits))
+        };
+        let found: Vec<_> = if tasks.len() > 1 {
+            tasks.par_iter().map(run).collect::<Result<_>>()?
+        } else {
+            tasks.iter().map(run).collect::<Result<_>>()?
+        };
+        let mut answers = vec![Vec::new(); n_queries * request.n_heads];
+        for (head, lists) in found {
+            for (at, hits) in lists.into_iter().enumerate() {
+                answers[at / group * request.n_heads + head * group + at % group].extend(hits);
+            }
+        }
+        for hits in &mut answers {
+            keep_best(hits, request.top_k);
+            hits.sort_unstable_by(best_first);
+        }
+        Ok(answers)
+    }
+
+    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> {
+        if slot >= self.geometry().layers.len() {
+            let why = format!("slot {slot}; the memory has {}", self.geometry().layers.len());
+            return Err(Error::Invalid { what: "fetch", why });
+        }
+        let fetch = |chunk: &ChunkId| {
+            // Also keeps what is cached from being seen by snapshots that must not.
+            let (extent, index) = self.find(*chunk)?;
+            if let Some(kv) = self.core.chunk_cache.get(&(*chunk, slot)) {
+                return Ok(kv);
+            }
+            let kv = Arc::new(extent.extent.read_kv(self.geometry(), slot, index)?);
+            let bytes = crate::index::data_bytes(&kv.keys) + crate::index::data_bytes(&kv.values) + 160;
+            self.core.chunk_cache.insert((*chunk, slot), Arc::clone(&kv), bytes);
+            Ok(kv)
+        };
+        chunks.iter().map(fetch).collect()
+    }
+
+    fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {
+        let describe = |chunk: &ChunkId| {
+            let (extent, index) = self.find(*chunk)?;
+            extent.extent.read_info(self.geometry(), &self.cell.name, index)
+        };
+        chunks.iter().map(describe).collect()
+    }
+
+    fn chunks(&self, limit: usize) -> Result<Vec<ChunkId>> {
+        let mut extents: Vec<_> = self.state.extents.iter().collect();
+        extents.sort_by_key(|extent| (extent.extent.document, extent.extent.first_ordinal));
+        let ids = |extent: &&LiveExtent| {
+            let first = extent.extent.first_chunk;
+            (first..first + extent.live as u64).map(ChunkId)
+        };
+        Ok(extents.iter().flat_map(ids).take(limit).collect())
+    }
+
+    fn len(&self) -> u64 {
+        self.state.totals.chunks
+    }
 }

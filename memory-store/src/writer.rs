@@ -1,19 +1,374 @@
 //! The only way to change a document.
-use crate::{Committed, Error, KvChunk, Result, ResumePoint, WriterState};
 
-/// Appends to one document.
-pub struct Writer { state: WriterState }
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-fn later<T>() -> Result<T> { Err(Error::Catalog("not built yet".into())) }
+use crate::core::Number;
+use crate::extent::{Extent, ExtentBuilder, ExtentOwner};
+use crate::memory::Change;
+use crate::records::{DocumentRecord, document_key};
+use crate::state::{LiveExtent, entries_of};
+use crate::sync::lock;
+use crate::{
+    ChunkId, Committed, EntryPolicy, Error, KvChunk, KvGeometry, Memory, Result, ResumePoint, WriterState,
+};
+
+/// Most bytes of keys and values of one chunk.
+const MAX_CHUNK_BYTES: usize = 1 << 30;
+
+/// Appends to one document. Nothing of it is visible or durable before [`commit`](Self::commit) returns; dropping it
+/// loses only what was not committed.
+pub struct Writer {
+    memory: Memory,
+    document_id: Arc<str>,
+    metadata: BTreeMap<String, String>,
+    /// The document as it is durable; `None` before its first commit.
+    record: Option<DocumentRecord>,
+    /// Number to use; given out when first needed.
+    number: Option<u64>,
+    /// Chunks, tokens and bytes of the durable document that the next commit keeps.
+    kept: (u64, u64, u64),
+    /// Written blobs that the next commit attaches, with the chunks to keep of each.
+    pending: Vec<(Arc<Extent>, u32)>,
+    buffer: ExtentBuilder,
+    last_chunk: Option<ChunkId>,
+    /// A commit failed: whether records refer to the pending blobs is for the next opening to tell.
+    uncertain: bool,
+}
 
 impl Writer {
-    /// Buffers a chunk.
-    pub fn append(&mut self, _chunk: KvChunk) -> Result<()> { later() }
-    /// Drops all but the first `keep_chunks` chunks of the document, counted over what is durable and what is
-    /// appended; takes effect with the next commit.
-    pub fn truncate(&mut self, _keep_chunks: u64) -> Result<()> { later() }
-    /// Makes everything appended and truncated so far durable and visible.
-    pub fn commit(&mut self, _resume: ResumePoint) -> Result<Committed> { later() }
+    pub(crate) fn open(memory: Memory, document_id: &str, metadata: BTreeMap<String, String>) -> Result<Self> {
+        let cell = &memory.cell;
+        {
+            let mut busy = lock(&cell.busy);
+            cell.check_alive()?;
+            if !busy.insert(document_id.to_owned()) {
+                return Err(Error::DocumentBusy { document: document_id.to_owned() });
+            }
+        }
+        let mut writer = Self {
+            document_id: Arc::from(document_id),
+            metadata,
+            record: None,
+            number: None,
+            kept: (0, 0, 0),
+            pending: Vec::new(),
+            buffer: ExtentBuilder::new(0, 0, 0),
+            last_chunk: None,
+            uncertain: false,
+            memory,
+        };
+        // From here on a failure drops the writer, which frees the document.
+        writer.record = writer.memory.document_record(document_id)?;
+        match &writer.record {
+            None => writer.check_document_limit()?,
+            Some(record) => {
+                writer.number = Some(record.number);
+                let state = writer.memory.cell.state();
+                let last = state.document_extents(record.number).into_iter().next_back().cloned();
+                writer.last_chunk = last.map(|last| ChunkId(last.extent.first_chunk + last.live as u64 - 1));
+            }
+        }
+        writer.reset();
+        Ok(writer)
+    }
+
+    fn check_document_limit(&self) -> Result<()> {
+        let limit = self.memory.shared.core.options.max_documents_per_memory;
+        if self.memory.cell.state().documents >= limit {
+            let advice = "delete documents that are no longer needed, or use another memory".into();
+            return Err(Error::Limit { what: "documents in a memory", limit, advice });
+        }
+        Ok(())
+    }
+
+    fn geometry(&self) -> &KvGeometry {
+        self.memory.geometry()
+    }
+
     /// What is durable.
-    pub fn state(&self) -> WriterState { self.state }
+    pub fn state(&self) -> WriterState {
+        self.record.as_ref().map_or_else(WriterState::default, |record| WriterState {
+            chunks: record.chunks,
+            tokens: record.tokens,
+            bytes: record.bytes,
+            resume: record.resume,
+            sequence: record.sequence,
+            last_chunk: self.last_chunk,
+        })
+    }
+
+    /// Identifier of the document.
+    pub fn document_id(&self) -> &str {
+        &self.document_id
+    }
+
+    /// Chunks, tokens and bytes of the document if everything appended so far were committed.
+    fn end(&self) -> (u64, u64, u64) {
+        let (tokens, bytes) = self.buffer.ends_at(self.buffer.chunks());
+        (self.buffer.first_ordinal + self.buffer.chunks() as u64, tokens, bytes)
+    }
+
+    /// Forgets what was not committed.
+    fn reset(&mut self) {
+        self.discard_pending(0);
+        self.kept = self.record.as_ref().map_or((0, 0, 0), |record| (record.chunks, record.tokens, record.bytes));
+        self.buffer = ExtentBuilder::new(self.kept.0, self.kept.1, self.kept.2);
+    }
+
+    /// Lets go of the pending blobs from `from` on.
+    fn discard_pending(&mut self, from: usize) {
+        for (extent, _) in self.pending.drain(from..) {
+            if !self.uncertain {
+                extent.file.doom();
+            }
+        }
+    }
+
+    /// Buffers a chunk. It must start where the document ends (after [`truncate`](Self::truncate), at its new end),
+    /// fit the geometry, and hold numbers that are finite in the stored type. When the buffer is full it is written
+    /// to a blob, which the next commit attaches. After an error the writer is as before the call.
+    pub fn append(&mut self, chunk: KvChunk) -> Result<()> {
+        check_chunk(self.geometry(), &chunk)?;
+        let (_, tokens, bytes) = self.end();
+        if (chunk.span.token_start, chunk.span.byte_start) != (tokens, bytes) {
+            return invalid(format!(
+                "it starts at token {} and byte {}, but the document ends at token {tokens} and byte {bytes}",
+                chunk.span.token_start, chunk.span.byte_start
+            ));
+        }
+        let options = &self.memory.shared.core.options;
+        let entries = entries_of(self.geometry().entry_policy, chunk.tokens.len());
+        // A segment covers whole extents: small ones fill it better.
+        let most_chunks = (options.seal_entries / 4 / entries.max(1)).max(1);
+        if self.buffer.bytes() >= options.writer_buffer_bytes || self.buffer.chunks() as usize >= most_chunks {
+            self.spill()?;
+        }
+        let starts = representative_starts(self.memory.geometry(), &chunk);
+        self.buffer.push(self.memory.geometry(), &chunk, &starts)
+    }
+
+    /// Writes the buffer to a blob.
+    fn spill(&mut self) -> Result<()> {
+        if self.buffer.chunks() == 0 {
+            return Ok(());
+        }
+        self.memory.cell.check_alive()?;
+        let core = Arc::clone(&self.memory.shared.core);
+        let document = match self.number {
+            Some(number) => number,
+            None => *self.number.insert(core.number(Number::Document, 1)?),
+        };
+        let blob = core.number(Number::Blob, 1)?;
+        let first_chunk = core.number(Number::Chunk, self.buffer.chunks() as u64)?;
+        let metadata = match &self.record {
+            Some(record) if self.metadata.is_empty() => &record.metadata,
+            _ => &self.metadata,
+        };
+        let owner = ExtentOwner {
+            tenant: &self.memory.cell.tenant,
+            memory: &self.memory.cell.name,
+            memory_number: self.memory.cell.number,
+            spec: &self.memory.cell.spec,
+            document,
+            document_id: &self.document_id,
+            metadata,
+        };
+        let extent = self.buffer.write(&core.storage, &owner, blob, first_chunk)?;
+        let (chunks, tokens, bytes) = self.end();
+        self.pending.push((Arc::new(extent), self.buffer.chunks()));
+        self.buffer = ExtentBuilder::new(chunks, tokens, bytes);
+        Ok(())
+    }
+
+    /// Drops all but the first `keep_chunks` chunks of the document, counted over what is durable and what was
+    /// appended: for a tail that has to be tokenised again. Takes effect with the next commit, together with what is
+    /// appended until then. Refuses to keep more than there is.
+    pub fn truncate(&mut self, keep_chunks: u64) -> Result<()> {
+        let (chunks, ..) = self.end();
+        if keep_chunks > chunks {
+            let why = format!("{keep_chunks} chunks are to be kept, but the document has {chunks}");
+            return Err(Error::Invalid { what: "truncation", why });
+        }
+        if keep_chunks >= self.buffer.first_ordinal {
+            self.buffer.truncate((keep_chunks - self.buffer.first_ordinal) as u32);
+            return Ok(());
+        }
+        // The buffer goes; so do pending blobs past the new end.
+        let keep_pending = self.pending.partition_point(|(extent, _)| extent.first_ordinal < keep_chunks);
+        self.discard_pending(keep_pending);
+        let (tokens, bytes) = if keep_chunks <= self.kept.0 {
+            let (tokens, bytes) = self.durable_end(keep_chunks)?;
+            self.kept = (keep_chunks, tokens, bytes);
+            (tokens, bytes)
+        } else if let Some((extent, live)) = self.pending.last_mut() {
+            *live = (keep_chunks - extent.first_ordinal) as u32;
+            let (tokens, bytes) = extent.lengths(*live);
+            (extent.token_start + tokens, extent.byte_start + bytes)
+        } else {
+            return Err(Error::Catalog("pending chunks of a writer are missing".into()));
+        };
+        self.buffer = ExtentBuilder::new(keep_chunks, tokens, bytes);
+        Ok(())
+    }
+
+    /// Tokens and bytes of the first `chunks` durable chunks.
+    fn durable_end(&self, chunks: u64) -> Result<(u64, u64)> {
+        let Some(number) = self.number.filter(|_| chunks > 0) else { return Ok((0, 0)) };
+        let state = self.memory.cell.state();
+        for LiveExtent { extent, live, .. } in state.document_extents(number) {
+            if chunks <= extent.first_ordinal + *live as u64 {
+                let (tokens, bytes) = extent.lengths((chunks - extent.first_ordinal) as u32);
+                return Ok((extent.token_start + tokens, extent.byte_start + bytes));
+            }
+        }
+        Err(Error::Catalog(format!("document {} has fewer chunks than recorded", self.document_id)))
+    }
+
+    /// Makes everything appended and truncated so far durable, then visible. Without any of it, only the resume
+    /// point (and metadata) is. After an error nothing of it is visible; call again, or drop the writer.
+    pub fn commit(&mut self, resume: ResumePoint) -> Result<Committed> {
+        let (chunks, tokens, bytes) = self.end();
+        if resume.safe_byte > bytes || resume.safe_token > tokens {
+            let why = format!(
+                "byte {} and token {} lie past the end of the document (byte {bytes}, token {tokens})",
+                resume.safe_byte, resume.safe_token
+            );
+            return Err(Error::Invalid { what: "resume point", why });
+        }
+        self.spill()?;
+        let memory = self.memory.clone();
+        let (core, cell) = (&memory.shared.core, &memory.cell);
+        let number = match self.number {
+            Some(number) => number,
+            None => *self.number.insert(core.number(Number::Document, 1)?),
+        };
+        let turn = lock(&cell.commit);
+        cell.check_alive()?;
+        let state = cell.state();
+        let mut change = Change::new(cell, &state);
+        if self.record.is_none() {
+            self.check_document_limit()?;
+            change.documents += 1;
+        }
+        for LiveExtent { extent, live, .. } in state.document_extents(number) {
+            if extent.first_ordinal >= self.kept.0 {
+                change.remove_extent(extent.first_chunk);
+            } else if extent.first_ordinal + *live as u64 > self.kept.0 {
+                change.shorten_extent(extent.first_chunk, (self.kept.0 - extent.first_ordinal) as u32);
+            }
+        }
+        for (extent, live) in &self.pending {
+            change.add_extent(LiveExtent::new(self.geometry(), Arc::clone(extent), *live));
+        }
+        let record = self.next_record(number, change.sequence, (chunks, tokens, bytes), resume, core.now_unix_ms());
+        change.batch.put(document_key(cell.number, &self.document_id), record.encode());
+        let sequence = change.sequence;
+        if let Err(error) = change.commit(core) {
+            self.uncertain = true;
+            return Err(error);
+        }
+        drop(turn);
+        self.committed(record);
+        memory.shared.sealer.notify(core, cell);
+        Ok(Committed { sequence, document_tokens: tokens, document_bytes: bytes, chunks })
+    }
+
+    fn next_record(
+        &self,
+        number: u64,
+        sequence: u64,
+        (chunks, tokens, bytes): (u64, u64, u64),
+        resume: ResumePoint,
+        now_unix_ms: u64,
+    ) -> DocumentRecord {
+        let old = self.record.as_ref();
+        let metadata = if self.metadata.is_empty() { old.map(|old| old.metadata.clone()) } else { None };
+        DocumentRecord {
+            number,
+            created_unix_ms: old.map_or(now_unix_ms, |old| old.created_unix_ms),
+            updated_unix_ms: now_unix_ms,
+            sequence,
+            chunks,
+            tokens,
+            bytes,
+            resume,
+            metadata: metadata.unwrap_or_else(|| self.metadata.clone()),
+        }
+    }
+
+    fn committed(&mut self, record: DocumentRecord) {
+        if let Some((extent, live)) = self.pending.last() {
+            self.last_chunk = Some(ChunkId(extent.first_chunk + *live as u64 - 1));
+        } else if self.record.as_ref().is_none_or(|old| old.chunks != record.chunks) {
+            let state = self.memory.cell.state();
+            let last = state.document_extents(record.number).into_iter().next_back().cloned();
+            self.last_chunk = last.map(|last| ChunkId(last.extent.first_chunk + last.live as u64 - 1));
+        }
+        self.pending.clear();
+        self.uncertain = false;
+        self.record = Some(record);
+        self.reset();
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.discard_pending(0);
+        lock(&self.memory.cell.busy).remove(self.document_id.as_ref());
+    }
+}
+
+fn invalid<T>(why: String) -> Result<T> {
+    Err(Error::Invalid { what: "chunk", why })
+}
+
+fn check_chunk(geometry: &KvGeometry, chunk: &KvChunk) -> Result<()> {
+    let (span, tokens) = (&chunk.span, chunk.tokens.len());
+    if tokens == 0 || tokens > geometry.chunk_tokens as usize {
+        return invalid(format!("{tokens} tokens; 1 to {} are accepted", geometry.chunk_tokens));
+    }
+    if tokens.saturating_mul(geometry.bytes_per_token()) > MAX_CHUNK_BYTES {
+        return invalid(format!("more than {MAX_CHUNK_BYTES} bytes of keys and values"));
+    }
+    if span.token_end.checked_sub(span.token_start) != Some(tokens as u64) {
+        return invalid(format!("{tokens} tokens, but a span from {} to {}", span.token_start, span.token_end));
+    }
+    if span.byte_end.checked_sub(span.byte_start) != Some(chunk.text.len() as u64) {
+        let len = chunk.text.len();
+        return invalid(format!("{len} bytes of text, but a span from {} to {}", span.byte_start, span.byte_end));
+    }
+    let (slots, heads, dim) = (geometry.layers.len(), geometry.kv_heads as usize, geometry.head_dim as usize);
+    let check = |what: &str, layers: &[Vec<f32>], len: usize| {
+        if layers.len() != slots {
+            return invalid(format!("{what} of {} layers; the memory has {slots}", layers.len()));
+        }
+        match layers.iter().find(|layer| layer.len() != len) {
+            Some(layer) => invalid(format!("{} {what} of a layer; {len} are expected", layer.len())),
+            None => Ok(()),
+        }
+    };
+    check("keys", &chunk.keys, heads * tokens * dim)?;
+    check("values", &chunk.values, heads * tokens * dim)?;
+    match geometry.entry_policy {
+        EntryPolicy::Representative { .. } => check("importances", &chunk.importance, heads * tokens),
+        _ if chunk.importance.is_empty() => Ok(()),
+        _ => check("importances", &chunk.importance, heads * tokens),
+    }
+}
+
+/// The tokens that received most attention, ascending, for each slot and head; empty for other policies.
+fn representative_starts(geometry: &KvGeometry, chunk: &KvChunk) -> Vec<u16> {
+    let EntryPolicy::Representative { .. } = geometry.entry_policy else { return Vec::new() };
+    let tokens = chunk.tokens.len();
+    let count = entries_of(geometry.entry_policy, tokens);
+    let mut starts = Vec::new();
+    for importance in chunk.importance.iter().flat_map(|layer| layer.chunks_exact(tokens)) {
+        let mut order: Vec<u16> = (0..tokens as u16).collect();
+        order.sort_by(|a, b| importance[*b as usize].total_cmp(&importance[*a as usize]));
+        order.truncate(count);
+        order.sort_unstable();
+        starts.append(&mut order);
+    }
+    starts
 }

@@ -1,0 +1,204 @@
+//! Little-endian bytes of records and blob headers (see `docs/format.md`).
+
+use std::collections::BTreeMap;
+
+use crate::{EntryPolicy, Error, Fingerprint, KvDtype, KvGeometry, Result};
+
+/// Appends values to a byte string.
+#[derive(Debug, Default)]
+pub(crate) struct Encoder {
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Encoder {
+    pub(crate) fn u8(&mut self, value: u8) -> &mut Self {
+        self.bytes.push(value);
+        self
+    }
+
+    pub(crate) fn u16(&mut self, value: u16) -> &mut Self {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn u64(&mut self, value: u64) -> &mut Self {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    /// Length in four bytes, then UTF-8.
+    pub(crate) fn text(&mut self, value: &str) -> &mut Self {
+        self.u32(value.len() as u32);
+        self.bytes.extend_from_slice(value.as_bytes());
+        self
+    }
+
+    pub(crate) fn map(&mut self, value: &BTreeMap<String, String>) -> &mut Self {
+        self.u32(value.len() as u32);
+        for (key, value) in value {
+            self.text(key).text(value);
+        }
+        self
+    }
+
+    pub(crate) fn fingerprint(&mut self, value: &Fingerprint) -> &mut Self {
+        self.bytes.extend_from_slice(&value.0);
+        self
+    }
+
+    pub(crate) fn geometry(&mut self, value: &KvGeometry) -> &mut Self {
+        let (policy, count) = match value.entry_policy {
+            EntryPolicy::PerToken => (0, 0),
+            EntryPolicy::BlockMean { tokens } => (1, tokens),
+            EntryPolicy::Representative { count } => (2, count),
+        };
+        self.u32(value.layers.len() as u32);
+        for layer in &value.layers {
+            self.u32(*layer);
+        }
+        self.u32(value.kv_heads).u32(value.head_dim).u8(dtype_code(value.dtype));
+        self.u32(value.chunk_tokens).u8(policy).u16(count)
+    }
+
+    /// Ends with the CRC-32 of everything before it.
+    pub(crate) fn checked(mut self) -> Vec<u8> {
+        let checksum = crc32fast::hash(&self.bytes);
+        self.u32(checksum);
+        self.bytes
+    }
+
+    /// Zeros up to a multiple of `alignment`.
+    pub(crate) fn align(&mut self, alignment: usize) -> &mut Self {
+        self.bytes.resize(self.bytes.len().next_multiple_of(alignment), 0);
+        self
+    }
+}
+
+pub(crate) fn dtype_code(dtype: KvDtype) -> u8 {
+    match dtype {
+        KvDtype::F32 => 0,
+        KvDtype::F16 => 1,
+        KvDtype::Bf16 => 2,
+    }
+}
+
+pub(crate) fn dtype_of(code: u8) -> Option<KvDtype> {
+    match code {
+        0 => Some(KvDtype::F32),
+        1 => Some(KvDtype::F16),
+        2 => Some(KvDtype::Bf16),
+        _ => None,
+    }
+}
+
+/// Takes values from a byte string; `what` names it in errors.
+#[derive(Debug)]
+pub(crate) struct Decoder<'a> {
+    rest: &'a [u8],
+    what: &'a str,
+}
+
+impl<'a> Decoder<'a> {
+    pub(crate) fn new(bytes: &'a [u8], what: &'a str) -> Self {
+        Self { rest: bytes, what }
+    }
+
+    /// Verifies and removes the CRC-32 at the end.
+    pub(crate) fn checked(bytes: &'a [u8], what: &'a str) -> Result<Self> {
+        let decoder = Self::new(bytes, what);
+        let Some((body, checksum)) = bytes.split_last_chunk::<4>() else {
+            return Err(decoder.damaged("it is too short"));
+        };
+        if crc32fast::hash(body) != u32::from_le_bytes(*checksum) {
+            return Err(decoder.damaged("its checksum does not match"));
+        }
+        Ok(Self::new(body, what))
+    }
+
+    pub(crate) fn damaged(&self, why: &str) -> Error {
+        Error::Damaged { what: self.what.to_owned(), why: why.to_owned() }
+    }
+
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8]> {
+        let Some((taken, rest)) = self.rest.split_at_checked(len) else {
+            return Err(self.damaged("it ends too early"));
+        };
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let Some((taken, rest)) = self.rest.split_first_chunk::<N>() else {
+            return Err(self.damaged("it ends too early"));
+        };
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// A count of things that take at least `least_bytes` each: cannot ask for more than is there.
+    pub(crate) fn count(&mut self, least_bytes: usize) -> Result<usize> {
+        let count = self.u32()? as usize;
+        if count > self.rest.len() / least_bytes.max(1) {
+            return Err(self.damaged("a count is larger than the rest"));
+        }
+        Ok(count)
+    }
+
+    pub(crate) fn text(&mut self) -> Result<String> {
+        let len = self.count(1)?;
+        let bytes = self.take(len)?.to_vec();
+        String::from_utf8(bytes).map_err(|_| self.damaged("a text is not UTF-8"))
+    }
+
+    pub(crate) fn map(&mut self) -> Result<BTreeMap<String, String>> {
+        let count = self.count(8)?;
+        (0..count).map(|_| Ok((self.text()?, self.text()?))).collect()
+    }
+
+    pub(crate) fn fingerprint(&mut self) -> Result<Fingerprint> {
+        self.array().map(Fingerprint)
+    }
+
+    pub(crate) fn geometry(&mut self) -> Result<KvGeometry> {
+        let count = self.count(4)?;
+        let layers = (0..count).map(|_| self.u32()).collect::<Result<_>>()?;
+        let (kv_heads, head_dim) = (self.u32()?, self.u32()?);
+        let dtype = dtype_of(self.u8()?).ok_or_else(|| self.damaged("unknown type of numbers"))?;
+        let chunk_tokens = self.u32()?;
+        let entry_policy = match (self.u8()?, self.u16()?) {
+            (0, _) => EntryPolicy::PerToken,
+            (1, tokens) => EntryPolicy::BlockMean { tokens },
+            (2, count) => EntryPolicy::Representative { count },
+            _ => return Err(self.damaged("unknown entry policy")),
+        };
+        let geometry = KvGeometry { layers, kv_heads, head_dim, dtype, chunk_tokens, entry_policy };
+        geometry.validate().map_err(|error| self.damaged(&error.to_string()))?;
+        Ok(geometry)
+    }
+
+    /// Nothing may be left.
+    pub(crate) fn end(&self) -> Result<()> {
+        if self.rest.is_empty() { Ok(()) } else { Err(self.damaged("it is longer than it says")) }
+    }
+}

@@ -1,0 +1,448 @@
+//! Chunk blobs: one for each commit (or for each full buffer of a long one), called an extent. The bytes are
+//! specified in `docs/format.md`.
+//!
+//! | part | contents |
+//! |---|---|
+//! | header | whose chunks these are: enough to rebuild the catalog |
+//! | body | for each chunk: keys and values of each slot, then span, tokens, text |
+//! | footer | where each chunk starts |
+//!
+//! In memory an extent takes 12 bytes for each chunk and about 200 of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use half::{bf16, f16};
+
+use crate::codec::{Decoder, Encoder};
+use crate::records::{ExtentRecord, FORMAT_VERSION};
+use crate::storage::Storage;
+use crate::{ChunkId, ChunkInfo, ChunkKv, Error, KvData, KvDtype, KvGeometry, MemorySpec, Result, SourceSpan};
+
+const CHUNKS_MAGIC: &[u8; 8] = b"MNMNCHNK";
+const FOOTER_MAGIC: &[u8; 8] = b"MNMNEND1";
+const META_MAGIC: u32 = u32::from_le_bytes(*b"META");
+/// Bytes of a chunk's meta part before its tokens.
+const META_FIXED: usize = 4 + 4 + 8 + 4 * 8 + 3 * 4;
+
+pub(crate) fn chunks_blob_name(number: u64) -> String {
+    format!("chunks-{number:016x}")
+}
+
+/// A blob that is deleted when it is doomed and nobody can see it any more.
+pub(crate) struct BlobFile {
+    storage: Arc<dyn Storage>,
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    doomed: AtomicBool,
+}
+
+impl BlobFile {
+    pub(crate) fn new(storage: Arc<dyn Storage>, name: String, bytes: u64) -> Self {
+        Self { storage, name, bytes, doomed: AtomicBool::new(false) }
+    }
+
+    /// No record refers to it any more: it goes with its last reader.
+    pub(crate) fn doom(&self) {
+        self.doomed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.storage.read_blob(&self.name, offset, len)
+    }
+
+    pub(crate) fn damaged(&self, why: impl Into<String>) -> Error {
+        Error::Damaged { what: format!("blob {} in {}", self.name, self.storage.location()), why: why.into() }
+    }
+}
+
+impl Drop for BlobFile {
+    fn drop(&mut self) {
+        if *self.doomed.get_mut()
+            && let Err(error) = self.storage.delete_blob(&self.name)
+        {
+            tracing::warn!(blob = self.name, %error, "a blob without use stays until the store is opened again");
+        }
+    }
+}
+
+/// Where a chunk starts, relative to its extent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct ChunkPlace {
+    /// Byte of the body.
+    pub(crate) offset: u32,
+    /// Tokens before it.
+    pub(crate) tokens: u32,
+    /// Bytes of text before it.
+    pub(crate) bytes: u32,
+}
+
+/// Consecutive chunks of one document in one blob. Chunk ids are consecutive as well.
+pub(crate) struct Extent {
+    pub(crate) file: BlobFile,
+    pub(crate) number: u64,
+    pub(crate) body_start: u32,
+    pub(crate) first_chunk: u64,
+    pub(crate) document: u64,
+    pub(crate) document_id: Arc<str>,
+    pub(crate) first_ordinal: u64,
+    pub(crate) token_start: u64,
+    pub(crate) byte_start: u64,
+    /// One for each chunk and one for the end.
+    pub(crate) places: Box<[ChunkPlace]>,
+}
+
+/// The part of a chunk that is not keys and values.
+pub(crate) struct ChunkMeta {
+    pub(crate) span: SourceSpan,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) text: String,
+    /// First tokens of entries, `[slots, kv_heads, entries]`; only of `Representative`.
+    pub(crate) entry_starts: Vec<u16>,
+}
+
+/// Sizes of the parts of a chunk of `tokens` tokens.
+#[derive(Clone, Copy)]
+struct Layout {
+    side_bytes: usize,
+    side_stride: usize,
+    slots: usize,
+}
+
+impl Layout {
+    fn new(geometry: &KvGeometry, tokens: usize) -> Self {
+        let slots = geometry.layers.len();
+        let side_bytes = geometry.bytes_per_token() * tokens / (2 * slots);
+        Self { side_bytes, side_stride: (side_bytes + 4).next_multiple_of(8), slots }
+    }
+
+    /// Keys are side 0, values side 1.
+    fn side_offset(self, slot: usize, side: usize) -> usize {
+        (2 * slot + side) * self.side_stride
+    }
+
+    fn meta_offset(self) -> usize {
+        self.side_offset(self.slots, 0)
+    }
+}
+
+impl Extent {
+    pub(crate) fn from_record(
+        storage: &Arc<dyn Storage>,
+        first_chunk: u64,
+        document_id: Arc<str>,
+        record: ExtentRecord,
+    ) -> Self {
+        Self {
+            file: BlobFile::new(Arc::clone(storage), chunks_blob_name(record.blob), record.blob_bytes),
+            number: record.blob,
+            body_start: record.body_start,
+            first_chunk,
+            document: record.document,
+            document_id,
+            first_ordinal: record.first_ordinal,
+            token_start: record.token_start,
+            byte_start: record.byte_start,
+            places: record.places.into_boxed_slice(),
+        }
+    }
+
+    pub(crate) fn record(&self, live: u32) -> ExtentRecord {
+        ExtentRecord {
+            blob: self.number,
+            blob_bytes: self.file.bytes,
+            body_start: self.body_start,
+            document: self.document,
+            first_ordinal: self.first_ordinal,
+            token_start: self.token_start,
+            byte_start: self.byte_start,
+            live,
+            places: self.places.to_vec(),
+        }
+    }
+
+    pub(crate) fn chunks(&self) -> u32 {
+        self.places.len() as u32 - 1
+    }
+
+    /// Tokens of the chunk at `index`.
+    pub(crate) fn chunk_tokens(&self, index: usize) -> usize {
+        (self.places[index + 1].tokens - self.places[index].tokens) as usize
+    }
+
+    /// Tokens and text bytes of the first `live` chunks.
+    pub(crate) fn lengths(&self, live: u32) -> (u64, u64) {
+        let end = self.places[live as usize];
+        (end.tokens as u64, end.bytes as u64)
+    }
+
+    fn chunk_start(&self, index: usize) -> u64 {
+        self.body_start as u64 + self.places[index].offset as u64
+    }
+
+    fn checked_side(&self, bytes: &[u8], index: usize, layout: Layout, dtype: KvDtype) -> Result<KvData> {
+        let (data, rest) = bytes.split_at(layout.side_bytes);
+        if rest.first_chunk::<4>().is_none_or(|stored| u32::from_le_bytes(*stored) != crc32fast::hash(data)) {
+            let chunk = self.first_chunk + index as u64;
+            return Err(self.file.damaged(format!("keys or values of chunk {chunk} fail their checksum")));
+        }
+        Ok(decode_numbers(data, dtype))
+    }
+
+    /// Keys of the chunk at `index`, `[kv_heads, tokens, head_dim]`.
+    pub(crate) fn read_keys(&self, geometry: &KvGeometry, slot: usize, index: usize) -> Result<KvData> {
+        let layout = Layout::new(geometry, self.chunk_tokens(index));
+        let start = self.chunk_start(index) + layout.side_offset(slot, 0) as u64;
+        let bytes = self.file.read(start, layout.side_stride)?;
+        self.checked_side(&bytes, index, layout, geometry.dtype)
+    }
+
+    /// Keys and values of the chunk at `index`.
+    pub(crate) fn read_kv(&self, geometry: &KvGeometry, slot: usize, index: usize) -> Result<ChunkKv> {
+        let len = self.chunk_tokens(index);
+        let layout = Layout::new(geometry, len);
+        let start = self.chunk_start(index) + layout.side_offset(slot, 0) as u64;
+        let bytes = self.file.read(start, 2 * layout.side_stride)?;
+        let (keys, values) = bytes.split_at(layout.side_stride);
+        Ok(ChunkKv {
+            id: ChunkId(self.first_chunk + index as u64),
+            document: self.document,
+            token_start: self.token_start + self.places[index].tokens as u64,
+            len,
+            keys: self.checked_side(keys, index, layout, geometry.dtype)?,
+            values: self.checked_side(values, index, layout, geometry.dtype)?,
+        })
+    }
+
+    /// Span, tokens, text and entries of the chunk at `index`.
+    pub(crate) fn read_meta(&self, geometry: &KvGeometry, index: usize) -> Result<ChunkMeta> {
+        let layout = Layout::new(geometry, self.chunk_tokens(index));
+        let start = self.chunk_start(index) + layout.meta_offset() as u64;
+        let end = self.body_start as u64 + self.places[index + 1].offset as u64;
+        let Some(len) = end.checked_sub(start) else {
+            return Err(self.file.damaged("its table of chunks is inconsistent"));
+        };
+        let bytes = self.file.read(start, len as usize)?;
+        decode_meta(&bytes, &self.file.name)
+            .map_err(|error| self.file.damaged(format!("chunk {}: {error}", self.first_chunk + index as u64)))
+    }
+
+    pub(crate) fn read_info(&self, geometry: &KvGeometry, memory: &str, index: usize) -> Result<ChunkInfo> {
+        let meta = self.read_meta(geometry, index)?;
+        Ok(ChunkInfo {
+            id: ChunkId(self.first_chunk + index as u64),
+            memory: memory.to_owned(),
+            document_id: self.document_id.to_string(),
+            span: meta.span,
+            tokens: meta.tokens,
+            text: meta.text,
+        })
+    }
+}
+
+fn decode_meta(bytes: &[u8], what: &str) -> Result<ChunkMeta> {
+    let mut input = Decoder::new(bytes, what);
+    let (magic, len) = (input.u32()?, input.u32()? as usize);
+    if magic != META_MAGIC || len > bytes.len() {
+        return Err(input.damaged("not the meta part of a chunk"));
+    }
+    let mut input = Decoder::checked(&bytes[..len], what)?;
+    // Magic, length and ordinal: for whoever rebuilds the catalog.
+    input.take(16)?;
+    let span = SourceSpan {
+        byte_start: input.u64()?,
+        byte_end: input.u64()?,
+        token_start: input.u64()?,
+        token_end: input.u64()?,
+    };
+    let (tokens, starts, text) = (input.u32()? as usize, input.u32()? as usize, input.u32()? as usize);
+    let tokens = input.take(tokens.saturating_mul(4))?.as_chunks::<4>().0;
+    let starts = input.take(starts.saturating_mul(2))?.as_chunks::<2>().0;
+    let text = input.take(text)?.to_vec();
+    Ok(ChunkMeta {
+        span,
+        tokens: tokens.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect(),
+        entry_starts: starts.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect(),
+        text: String::from_utf8(text).map_err(|_| input.damaged("its text is not UTF-8"))?,
+    })
+}
+
+fn decode_numbers(bytes: &[u8], dtype: KvDtype) -> KvData {
+    let halves = bytes.as_chunks::<2>().0.iter();
+    match dtype {
+        KvDtype::F32 => KvData::F32(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+        KvDtype::F16 => KvData::F16(halves.map(|bytes| f16::from_le_bytes(*bytes)).collect()),
+        KvDtype::Bf16 => KvData::Bf16(halves.map(|bytes| bf16::from_le_bytes(*bytes)).collect()),
+    }
+}
+
+/// Appends `values` in the stored type. `false` when one of them is not finite in it.
+fn encode_numbers(out: &mut Vec<u8>, values: &[f32], dtype: KvDtype) -> bool {
+    let mut finite = true;
+    match dtype {
+        KvDtype::F32 => values.iter().for_each(|value| {
+            finite &= value.is_finite();
+            out.extend_from_slice(&value.to_le_bytes());
+        }),
+        KvDtype::F16 => values.iter().map(|value| f16::from_f32(*value)).for_each(|value| {
+            finite &= value.is_finite();
+            out.extend_from_slice(&value.to_le_bytes());
+        }),
+        KvDtype::Bf16 => values.iter().map(|value| bf16::from_f32(*value)).for_each(|value| {
+            finite &= value.is_finite();
+            out.extend_from_slice(&value.to_le_bytes());
+        }),
+    }
+    finite
+}
+
+/// Whose chunks a blob holds.
+pub(crate) struct ExtentOwner<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) memory: &'a str,
+    pub(crate) memory_number: u64,
+    pub(crate) spec: &'a MemorySpec,
+    pub(crate) document: u64,
+    pub(crate) document_id: &'a Arc<str>,
+    pub(crate) metadata: &'a BTreeMap<String, String>,
+}
+
+/// Collects the chunks of an extent in their stored form.
+pub(crate) struct ExtentBuilder {
+    body: Encoder,
+    places: Vec<ChunkPlace>,
+    pub(crate) first_ordinal: u64,
+    pub(crate) token_start: u64,
+    pub(crate) byte_start: u64,
+}
+
+impl ExtentBuilder {
+    pub(crate) fn new(first_ordinal: u64, token_start: u64, byte_start: u64) -> Self {
+        let places = vec![ChunkPlace::default()];
+        Self { body: Encoder::default(), places, first_ordinal, token_start, byte_start }
+    }
+
+    pub(crate) fn chunks(&self) -> u32 {
+        self.places.len() as u32 - 1
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.body.bytes.len()
+    }
+
+    /// End of the chunk before `index`: tokens and bytes of the document.
+    pub(crate) fn ends_at(&self, index: u32) -> (u64, u64) {
+        let place = self.places[index as usize];
+        (self.token_start + place.tokens as u64, self.byte_start + place.bytes as u64)
+    }
+
+    /// Appends a chunk whose shape was checked. `entry_starts` as in [`ChunkMeta`]. When it cannot be stored (a
+    /// number that is not finite in the stored type) the builder stays as it was.
+    pub(crate) fn push(&mut self, geometry: &KvGeometry, chunk: &crate::KvChunk, entry_starts: &[u16]) -> Result<()> {
+        let start = self.body.bytes.len();
+        let layout = Layout::new(geometry, chunk.tokens.len());
+        let mut finite = true;
+        for (keys, values) in chunk.keys.iter().zip(&chunk.values) {
+            for side in [keys, values] {
+                let side_start = self.body.bytes.len();
+                finite &= encode_numbers(&mut self.body.bytes, side, geometry.dtype);
+                let checksum = crc32fast::hash(&self.body.bytes[side_start..]);
+                self.body.u32(checksum).align(8);
+            }
+        }
+        if !finite {
+            self.body.bytes.truncate(start);
+            let why = format!("a key or value is not finite when stored as {:?}", geometry.dtype);
+            return Err(Error::Invalid { what: "chunk", why });
+        }
+        debug_assert_eq!(self.body.bytes.len() - start, layout.meta_offset());
+        let meta = self.encode_meta(chunk, entry_starts);
+        self.body.bytes.extend_from_slice(&meta);
+        self.body.align(8);
+        self.places.push(ChunkPlace {
+            offset: self.body.bytes.len() as u32,
+            tokens: (chunk.span.token_end - self.token_start) as u32,
+            bytes: (chunk.span.byte_end - self.byte_start) as u32,
+        });
+        Ok(())
+    }
+
+    fn encode_meta(&self, chunk: &crate::KvChunk, entry_starts: &[u16]) -> Vec<u8> {
+        let ordinal = self.first_ordinal + self.chunks() as u64;
+        let len = META_FIXED + 4 * chunk.tokens.len() + 2 * entry_starts.len() + chunk.text.len() + 4;
+        let mut meta = Encoder::default();
+        meta.u32(META_MAGIC).u32(len as u32).u64(ordinal);
+        meta.u64(chunk.span.byte_start).u64(chunk.span.byte_end);
+        meta.u64(chunk.span.token_start).u64(chunk.span.token_end);
+        meta.u32(chunk.tokens.len() as u32).u32(entry_starts.len() as u32).u32(chunk.text.len() as u32);
+        chunk.tokens.iter().for_each(|token| _ = meta.u32(*token));
+        entry_starts.iter().for_each(|start| _ = meta.u16(*start));
+        meta.bytes.extend_from_slice(chunk.text.as_bytes());
+        meta.checked()
+    }
+
+    /// Drops all but the first `keep` chunks.
+    pub(crate) fn truncate(&mut self, keep: u32) {
+        self.places.truncate(keep as usize + 1);
+        let end = self.places.last().map_or(0, |place| place.offset);
+        self.body.bytes.truncate(end as usize);
+    }
+
+    /// Writes the blob durably. The chunks get the ids from `first_chunk` on.
+    pub(crate) fn write(
+        &self,
+        storage: &Arc<dyn Storage>,
+        owner: &ExtentOwner<'_>,
+        number: u64,
+        first_chunk: u64,
+    ) -> Result<Extent> {
+        let header = self.header(owner, number, first_chunk);
+        let footer = self.footer();
+        let name = chunks_blob_name(number);
+        storage.write_blob(&name, &[&header, &self.body.bytes, &footer])?;
+        let bytes = (header.len() + self.body.bytes.len() + footer.len()) as u64;
+        Ok(Extent {
+            file: BlobFile::new(Arc::clone(storage), name, bytes),
+            number,
+            body_start: header.len() as u32,
+            first_chunk,
+            document: owner.document,
+            document_id: Arc::clone(owner.document_id),
+            first_ordinal: self.first_ordinal,
+            token_start: self.token_start,
+            byte_start: self.byte_start,
+            places: self.places.clone().into_boxed_slice(),
+        })
+    }
+
+    fn header(&self, owner: &ExtentOwner<'_>, number: u64, first_chunk: u64) -> Vec<u8> {
+        let mut fields = Encoder::default();
+        fields.u64(number).u64(owner.memory_number).text(owner.tenant).text(owner.memory);
+        fields.fingerprint(&owner.spec.fingerprint).geometry(&owner.spec.geometry);
+        fields.text(&owner.spec.model_name).text(&owner.spec.description);
+        fields.u64(owner.document).text(owner.document_id).map(owner.metadata);
+        fields.u64(first_chunk).u64(self.first_ordinal).u64(self.token_start).u64(self.byte_start);
+        fields.u32(self.chunks()).u64(self.body.bytes.len() as u64);
+        let mut header = Encoder::default();
+        header.bytes.extend_from_slice(CHUNKS_MAGIC);
+        // Magic, version, total length with padding, length of the fields, fields, checksum.
+        let total = (8 + 4 + 4 + 4 + fields.bytes.len() + 4).next_multiple_of(64);
+        header.u32(FORMAT_VERSION).u32(total as u32).u32(fields.bytes.len() as u32);
+        header.bytes.append(&mut fields.bytes);
+        let mut header = Encoder { bytes: header.checked() };
+        header.align(64);
+        header.bytes
+    }
+
+    fn footer(&self) -> Vec<u8> {
+        let mut footer = Encoder::default();
+        for place in &self.places {
+            footer.u32(place.offset).u32(place.tokens).u32(place.bytes);
+        }
+        footer.u32(self.places.len() as u32);
+        let mut bytes = footer.checked();
+        bytes.extend_from_slice(FOOTER_MAGIC);
+        bytes
+    }
+}

@@ -1,0 +1,237 @@
+//! Keys and values of the catalog (see `docs/format.md`).
+//!
+//! | key | value |
+//! |---|---|
+//! | `v` | version of the format |
+//! | `r` | the numbers that may be in use |
+//! | `n` tenant 0 name | a memory: number, creation time, spec |
+//! | `g` memory | a deleted memory whose records are still being removed |
+//! | `m` memory | its sequence number |
+//! | `d` memory, document id | a document |
+//! | `e` memory, first chunk | an extent: the chunks of one blob |
+//! | `s` memory, segment | a sealed segment: its extents and graphs |
+//!
+//! Numbers in keys are big-endian, so that scans ascend.
+
+use std::collections::BTreeMap;
+
+use crate::codec::{Decoder, Encoder};
+use crate::extent::ChunkPlace;
+use crate::{DocumentInfo, MemorySpec, ResumePoint, Result};
+
+/// Version of records and blobs that this code writes and reads.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const VERSION_KEY: &[u8] = b"v";
+pub(crate) const RESERVED_KEY: &[u8] = b"r";
+
+pub(crate) fn name_key(tenant: &str, name: &str) -> Vec<u8> {
+    [b"n", tenant.as_bytes(), b"\0", name.as_bytes()].concat()
+}
+
+pub(crate) fn memory_key(kind: u8, memory: u64) -> Vec<u8> {
+    [&[kind][..], &memory.to_be_bytes()].concat()
+}
+
+pub(crate) fn document_key(memory: u64, id: &str) -> Vec<u8> {
+    [&memory_key(b'd', memory), id.as_bytes()].concat()
+}
+
+pub(crate) fn extent_key(memory: u64, first_chunk: u64) -> Vec<u8> {
+    [memory_key(b'e', memory), first_chunk.to_be_bytes().to_vec()].concat()
+}
+
+pub(crate) fn segment_key(memory: u64, segment: u64) -> Vec<u8> {
+    [memory_key(b's', memory), segment.to_be_bytes().to_vec()].concat()
+}
+
+/// A memory as the catalog names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NameRecord {
+    pub(crate) number: u64,
+    pub(crate) created_unix_ms: u64,
+    pub(crate) spec: MemorySpec,
+}
+
+impl NameRecord {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.u64(self.number).u64(self.created_unix_ms).fingerprint(&self.spec.fingerprint);
+        out.geometry(&self.spec.geometry).text(&self.spec.model_name).text(&self.spec.description);
+        out.checked()
+    }
+
+    pub(crate) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+        let mut input = Decoder::checked(bytes, what)?;
+        let record = Self {
+            number: input.u64()?,
+            created_unix_ms: input.u64()?,
+            spec: MemorySpec {
+                fingerprint: input.fingerprint()?,
+                geometry: input.geometry()?,
+                model_name: input.text()?,
+                description: input.text()?,
+            },
+        };
+        input.end()?;
+        Ok(record)
+    }
+}
+
+/// A document; its identifier is in the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DocumentRecord {
+    pub(crate) number: u64,
+    pub(crate) created_unix_ms: u64,
+    pub(crate) updated_unix_ms: u64,
+    pub(crate) sequence: u64,
+    pub(crate) chunks: u64,
+    pub(crate) tokens: u64,
+    pub(crate) bytes: u64,
+    pub(crate) resume: ResumePoint,
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+impl DocumentRecord {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.u64(self.number).u64(self.created_unix_ms).u64(self.updated_unix_ms).u64(self.sequence);
+        out.u64(self.chunks).u64(self.tokens).u64(self.bytes);
+        out.u64(self.resume.safe_byte).u64(self.resume.safe_token).u8(u8::from(self.resume.complete));
+        out.map(&self.metadata);
+        out.checked()
+    }
+
+    pub(crate) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+        let mut input = Decoder::checked(bytes, what)?;
+        let record = Self {
+            number: input.u64()?,
+            created_unix_ms: input.u64()?,
+            updated_unix_ms: input.u64()?,
+            sequence: input.u64()?,
+            chunks: input.u64()?,
+            tokens: input.u64()?,
+            bytes: input.u64()?,
+            resume: ResumePoint { safe_byte: input.u64()?, safe_token: input.u64()?, complete: input.u8()? != 0 },
+            metadata: input.map()?,
+        };
+        input.end()?;
+        Ok(record)
+    }
+
+    pub(crate) fn info(self, id: String) -> DocumentInfo {
+        DocumentInfo {
+            id,
+            number: self.number,
+            metadata: self.metadata,
+            tokens: self.tokens,
+            chunks: self.chunks,
+            bytes: self.bytes,
+            sequence: self.sequence,
+            created_unix_ms: self.created_unix_ms,
+            updated_unix_ms: self.updated_unix_ms,
+            complete: self.resume.complete,
+            resume: self.resume,
+        }
+    }
+}
+
+/// An extent; its first chunk is in the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ExtentRecord {
+    pub(crate) blob: u64,
+    pub(crate) blob_bytes: u64,
+    pub(crate) body_start: u32,
+    pub(crate) document: u64,
+    pub(crate) first_ordinal: u64,
+    pub(crate) token_start: u64,
+    pub(crate) byte_start: u64,
+    pub(crate) live: u32,
+    pub(crate) places: Vec<ChunkPlace>,
+}
+
+impl ExtentRecord {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.u64(self.blob).u64(self.blob_bytes).u32(self.body_start).u64(self.document).u64(self.first_ordinal);
+        out.u64(self.token_start).u64(self.byte_start).u32(self.live).u32(self.places.len() as u32);
+        for place in &self.places {
+            out.u32(place.offset).u32(place.tokens).u32(place.bytes);
+        }
+        out.checked()
+    }
+
+    pub(crate) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+        let mut input = Decoder::checked(bytes, what)?;
+        let mut record = Self {
+            blob: input.u64()?,
+            blob_bytes: input.u64()?,
+            body_start: input.u32()?,
+            document: input.u64()?,
+            first_ordinal: input.u64()?,
+            token_start: input.u64()?,
+            byte_start: input.u64()?,
+            live: input.u32()?,
+            places: Vec::new(),
+        };
+        let count = input.count(12)?;
+        for _ in 0..count {
+            record.places.push(ChunkPlace { offset: input.u32()?, tokens: input.u32()?, bytes: input.u32()? });
+        }
+        input.end()?;
+        let ascending = record.places.windows(2).all(|pair| {
+            pair[0].offset < pair[1].offset && pair[0].tokens < pair[1].tokens && pair[0].bytes <= pair[1].bytes
+        });
+        if count < 2 || record.live as usize >= count || !ascending {
+            return Err(input.damaged("its table of chunks is inconsistent"));
+        }
+        Ok(record)
+    }
+}
+
+/// A graph blob of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GraphRecord {
+    pub(crate) blob: u64,
+    pub(crate) blob_bytes: u64,
+}
+
+/// A sealed segment; its number is in the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SegmentRecord {
+    /// Chunks that were indexed, dead ones included.
+    pub(crate) chunks: u64,
+    /// Entries of each graph.
+    pub(crate) entries: u32,
+    /// First chunks of the extents covered, ascending.
+    pub(crate) extents: Vec<u64>,
+    /// One for each slot and head: `slot * kv_heads + head`.
+    pub(crate) graphs: Vec<GraphRecord>,
+}
+
+impl SegmentRecord {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.u64(self.chunks).u32(self.entries).u32(self.extents.len() as u32);
+        for extent in &self.extents {
+            out.u64(*extent);
+        }
+        out.u32(self.graphs.len() as u32);
+        for graph in &self.graphs {
+            out.u64(graph.blob).u64(graph.blob_bytes);
+        }
+        out.checked()
+    }
+
+    pub(crate) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+        let mut input = Decoder::checked(bytes, what)?;
+        let (chunks, entries) = (input.u64()?, input.u32()?);
+        let count = input.count(8)?;
+        let extents = (0..count).map(|_| input.u64()).collect::<Result<_>>()?;
+        let count = input.count(16)?;
+        let graphs = (0..count)
+            .map(|_| Ok(GraphRecord { blob: input.u64()?, blob_bytes: input.u64()? }))
+            .collect::<Result<_>>()?;
+        input.end()?;
+        Ok(Self { chunks, entries, extents, graphs })
+    }
+}

@@ -1,0 +1,164 @@
+//! What a memory consists of at one moment. Immutable: a change makes a new state, readers keep theirs.
+
+use std::sync::Arc;
+
+use crate::extent::{BlobFile, Extent};
+use crate::{EntryPolicy, KvGeometry};
+
+/// An extent of which the first `live` chunks are part of the document.
+#[derive(Clone)]
+pub(crate) struct LiveExtent {
+    pub(crate) extent: Arc<Extent>,
+    pub(crate) live: u32,
+    /// Entries of these chunks, for each slot and head.
+    pub(crate) entries: u32,
+    /// Number of the segment that indexes it; 0 while it is in the tail.
+    pub(crate) segment: u64,
+}
+
+impl LiveExtent {
+    pub(crate) fn new(geometry: &KvGeometry, extent: Arc<Extent>, live: u32) -> Self {
+        let entries = |index| entries_of(geometry.entry_policy, extent.chunk_tokens(index));
+        let entries = (0..live as usize).map(entries).sum::<usize>() as u32;
+        Self { extent, live, entries, segment: 0 }
+    }
+}
+
+/// A sealed segment: one graph for each slot and head.
+pub(crate) struct Segment {
+    pub(crate) number: u64,
+    /// Chunks that were indexed, dead ones included.
+    pub(crate) chunks: u64,
+    pub(crate) entries: u32,
+    /// First chunks of the extents that it covers, ascending.
+    pub(crate) extents: Vec<u64>,
+    /// `slot * kv_heads + head`.
+    pub(crate) graphs: Vec<BlobFile>,
+}
+
+impl Segment {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.graphs.iter().map(|graph| graph.bytes).sum()
+    }
+
+    pub(crate) fn doom(&self) {
+        self.graphs.iter().for_each(BlobFile::doom);
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct LiveSegment {
+    pub(crate) segment: Arc<Segment>,
+    /// Chunks that are still part of a document.
+    pub(crate) live_chunks: u64,
+}
+
+impl LiveSegment {
+    pub(crate) fn all_live(&self) -> bool {
+        self.live_chunks == self.segment.chunks
+    }
+
+    /// More than half of it is dead: better indexed anew.
+    pub(crate) fn worn(&self) -> bool {
+        self.live_chunks * 2 < self.segment.chunks
+    }
+}
+
+/// Sums over the live chunks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) chunks: u64,
+    pub(crate) tokens: u64,
+    pub(crate) text_bytes: u64,
+    pub(crate) stored_bytes: u64,
+    pub(crate) index_bytes: u64,
+    pub(crate) entries: u64,
+    pub(crate) tail_entries: u64,
+}
+
+/// See the module.
+pub(crate) struct MemoryState {
+    pub(crate) sequence: u64,
+    pub(crate) documents: u64,
+    /// Ascending by first chunk.
+    pub(crate) extents: Vec<LiveExtent>,
+    pub(crate) segments: Vec<LiveSegment>,
+    pub(crate) totals: Totals,
+}
+
+/// Entries of a chunk of `tokens` tokens, for each slot and head.
+pub(crate) fn entries_of(policy: EntryPolicy, tokens: usize) -> usize {
+    match policy {
+        EntryPolicy::PerToken => tokens,
+        EntryPolicy::BlockMean { tokens: block } => tokens.div_ceil(block as usize),
+        EntryPolicy::Representative { count } => tokens.min(count as usize),
+    }
+}
+
+impl MemoryState {
+    /// Puts the parts together: order, membership of extents in segments, sums. Segments without a live chunk
+    /// are left out.
+    pub(crate) fn new(
+        sequence: u64,
+        documents: u64,
+        mut extents: Vec<LiveExtent>,
+        segments: impl IntoIterator<Item = Arc<Segment>>,
+    ) -> Self {
+        extents.sort_by_key(|extent| extent.extent.first_chunk);
+        extents.iter_mut().for_each(|extent| extent.segment = 0);
+        let mut totals = Totals::default();
+        let mut live_segments = Vec::new();
+        for segment in segments {
+            let mut live_chunks = 0;
+            for first_chunk in &segment.extents {
+                let found = extents.binary_search_by_key(first_chunk, |extent| extent.extent.first_chunk);
+                if let Some(extent) = found.ok().and_then(|at| extents.get_mut(at)) {
+                    extent.segment = segment.number;
+                    live_chunks += extent.live as u64;
+                }
+            }
+            if live_chunks > 0 {
+                totals.index_bytes += segment.bytes();
+                live_segments.push(LiveSegment { segment, live_chunks });
+            }
+        }
+        for LiveExtent { extent, live, entries, segment } in &extents {
+            let (tokens, text_bytes) = extent.lengths(*live);
+            let entries = *entries as u64;
+            totals.chunks += *live as u64;
+            totals.tokens += tokens;
+            totals.text_bytes += text_bytes;
+            totals.stored_bytes += extent.file.bytes;
+            totals.entries += entries;
+            if *segment == 0 {
+                totals.tail_entries += entries;
+            }
+        }
+        Self { sequence, documents, extents, segments: live_segments, totals }
+    }
+
+    /// The extent of a live chunk and the chunk's place in it.
+    pub(crate) fn find(&self, chunk: u64) -> Option<(&LiveExtent, usize)> {
+        let after = self.extents.partition_point(|extent| extent.extent.first_chunk <= chunk);
+        let extent = self.extents.get(after.checked_sub(1)?)?;
+        let index = chunk - extent.extent.first_chunk;
+        (index < extent.live as u64).then_some((extent, index as usize))
+    }
+
+    /// Extents of a document in order.
+    pub(crate) fn document_extents(&self, document: u64) -> Vec<&LiveExtent> {
+        let mut extents: Vec<_> = self.extents.iter().filter(|extent| extent.extent.document == document).collect();
+        extents.sort_by_key(|extent| extent.extent.first_ordinal);
+        extents
+    }
+
+    /// Extents that no segment indexes.
+    pub(crate) fn tail(&self) -> impl Iterator<Item = &LiveExtent> {
+        self.extents.iter().filter(|extent| extent.segment == 0)
+    }
+
+    /// All segments.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = Arc<Segment>> + '_ {
+        self.segments.iter().map(|segment| Arc::clone(&segment.segment))
+    }
+}

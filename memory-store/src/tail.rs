@@ -1,0 +1,93 @@
+//! Entries of extents that no graph indexes yet, read from their chunk blobs when they are searched.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use crate::extent::Extent;
+use crate::index::{EntryRef, FlatIndex};
+use crate::state::entries_of;
+use crate::{EntryPolicy, KvData, KvGeometry, Result};
+
+/// Entries of one extent at one slot: a flat index for each head.
+pub(crate) struct TailEntries {
+    pub(crate) heads: Vec<FlatIndex>,
+}
+
+impl TailEntries {
+    /// Reads the entries of the first `live` chunks.
+    pub(crate) fn load(geometry: &KvGeometry, slot: usize, extent: &Extent, live: u32) -> Result<Self> {
+        let (heads, dim) = (geometry.kv_heads as usize, geometry.head_dim as usize);
+        let mut indexes: Vec<FlatIndex> = (0..heads).map(|_| FlatIndex::new(dim, geometry.dtype)).collect();
+        for index in 0..live as usize {
+            let keys = extent.read_keys(geometry, slot, index)?;
+            let tokens = extent.chunk_tokens(index);
+            let starts = match geometry.entry_policy {
+                EntryPolicy::Representative { .. } => extent.read_meta(geometry, index)?.entry_starts,
+                _ => Vec::new(),
+            };
+            let count = entries_of(geometry.entry_policy, tokens);
+            for (head, flat) in indexes.iter_mut().enumerate() {
+                let of_head = head * tokens * dim..(head + 1) * tokens * dim;
+                let entry = |start: usize, len: usize| EntryRef { chunk: index as u32, start: start as u16, len: len as u16 };
+                match geometry.entry_policy {
+                    EntryPolicy::PerToken => {
+                        flat.extend(&keys, of_head, (0..tokens).map(|token| entry(token, 1)));
+                    }
+                    EntryPolicy::BlockMean { tokens: block } => {
+                        let block = block as usize;
+                        let means = block_means(&keys, of_head, dim, block);
+                        let blocks = (0..count).map(|at| entry(at * block, block.min(tokens - at * block)));
+                        flat.extend(&means, 0..means.len(), blocks);
+                    }
+                    EntryPolicy::Representative { .. } => {
+                        let first = (slot * heads + head) * count;
+                        let Some(starts) = starts.get(first..first + count) else {
+                            return Err(extent.file.damaged(format!("chunk {index} lacks entries")));
+                        };
+                        for start in starts.iter().map(|start| *start as usize) {
+                            if start >= tokens {
+                                return Err(extent.file.damaged(format!("an entry of chunk {index} lies past its end")));
+                            }
+                            let at = of_head.start + start * dim;
+                            flat.extend(&keys, at..at + dim, [entry(start, 1)]);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(Self { heads: indexes })
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.heads.iter().map(FlatIndex::bytes).sum()
+    }
+}
+
+/// Means of blocks of `block` vectors, computed in f32 and rounded to the type of `keys`.
+fn block_means(keys: &KvData, range: Range<usize>, dim: usize, block: usize) -> KvData {
+    fn means<T: Copy>(keys: &[T], dim: usize, block: usize, widen: impl Fn(T) -> f32) -> Vec<f32> {
+        let mut means = Vec::with_capacity(keys.len().div_ceil(block));
+        for vectors in keys.chunks(block * dim) {
+            let scale = 1.0 / (vectors.len() / dim) as f32;
+            let start = means.len();
+            means.resize(start + dim, 0.0);
+            for vector in vectors.chunks_exact(dim) {
+                means[start..].iter_mut().zip(vector).for_each(|(sum, value)| *sum += widen(*value));
+            }
+            means[start..].iter_mut().for_each(|sum| *sum *= scale);
+        }
+        means
+    }
+    match keys {
+        KvData::F32(keys) => KvData::F32(means(&keys[range], dim, block, |value| value)),
+        KvData::F16(keys) => {
+            let means = means(&keys[range], dim, block, f16::to_f32);
+            KvData::F16(means.into_iter().map(f16::from_f32).collect())
+        }
+        KvData::Bf16(keys) => {
+            let means = means(&keys[range], dim, block, bf16::to_f32);
+            KvData::Bf16(means.into_iter().map(bf16::from_f32).collect())
+        }
+    }
+}

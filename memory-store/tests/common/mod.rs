@@ -1,0 +1,104 @@
+//! What the tests share: deterministic chunks and an oracle.
+
+#![allow(dead_code, clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mnemon_memory_store::{
+    ChunkId, EntryPolicy, Fingerprint, Hit, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall, ResumePoint,
+    Sealing, SearchRequest, SourceSpan, Storage, Store, StoreOptions, Writer,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+pub fn geometry(dtype: KvDtype, entry_policy: EntryPolicy) -> KvGeometry {
+    KvGeometry { layers: vec![1, 3], kv_heads: 2, head_dim: 8, dtype, chunk_tokens: 8, entry_policy }
+}
+
+pub fn spec(geometry: KvGeometry) -> MemorySpec {
+    MemorySpec {
+        fingerprint: Fingerprint([7; 32]),
+        geometry,
+        model_name: "test model".into(),
+        description: "for tests".into(),
+    }
+}
+
+pub fn small_spec() -> MemorySpec {
+    spec(geometry(KvDtype::F32, EntryPolicy::PerToken))
+}
+
+/// Small segments, built by the committing thread, so that everything is deterministic.
+pub fn options() -> StoreOptions {
+    StoreOptions {
+        seal_entries: 64,
+        m: 8,
+        ef_construction: 48,
+        sealing: Sealing::Inline,
+        clock: Arc::new(|| 1_700_000_000_000),
+        ..StoreOptions::default()
+    }
+}
+
+pub fn open(storage: Arc<dyn Storage>) -> Store {
+    Store::open(storage, options()).unwrap()
+}
+
+/// A chunk that depends only on `seed`, standing at token and byte `at`.
+pub fn chunk(geometry: &KvGeometry, at: (u64, u64), tokens: usize, seed: u64) -> KvChunk {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let text: String = (0..tokens).map(|token| format!("w{}-{token} ", seed % 1000)).collect();
+    let len = geometry.kv_heads as usize * tokens * geometry.head_dim as usize;
+    let mut layers = |len: usize| -> Vec<Vec<f32>> {
+        geometry.layers.iter().map(|_| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()).collect()
+    };
+    KvChunk {
+        span: SourceSpan {
+            byte_start: at.1,
+            byte_end: at.1 + text.len() as u64,
+            token_start: at.0,
+            token_end: at.0 + tokens as u64,
+        },
+        keys: layers(len),
+        values: layers(len),
+        importance: layers(geometry.kv_heads as usize * tokens),
+        tokens: (0..tokens).map(|token| (seed * 100) as u32 + token as u32).collect(),
+        text,
+    }
+}
+
+/// Appends `count` chunks to the durable end of a document and commits; returns them.
+pub fn extend(writer: &mut Writer, geometry: &KvGeometry, count: usize, seed: u64, complete: bool) -> Vec<KvChunk> {
+    let state = writer.state();
+    let mut at = (state.tokens, state.bytes);
+    let mut chunks = Vec::new();
+    for index in 0..count {
+        let chunk = chunk(geometry, at, geometry.chunk_tokens as usize, seed + index as u64);
+        at = (chunk.span.token_end, chunk.span.byte_end);
+        writer.append(chunk.clone()).unwrap();
+        chunks.push(chunk);
+    }
+    writer.commit(ResumePoint { safe_byte: at.1, safe_token: at.0, complete }).unwrap();
+    chunks
+}
+
+pub fn write_document(memory: &Memory, id: &str, count: usize, seed: u64) -> Vec<KvChunk> {
+    let mut writer = memory.writer(id, BTreeMap::new()).unwrap();
+    extend(&mut writer, memory.geometry(), count, seed, true)
+}
+
+pub fn queries(n: usize, heads: usize, dim: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n * heads * dim).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+pub fn search(recall: &dyn Recall, slot: usize, queries: &[f32], n_heads: usize, top_k: usize, exact: bool) -> Vec<Vec<Hit>> {
+    recall.search(&SearchRequest { slot, queries, n_heads, top_k, ef: Some(top_k.max(64)), exact }).unwrap()
+}
+
+/// Text of every chunk of the view, in its order.
+pub fn texts(recall: &dyn Recall) -> Vec<String> {
+    let ids: Vec<ChunkId> = recall.chunks(usize::MAX).unwrap();
+    recall.describe(&ids).unwrap().into_iter().map(|info| info.text).collect()
+}
