@@ -1,0 +1,372 @@
+//! The command line as typed. Nothing is resolved or checked against the world here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit::EXIT_CODES;
+use crate::render::Color;
+
+/// Long-term memory for open language models.
+///
+/// Documents go in; the model reads each once and keeps the keys and values of its attention in a durable memory.
+/// While it generates, it looks up the few passages that matter and attends to them. Every answer says which
+/// passages it drew on.
+#[derive(Debug, Parser)]
+#[command(name = "mnemon", version, max_term_width = 110, after_long_help = after_help())]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+fn after_help() -> String {
+    format!(
+        "\
+Start here:
+  mnemon demo                                      watch it work; nothing to prepare
+  mnemon serve --data ./memories                   a server with the built-in model
+  mnemon ingest books war_and_peace.txt --create   in a second terminal
+  mnemon generate books \"Prince Andrew lay on the Pratzen Heights\"
+
+{EXIT_CODES}
+
+`mnemon COMMAND --help` explains a command, with examples."
+    )
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Server to talk to.
+    #[arg(long, global = true, value_name = "URL", env = "MNEMON_SERVER", default_value = mnemon_client::DEFAULT_ENDPOINT)]
+    pub(crate) server: String,
+
+    /// Token that the server asks for; better given in the environment than on the command line.
+    #[arg(long, global = true, value_name = "TOKEN", env = "MNEMON_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+
+    /// PEM file with the certificates to trust, for an https:// server with a certificate of your own.
+    #[arg(long, global = true, value_name = "FILE", env = "MNEMON_CA")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Write one JSON value to standard output; errors are JSON on standard error.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Write results only: no progress, no notes.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+
+    /// When to use colours. `auto` uses them on terminals, unless NO_COLOR is set.
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Color::Auto, hide_possible_values = true)]
+    pub(crate) color: Color,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Serve(Box<Serve>),
+    #[command(subcommand)]
+    Memory(Memory),
+    Ingest(Ingest),
+    #[command(subcommand)]
+    Documents(Documents),
+    Search(Search),
+    Generate(Generate),
+    Score(Score),
+    Demo(Demo),
+}
+
+/// Run the server.
+///
+/// Settings come from these flags, then MNEMON_* in the environment, then the TOML file of --config, then defaults.
+/// Prints the address it listens on once it accepts requests. Ctrl-C or SIGTERM stops it after what it accepted is
+/// durable; a second Ctrl-C stops it at once.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon serve                                            the built-in model, loopback only
+  mnemon serve --data ./memories --model ./qwen3-0.6b     a model in the Hugging Face layout
+  mnemon serve --model HuggingFaceTB/SmolLM2-135M         a model of the hub, downloaded once
+  mnemon serve --listen 127.0.0.1:0 --json                any free port; prints it as JSON
+  mnemon serve --config mnemon.toml --device cuda:0")]
+pub(crate) struct Serve {
+    /// Address to listen on; port 0 takes any free one.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+
+    /// Folder of the memories; made if it is missing.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Folder of a model in the Hugging Face layout, or its id on the hub. Without it: the built-in model.
+    #[arg(long, value_name = "DIR|HUB_ID")]
+    pub(crate) model: Option<String>,
+
+    /// auto, cpu or cuda:N.
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+
+    /// TOML file with settings.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Create, list, show and delete memories.
+///
+/// A memory is a named collection of documents, bound to the model that read them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Memory {
+    /// Create an empty memory for the model being served.
+    #[command(after_long_help = "\
+Examples:
+  mnemon memory create books
+  mnemon memory create notes --description \"what the team decided\"")]
+    Create {
+        /// Name: 1 to 128 letters, digits, '.', '_' or '-'.
+        memory: String,
+        /// What it is for.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        description: String,
+    },
+    /// List memories by name.
+    #[command(visible_alias = "ls", after_long_help = "\
+Examples:
+  mnemon memory list
+  mnemon memory list --json | jq -r '.memories[].name'")]
+    List,
+    /// Show what a memory holds, what it takes on disk, and which model made it.
+    #[command(after_long_help = "\
+Examples:
+  mnemon memory show books
+  mnemon memory show books --json | jq .stored_bytes")]
+    Show {
+        /// Name of the memory.
+        memory: String,
+    },
+    /// Delete a memory with all its documents.
+    #[command(visible_alias = "rm", after_long_help = "\
+Asks first if a person is at the keyboard.
+
+Examples:
+  mnemon memory delete books
+  mnemon memory delete books --yes")]
+    Delete {
+        /// Name of the memory.
+        memory: String,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+/// Read documents into a memory.
+///
+/// Each file becomes a document, named after the file. A file of any length is streamed; '-' reads standard input.
+/// What was acknowledged survives a crash of the server; --resume continues an interrupted ingest where the last
+/// durable chunk ends.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon ingest books war_and_peace.txt --create     create the memory, too
+  mnemon ingest books *.txt                          a document for each file
+  mnemon ingest books war_and_peace.txt --resume     after an interruption
+  mnemon ingest talk today.txt --doc diary --append  let a document grow
+  journalctl -b | mnemon ingest logs - --doc boot    from standard input")]
+pub(crate) struct Ingest {
+    /// Name of the memory.
+    pub(crate) memory: String,
+    /// UTF-8 text files; '-' is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Name of the document; the file's name otherwise, \"stdin\" for standard input.
+    #[arg(long, value_name = "ID")]
+    pub(crate) doc: Option<String>,
+    /// The text follows what the document holds already.
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) append: bool,
+    /// The text is the whole document again; what is durable already is skipped.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Create the memory if it does not exist.
+    #[arg(long)]
+    pub(crate) create: bool,
+    /// Keep this with the document; may be repeated.
+    #[arg(long = "meta", value_name = "KEY=VALUE")]
+    pub(crate) metadata: Vec<String>,
+}
+
+/// List, show and delete the documents of a memory.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Documents {
+    /// List documents by name.
+    #[command(visible_alias = "ls", after_long_help = "\
+Examples:
+  mnemon documents list books
+  mnemon documents list books --json | jq -r '.documents[] | select(.complete | not) | .document_id'")]
+    List {
+        /// Name of the memory.
+        memory: String,
+    },
+    /// Show a document.
+    #[command(after_long_help = "\
+Examples:
+  mnemon documents show books war_and_peace.txt")]
+    Show {
+        /// Name of the memory.
+        memory: String,
+        /// Name of the document.
+        document: String,
+    },
+    /// Delete a document: it is never returned again.
+    #[command(visible_alias = "rm", after_long_help = "\
+Examples:
+  mnemon documents delete books war_and_peace.txt")]
+    Delete {
+        /// Name of the memory.
+        memory: String,
+        /// Name of the document.
+        document: String,
+    },
+}
+
+/// Find the passages nearest to a text.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon search books \"the lofty sky, not clear yet still immeasurably lofty\"
+  mnemon search books,notes \"who has the key?\" -k 3
+  mnemon search books - --json < question.txt | jq -r '.hits[0].chunk.text'")]
+pub(crate) struct Search {
+    /// Names of memories, separated by commas.
+    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1)]
+    pub(crate) memories: Vec<String>,
+    /// What to look for; '-' reads it from standard input.
+    pub(crate) query: String,
+    /// Passages wanted, 1 to 1000.
+    #[arg(short, value_name = "N", default_value_t = 10)]
+    pub(crate) k: u32,
+    /// Scan every entry instead of walking the index: slower, never misses.
+    #[arg(long)]
+    pub(crate) exact: bool,
+}
+
+/// Continue a prompt, recalling from memories.
+///
+/// The text is streamed as it comes; below it stand the passages it drew on, each with its share of the attention
+/// that the memory layers paid. With --quiet: the text alone.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon generate books \"Prince Andrew lay on the Pratzen Heights\" --max-tokens 64
+  mnemon generate books \"Prince Andrew lay on the Pratzen Heights\" --no-memory     the same without memory
+  mnemon generate talk - --stop \"User:\" < conversation.txt
+  mnemon generate books \"Once\" --temperature 0.8 --seed 7 --json | jq .citations")]
+pub(crate) struct Generate {
+    /// Names of memories, separated by commas.
+    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1)]
+    pub(crate) memories: Vec<String>,
+    /// Text to continue; '-' reads it from standard input.
+    pub(crate) prompt: String,
+    /// Give the prompt to the model as a message of a conversation, if it has a chat template.
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// Tokens to generate at most.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_tokens: u32,
+    /// 0 takes the most probable token; higher is bolder.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// The same seed gives the same text.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Choose among the K most probable tokens only.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<u32>,
+    /// Choose among the most probable tokens that make up this share, above 0, at most 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// Make tokens seen before less probable, by this factor.
+    #[arg(long, value_name = "F")]
+    pub(crate) repetition_penalty: Option<f32>,
+    /// End before this text; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    #[command(flatten)]
+    pub(crate) recall: RecallArgs,
+}
+
+/// How much a model is surprised by a text, with memory or without.
+///
+/// Prints perplexity (lower is better; 1 is a text known by heart) and bits per byte.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon score books chapter.txt
+  mnemon score books chapter.txt --no-memory
+  head -c 2000 chapter.txt | mnemon score books - --json | jq .perplexity")]
+pub(crate) struct Score {
+    /// Names of memories, separated by commas.
+    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1)]
+    pub(crate) memories: Vec<String>,
+    /// UTF-8 text file; '-' is standard input.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) recall: RecallArgs,
+}
+
+/// How memory is used.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RecallArgs {
+    /// Passages that a memory layer recalls at a time, 1 to 256; the model's own number otherwise.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k_chunks: Option<u32>,
+    /// Use the text alone.
+    #[arg(long)]
+    pub(crate) no_memory: bool,
+    /// Scan every entry instead of walking the index: slower, never misses.
+    #[arg(long)]
+    pub(crate) exact: bool,
+}
+
+/// Watch it work: read a long history, then ask about it.
+///
+/// Starts a server of its own on a free port of this machine, with the built-in model and a temporary folder, both
+/// gone afterwards. Lets the model read a generated history of an agent with facts planted in it, asks about facts
+/// at every depth, with and without memory, and measures.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon demo                            100,000 tokens
+  mnemon demo --tokens 1000000           ten times as long
+  mnemon demo --file war_and_peace.txt   your own text: find passages, continue them
+  mnemon demo --json > demo.json")]
+pub(crate) struct Demo {
+    /// Length of the history, about; with --file: read this much of it, all of it otherwise. [default: 100000]
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens: Option<u64>,
+    /// UTF-8 text file to read instead of a generated history.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
+    /// Seed of the generated history.
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Model to use: a folder in the Hugging Face layout, or an id on the hub. Without it: the built-in model.
+    #[arg(long, value_name = "DIR|HUB_ID")]
+    pub(crate) model: Option<String>,
+    /// auto, cpu or cuda:N.
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn definitions_are_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

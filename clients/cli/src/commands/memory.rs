@@ -1,0 +1,116 @@
+//! `mnemon memory`: create, list, show, delete.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use anyhow::Result;
+use mnemon_client::{Client, v1};
+use serde_json::{Value, json};
+
+use crate::args::{Global, Memory};
+use crate::exit::{Exit, Failure};
+use crate::json;
+use crate::render::{Align, Ink, Ui, bytes, count, harmless, pairs, plural, table};
+
+pub(crate) async fn run(args: Memory, global: &Global, ui: &Ui) -> Result<()> {
+    let client = super::connect(global).await?;
+    match args {
+        Memory::Create { memory, description } => create(&client, &memory, &description, ui).await,
+        Memory::List => list(&client, ui).await,
+        Memory::Show { memory } => show(&client, &memory, ui).await,
+        Memory::Delete { memory, yes } => delete(&client, &memory, yes, ui).await,
+    }
+}
+
+async fn create(client: &Client, name: &str, description: &str, ui: &Ui) -> Result<()> {
+    let memory = client.create_memory(name, description).await?;
+    if ui.json() {
+        return Ok(ui.value(&json::memory(&memory))?);
+    }
+    ui.note(format!("created memory {} for model {}", memory.name, memory.model));
+    Ok(())
+}
+
+async fn list(client: &Client, ui: &Ui) -> Result<()> {
+    let memories = client.list_memories().await?;
+    if ui.json() {
+        let all: Value = memories.iter().map(json::memory).collect();
+        return Ok(ui.value(&json!({ "memories": all }))?);
+    }
+    if memories.is_empty() {
+        ui.note("there is no memory yet; create one with `mnemon memory create NAME`");
+        return Ok(());
+    }
+    let heading = [
+        ("MEMORY", Align::Left),
+        ("DOCUMENTS", Align::Right),
+        ("TOKENS", Align::Right),
+        ("TEXT", Align::Right),
+        ("ON DISK", Align::Right),
+        ("MODEL", Align::Left),
+    ];
+    let row = |memory: &v1::Memory| {
+        vec![
+            harmless(&memory.name),
+            count(memory.documents),
+            count(memory.tokens),
+            bytes(memory.text_bytes),
+            bytes(memory.stored_bytes),
+            harmless(&memory.model),
+        ]
+    };
+    Ok(ui.line(table(ui, &heading, &memories.iter().map(row).collect::<Vec<_>>()))?)
+}
+
+async fn show(client: &Client, name: &str, ui: &Ui) -> Result<()> {
+    let memory = client.get_memory(name).await?;
+    if ui.json() {
+        return Ok(ui.value(&json::memory(&memory))?);
+    }
+    let per_token = if memory.tokens > 0 {
+        format!(", {} a token", bytes((memory.stored_bytes as f64 / memory.tokens as f64).round() as u64))
+    } else {
+        String::new()
+    };
+    let mut rows = vec![("memory", ui.paint(Ink::Bold, &harmless(&memory.name)))];
+    if !memory.description.is_empty() {
+        rows.push(("description", harmless(&memory.description)));
+    }
+    rows.push(("created", memory.created_at.as_ref().map(ToString::to_string).unwrap_or_default()));
+    rows.push(("model", format!("{}  {}", harmless(&memory.model), ui.paint(Ink::Dim, &memory.fingerprint))));
+    if let Some(geometry) = &memory.geometry {
+        let layers = geometry.layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        rows.push(("layers", format!("{layers}; {} of {} values, {}", plural(geometry.kv_heads.into(), "head"), geometry.head_dim, geometry.dtype)));
+        rows.push(("chunks of", format!("{} tokens, entries {}", geometry.chunk_tokens, geometry.entry_policy)));
+    }
+    rows.push(("holds", format!("{}, {}, {}", plural(memory.documents, "document"), plural(memory.tokens, "token"), plural(memory.chunks, "chunk"))));
+    rows.push(("text", bytes(memory.text_bytes)));
+    rows.push(("on disk", format!("{}{per_token}", bytes(memory.stored_bytes))));
+    rows.push(("index", format!("{}, {}", plural(memory.entries, "entry").replace("entrys", "entries"), bytes(memory.index_bytes))));
+    rows.push(("commits", count(memory.sequence)));
+    Ok(ui.line(pairs(ui, &rows))?)
+}
+
+async fn delete(client: &Client, name: &str, yes: bool, ui: &Ui) -> Result<()> {
+    if !yes && !ui.json() && io::stdin().is_terminal() && io::stderr().is_terminal() {
+        let memory = client.get_memory(name).await?;
+        confirm(&memory)?;
+    }
+    client.delete_memory(name).await?;
+    if ui.json() {
+        return Ok(ui.value(&json!({"deleted": {"memory": name}}))?);
+    }
+    ui.note(format!("deleted memory {name}"));
+    Ok(())
+}
+
+fn confirm(memory: &v1::Memory) -> Result<()> {
+    let (documents, tokens) = (plural(memory.documents, "document"), plural(memory.tokens, "token"));
+    eprint!("delete memory {} with {documents}, {tokens}? [y/N] ", memory.name);
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::new(Exit::Failure, format!("memory {} was not deleted", memory.name)).into()),
+    }
+}

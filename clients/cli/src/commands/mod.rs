@@ -1,0 +1,64 @@
+//! One file for each command.
+
+mod demo;
+mod documents;
+mod generate;
+mod ingest;
+mod memory;
+mod score;
+mod search;
+mod serve;
+
+use anyhow::{Context as _, Result};
+use mnemon_client::{Client, ConnectOptions, v1};
+
+use crate::args::{Cli, Command, Global, RecallArgs};
+use crate::render::Ui;
+
+/// Runs the command to its end.
+pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<()> {
+    let mut builder = match cli.command {
+        Command::Serve(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder.enable_all().build().context("the asynchronous runtime does not start")?;
+    let done = runtime.block_on(dispatch(cli, ui));
+    // A read of standard input that nobody waits for any more must not hold up the end.
+    runtime.shutdown_background();
+    done
+}
+
+async fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
+    let global = cli.global;
+    match cli.command {
+        Command::Serve(args) => serve::run(*args, ui).await,
+        Command::Memory(args) => memory::run(args, &global, ui).await,
+        Command::Ingest(args) => ingest::run(args, &global, ui).await,
+        Command::Documents(args) => documents::run(args, &global, ui).await,
+        Command::Search(args) => search::run(args, &global, ui).await,
+        Command::Generate(args) => generate::run(args, &global, ui).await,
+        Command::Score(args) => score::run(args, &global, ui).await,
+        Command::Demo(args) => demo::run(args, ui).await,
+    }
+}
+
+/// Connects to the server that the user named.
+async fn connect(global: &Global) -> Result<Client> {
+    let options = ConnectOptions {
+        endpoint: global.server.clone(),
+        token: global.token.clone(),
+        tls_ca: global.ca.clone(),
+        ..ConnectOptions::default()
+    };
+    Ok(Client::connect(options).await?)
+}
+
+/// The memory options of a request.
+fn memory_options(memories: &[String], recall: &RecallArgs) -> v1::MemoryOptions {
+    v1::MemoryOptions {
+        memories: memories.to_vec(),
+        top_k_chunks: recall.top_k_chunks,
+        recall_off: recall.no_memory,
+        exact: recall.exact,
+    }
+}

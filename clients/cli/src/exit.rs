@@ -1,0 +1,197 @@
+//! How a command ends: exit codes, and errors as people or programs read them.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use mnemon_client::{Code, Error as ClientError};
+use serde_json::{Value, json};
+
+use crate::render::{Ink, Ui, harmless};
+
+/// What the process returns; the table of `mnemon --help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// It failed for a reason without a code of its own.
+    Failure = 1,
+    /// The command line, a file or a value is not usable as it is.
+    Usage = 2,
+    /// No such memory or document.
+    NotFound = 3,
+    /// It exists already, is being written by somebody else, or was made by another model.
+    Conflict = 4,
+    /// The server cannot be reached, or is shutting down.
+    Unreachable = 5,
+    /// A limit was met, the queue is full, or no space is left.
+    Refused = 6,
+    /// Stored bytes are damaged.
+    Damaged = 7,
+    /// The token is missing or does not allow this.
+    Denied = 8,
+    /// Stopped by Ctrl-C.
+    Interrupted = 130,
+}
+
+/// Exit codes as `--help` shows them.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  failed
+    2  wrong usage, or input that cannot be used (missing, empty or not UTF-8)
+    3  no such memory or document
+    4  exists already, is in use, or belongs to another model
+    5  the server cannot be reached
+    6  refused: a limit, a full queue, or no space left
+    7  stored data is damaged
+    8  the token is missing or not allowed to do this
+  130  interrupted by Ctrl-C";
+
+impl Exit {
+    /// Name of the code in JSON errors.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Exit::Failure => "failure",
+            Exit::Usage => "usage",
+            Exit::NotFound => "not_found",
+            Exit::Conflict => "conflict",
+            Exit::Unreachable => "unreachable",
+            Exit::Refused => "refused",
+            Exit::Damaged => "damaged",
+            Exit::Denied => "denied",
+            Exit::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// An error that knows its exit code and, often, what to do about it.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+    hint: Option<String>,
+    fields: Vec<(String, String)>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), hint: None, fields: Vec::new() }
+    }
+
+    /// Input that cannot be used.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Adds what the user can do.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the fields of a request that the server objected to, each with its reason.
+    #[must_use]
+    pub(crate) fn fields(mut self, fields: Vec<(String, String)>) -> Self {
+        self.fields = fields;
+        self
+    }
+
+    /// The JSON form.
+    pub(crate) fn as_json(&self) -> Value {
+        let mut error =
+            json!({"code": self.exit.name(), "exit": self.exit as u8, "message": self.message, "hint": self.hint});
+        let fields = self.fields.iter().map(|(field, reason)| json!({"field": field, "reason": reason}));
+        error["fields"] = fields.collect();
+        json!({ "error": error })
+    }
+
+    fn write_for_people(&self, err: &mut impl Write, ui: &Ui) -> io::Result<()> {
+        writeln!(err, "{} {}", ui.paint_err(Ink::Bad, "error:"), harmless(&self.message))?;
+        // The message often says the same as its only field.
+        for (field, reason) in self.fields.iter().filter(|(_, reason)| !self.message.contains(reason.as_str())) {
+            writeln!(err, "  {field}: {}", harmless(reason))?;
+        }
+        if let Some(hint) = &self.hint {
+            writeln!(err, "{} {}", ui.paint_err(Ink::Key, "try:"), harmless(hint))?;
+        }
+        Ok(())
+    }
+}
+
+impl From<&ClientError> for Failure {
+    fn from(error: &ClientError) -> Self {
+        match error {
+            ClientError::Options { .. } | ClientError::File { .. } => Self::usage(error.to_string()),
+            ClientError::Connect { endpoint, why } => {
+                Self::new(Exit::Unreachable, format!("no server answers at {endpoint}: {why}"))
+                    .hint("start one with `mnemon serve`, or name another with --server URL")
+            }
+            ClientError::Status { code, message, violations, .. } => {
+                let fields = violations.iter().map(|v| (v.field.clone(), v.description.clone())).collect();
+                let failure = Self::new(exit_of(*code), message.clone()).fields(fields);
+                match code {
+                    Code::Unauthenticated => failure.hint("give the server's token in MNEMON_TOKEN"),
+                    _ => failure,
+                }
+            }
+            // Text that turned out not to be usable while it was read.
+            ClientError::Source(source) => match source.get_ref().and_then(|inner| inner.downcast_ref::<Failure>()) {
+                Some(failure) => failure.clone(),
+                None => Self::usage(error.to_string()),
+            },
+            ClientError::EndedEarly => Self::new(Exit::Unreachable, error.to_string()),
+            _ => Self::new(Exit::Failure, error.to_string()),
+        }
+    }
+}
+
+/// The exit code for a status of the server.
+fn exit_of(code: Code) -> Exit {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
+        Code::NotFound => Exit::NotFound,
+        Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => Exit::Conflict,
+        Code::Unavailable | Code::DeadlineExceeded => Exit::Unreachable,
+        Code::ResourceExhausted => Exit::Refused,
+        Code::DataLoss => Exit::Damaged,
+        Code::Unauthenticated | Code::PermissionDenied => Exit::Denied,
+        _ => Exit::Failure,
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Writes the error to standard error and returns the code to exit with: `None` if there is nothing to
+/// complain about, as when the reader of our output went away.
+pub(crate) fn report(error: &anyhow::Error, ui: &Ui) -> Option<Exit> {
+    if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+        return None;
+    }
+    let translated;
+    let failure = match (error.downcast_ref::<Failure>(), error.downcast_ref::<ClientError>()) {
+        (Some(failure), _) => failure,
+        (None, Some(error)) => {
+            translated = Failure::from(error);
+            &translated
+        }
+        (None, None) => {
+            translated = Failure::new(Exit::Failure, format!("{error:#}"));
+            &translated
+        }
+    };
+    let mut err = io::stderr().lock();
+    // Nobody is left to tell if standard error is gone.
+    let _ = if ui.json() {
+        writeln!(err, "{}", failure.as_json())
+    } else {
+        failure.write_for_people(&mut err, ui)
+    };
+    Some(failure.exit)
+}
+

@@ -1,0 +1,118 @@
+//! The JSON forms of what the server answers: field names of the contract, numbers as numbers, times in RFC 3339.
+
+use std::collections::BTreeMap;
+
+use mnemon_client::v1;
+use serde_json::{Value, json};
+
+pub(crate) fn memory(memory: &v1::Memory) -> Value {
+    json!({
+        "name": memory.name,
+        "description": memory.description,
+        "model": memory.model,
+        "fingerprint": memory.fingerprint,
+        "geometry": memory.geometry.as_ref().map(geometry),
+        "created_at": memory.created_at.as_ref().map(ToString::to_string),
+        "documents": memory.documents,
+        "chunks": memory.chunks,
+        "tokens": memory.tokens,
+        "text_bytes": memory.text_bytes,
+        "stored_bytes": memory.stored_bytes,
+        "index_bytes": memory.index_bytes,
+        "entries": memory.entries,
+        "sequence": memory.sequence,
+    })
+}
+
+fn geometry(geometry: &v1::Geometry) -> Value {
+    json!({
+        "layers": geometry.layers,
+        "kv_heads": geometry.kv_heads,
+        "head_dim": geometry.head_dim,
+        "dtype": geometry.dtype,
+        "chunk_tokens": geometry.chunk_tokens,
+        "entry_policy": geometry.entry_policy,
+    })
+}
+
+pub(crate) fn document(document: &v1::Document) -> Value {
+    json!({
+        "document_id": document.document_id,
+        "metadata": document.metadata.iter().collect::<BTreeMap<_, _>>(),
+        "bytes": document.bytes,
+        "tokens": document.tokens,
+        "chunks": document.chunks,
+        "sequence": document.sequence,
+        "complete": document.complete,
+        "created_at": document.created_at.as_ref().map(ToString::to_string),
+        "updated_at": document.updated_at.as_ref().map(ToString::to_string),
+    })
+}
+
+pub(crate) fn model(model: &v1::Model) -> Value {
+    json!({
+        "name": model.name,
+        "architecture": model.architecture,
+        "fingerprint": model.fingerprint,
+        "geometry": model.geometry.as_ref().map(geometry),
+        "parameters": model.parameters,
+        "window_tokens": model.window_tokens,
+        "prompt_tokens_max": model.prompt_tokens_max,
+        "device": model.device,
+        "server_version": model.server_version,
+    })
+}
+
+fn chunk(chunk: &v1::Chunk) -> Value {
+    let span = chunk.span.unwrap_or_default();
+    json!({
+        "chunk_id": chunk.chunk_id,
+        "memory": chunk.memory,
+        "document_id": chunk.document_id,
+        "span": {
+            "byte_start": span.byte_start,
+            "byte_end": span.byte_end,
+            "token_start": span.token_start,
+            "token_end": span.token_end,
+        },
+        "text": chunk.text,
+    })
+}
+
+pub(crate) fn citations(citations: &[v1::Citation]) -> Value {
+    citations.iter().map(|c| json!({"chunk": c.chunk.as_ref().map(chunk), "weight": c.weight})).collect()
+}
+
+pub(crate) fn hits(hits: &[v1::SearchHit]) -> Value {
+    hits.iter().map(|h| json!({"chunk": h.chunk.as_ref().map(chunk), "score": h.score})).collect()
+}
+
+pub(crate) fn usage(usage: &v1::Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.prompt_tokens,
+        "generated_tokens": usage.generated_tokens,
+        "recalled_chunks": usage.recalled_chunks,
+        "prefill_ms": usage.prefill_ms,
+        "decode_ms_per_token": usage.decode_ms_per_token,
+    })
+}
+
+pub(crate) fn score(score: &v1::ScoreResponse) -> Value {
+    json!({
+        "tokens": score.tokens,
+        "log_probability": score.log_probability,
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte,
+        "recalled_chunks": score.recalled_chunks,
+    })
+}
+
+/// Name of a finish reason in JSON.
+pub(crate) fn finish(reason: v1::FinishReason) -> &'static str {
+    match reason {
+        v1::FinishReason::EndOfText => "end_of_text",
+        v1::FinishReason::MaxTokens => "max_tokens",
+        v1::FinishReason::StopString => "stop_string",
+        v1::FinishReason::Unspecified => "unspecified",
+    }
+}
