@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .histories import Grammar
+from .histories import Fact, Grammar
 from .model import MASKED, Memory
 
 TAGS = ("other", "value_far", "value_near", "repeat_far", "book", "quote")
@@ -43,6 +44,8 @@ class Mix:
     value_weight: float = 8.0
     break_share: float = 0.75
     filler_most: float = 0.6
+    open_share: float = 0.3
+    lead_weight: float = 2.0
 
     def towards(self, other: "Mix", share: float) -> "Mix":
         return Mix(*(a + share * (b - a) for a, b in zip(vars(self).values(), vars(other).values())))
@@ -79,6 +82,8 @@ class Lanes:
         self.end_of_text = tokenizer.token_to_id("<|endoftext|>")
         self.vocab = tokenizer.get_vocab_size()
         self.newline = tokenizer.encode("\n").ids
+        sample = tokenizer.decode(books[:400_000].tolist()) if len(books) else ""
+        self.words = sorted(set(re.findall(r"(?<= )[A-Za-z]{3,11}(?= )", sample))) or ["word"]
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text).ids
@@ -87,6 +92,21 @@ class Lanes:
         """A session begins with the special token or, as often, without it."""
         if self.rng.random() < 0.5:
             lane.add([self.end_of_text], 0.0)
+
+    def open_fact(self, used: set[str]) -> Fact:
+        """A fact about anything: words of books, so that the model does not live on the grammar's alone."""
+        rng = self.rng
+        words = lambda least, most: " ".join(rng.choices(self.words, k=rng.randint(least, most)))
+        subject = rng.choice(("the ", "")) + words(1, 3)
+        while subject in used:
+            subject = words(2, 3)
+        used.add(subject)
+        kind = words(1, 2)
+        value = self.grammar.value("digits:4", rng) if rng.random() < 0.3 else words(1, 2)
+        lead = f" the {kind} of {subject} is"
+        statements = (f"Note:{lead} {value}.", f"User: I think{lead} {value}.", f"T{lead[2:]} {value}.")
+        questions = (f"Question: what is{lead[:-3]}?\nAnswer:", f"Question: tell me{lead[:-3]}.\nAnswer:")
+        return Fact(kind, subject, value, statements, questions, lead, ".")
 
     def history(self, mix: Mix) -> Lane:
         rng, lane = self.rng, Lane(self.tokens + 1)
@@ -108,7 +128,7 @@ class Lanes:
                     lane.cut()
                     self.begin(lane)
                 lane.add(self.encode(rng.choice(fact.questions)), 0.1)
-                lane.add(self.encode(fact.lead), 0.5)
+                lane.add(self.encode(fact.lead), mix.lead_weight)
                 lane.add(self.encode(" " + fact.value), mix.value_weight, VALUE_FAR if apart else VALUE_NEAR)
                 lane.add(self.encode(fact.tail), 0.5)
                 if apart:
@@ -118,7 +138,7 @@ class Lanes:
                 else:
                     lane.add(self.newline, 0.5)
             else:
-                fact = self.grammar.fact(rng, used)
+                fact = self.open_fact(used) if rng.random() < mix.open_share else self.grammar.fact(rng, used)
                 unasked.append(fact)
                 line = rng.choice(fact.statements)
                 lane.add(self.encode(line) + self.newline, 0.1)

@@ -15,7 +15,7 @@ What differs from Qwen3, and nothing else does:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,32 @@ class Memory:
     keys: list[Tensor] | None = None
     values: list[Tensor] | None = None
     lanes: Tensor | None = None
+    recall: "Recall | None" = None
+
+
+@dataclass
+class Recall:
+    """Serving's choice of memory: per token, the ``top_k`` chunks holding the largest logits of any head."""
+
+    top_k: int
+    chunk_tokens: int
+    # One entry per memory layer: attention mass ``[B, T, chunks]``, averaged over heads.
+    mass: list[Tensor] = field(default_factory=list)
+
+    def bias(self, logits: Tensor) -> Tensor:
+        """``[B, T, M]``: zero in recalled chunks, ``MASKED`` elsewhere; ``logits`` are ``[B, H, T, M]``."""
+        best = logits.amax(dim=1)
+        tokens = best.shape[-1]
+        chunks = F.pad(best, (0, -tokens % self.chunk_tokens), value=MASKED).unflatten(-1, (-1, self.chunk_tokens))
+        best = chunks.amax(dim=-1)
+        chosen = best.topk(min(self.top_k, best.shape[-1]), dim=-1).indices
+        bias = torch.full_like(best, MASKED).scatter_(-1, chosen, 0.0)
+        return bias.repeat_interleave(self.chunk_tokens, dim=-1)[..., :tokens]
+
+    def note(self, logits: Tensor, far: Tensor, share: Tensor) -> None:
+        weights = (logits - far[..., None]).exp() * share[..., None]
+        weights = F.pad(weights.mean(dim=1), (0, -weights.shape[-1] % self.chunk_tokens))
+        self.mass.append(weights.unflatten(-1, (-1, self.chunk_tokens)).sum(dim=-1))
 
 
 class RmsNorm(nn.Module):
@@ -122,6 +148,25 @@ class Attention(nn.Module):
             if config.fusion == "gate":
                 self.memory_gate = nn.Parameter(torch.zeros(config.heads))
 
+    @torch.no_grad()
+    def begin_as_copier(self) -> None:
+        """Starts a layer as an induction head: a token finds its like and copies what followed.
+
+        Queries begin as keys, keys as mostly those of the predecessor, and the output undoes the
+        value projection. From a random start the same circuit takes millions of tokens to form.
+        """
+        c, size = self.config, self.config.head_dim
+        nn.init.orthogonal_(self.k_proj.weight, 0.3)
+        nn.init.orthogonal_(self.v_proj.weight, 0.3)
+        for head in range(c.heads):
+            group = head * c.kv_heads // c.heads * size
+            rows, noise = slice(head * size, (head + 1) * size), 0.005
+            key, value = (p.weight[group:group + size] for p in (self.k_proj, self.v_proj))
+            self.q_proj.weight[rows] = key + noise * torch.randn_like(key)
+            self.o_proj.weight[:, rows] = value.T / c.heads + noise * torch.randn_like(value.T)
+        self.key_shift.fill_(2.0)
+        self.q_norm.weight.fill_(2.0)
+
     def keys_values(self, x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         """Shifted, normed keys without position, and values, both ``[B, G, T, D]``."""
         lanes, tokens, _ = x.shape
@@ -155,12 +200,18 @@ class Attention(nn.Module):
 
         if self.memory_index is not None and memory is not None:
             memory_key, memory_value = self.memory_of(key, value, memory)
-            recalled, far = attend(query * self.memory_scale[:, None, None].to(query.dtype), memory_key,
-                                   memory_value, memory.bias)
+            scaled, bias = query * self.memory_scale[:, None, None].to(query.dtype), memory.bias
+            if memory.recall is not None:
+                repeated = memory_key.repeat_interleave(c.heads // c.kv_heads, dim=1)
+                logits = scaled @ repeated.transpose(-1, -2)
+                bias = memory.recall.bias(logits + self.memory_bias[:, None, None])
+            recalled, far = attend(scaled, memory_key, memory_value, bias)
             if c.fusion == "joint":  # one softmax over both sets is a mixture by their sums of exponents
                 share = torch.sigmoid(far + self.memory_bias[:, None] - near)
             else:  # a query that sees no memory at all takes the local context alone
                 share = torch.sigmoid(self.memory_gate)[:, None] * (far > MASKED / 2)
+            if memory.recall is not None:
+                memory.recall.note(logits + bias[:, None], far, share)
             mixed = mixed + share[..., None].to(mixed.dtype) * (recalled - mixed)
         return self.o_proj(mixed.transpose(1, 2).reshape(lanes, tokens, c.heads * c.head_dim))
 
@@ -222,6 +273,8 @@ class MemoryModel(nn.Module):
                 nn.init.normal_(weight, std=0.02)
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     weight.data.mul_((2 * config.layers) ** -0.5)
+        for layer in {*config.memory_layers, config.layers - 1}:
+            self.model.layers[layer].self_attn.begin_as_copier()
 
     def hidden(self, ids: Tensor, session: Tensor | None = None, memory: Memory | None = None,
                kept: list | None = None) -> Tensor:
@@ -237,7 +290,7 @@ class MemoryModel(nn.Module):
         if spare:
             ids, session = F.pad(ids, (0, spare)), F.pad(session, (0, spare), value=-2)
             if memory is not None and memory.bias is not None and memory.bias.shape[-2] == tokens:
-                memory = Memory(F.pad(memory.bias, (0, 0, 0, spare)), memory.keys, memory.values, memory.lanes)
+                memory = replace(memory, bias=F.pad(memory.bias, (0, 0, 0, spare)))
         padded = tokens + spare
         if self.rope[0].shape[0] < padded:
             self.rope = rope_tables(padded, c.head_dim, c.rope_theta)
@@ -261,8 +314,8 @@ class MemoryModel(nn.Module):
         return F.linear(self.hidden(ids, session, memory, kept), self.model.embed_tokens.weight)
 
     @torch.no_grad()
-    def read(self, ids: Tensor, memory_bias: Tensor | None = None) -> Memory:
+    def read(self, ids: Tensor) -> Memory:
         """Reads ``[B, T]`` tokens from a fresh state without recall; returns them as memory."""
         kept: list = []
         self.hidden(ids, kept=kept)
-        return Memory(memory_bias, [k for k, _ in kept], [v for _, v in kept])
+        return Memory(None, [k for k, _ in kept], [v for _, v in kept])
