@@ -153,7 +153,10 @@ impl Search<'_> {
                     scores.resize(self.n_queries * TILE_KEYS, 0.0);
                     self.isa.dots_few(queries, self.dim, tile, &mut scores, TILE_KEYS);
                     for (best, scores) in best.iter_mut().zip(scores.chunks_exact(TILE_KEYS)) {
-                        self.offer(best, start, scores[..n_keys].iter());
+                        let scores = &scores[..n_keys];
+                        if best.wants_any(scores) {
+                            self.offer(best, start, scores.iter());
+                        }
                     }
                 }
                 Queries::Many(blocks) => {

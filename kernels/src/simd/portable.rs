@@ -40,7 +40,7 @@ impl Vector for Portable {
     unsafe fn load_f16(from: *const f16) -> Self {
         // SAFETY: the caller's promise that `LANES` values can be read.
         let values = unsafe { from.cast::<[f16; LANES]>().read_unaligned() };
-        Self(values.map(f16::to_f32))
+        Self(values.map(widen))
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const bf16) -> Self {
@@ -90,5 +90,34 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4] {
         vectors.map(|Self([a, b, c, d, e, f, g, h])| ((a + e) + (b + f)) + ((c + g) + (d + h)))
+    }
+}
+
+/// Without branches, so that eight become vector instructions; a call for each value is ten times slower.
+#[inline(always)]
+fn widen(value: f16) -> f32 {
+    /// Moves the exponent from a bias of 15 to one of 127.
+    const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    /// What infinity and NaN, with the largest exponent, are at least after the shift.
+    const SPECIAL: u32 = 31 << 23;
+    let bits = u32::from(value.to_bits());
+    let shifted = (bits & 0x7fff) << 13;
+    let magnitude = (f32::from_bits(shifted) * REBIAS).to_bits();
+    let exponent = if shifted >= SPECIAL { 0x7f80_0000 } else { 0 };
+    f32::from_bits(magnitude | exponent | (bits & 0x8000) << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let value = f16::from_bits(bits);
+            let expected = value.to_f32();
+            let got = widen(value);
+            assert!(got.to_bits() == expected.to_bits() || (got.is_nan() && expected.is_nan()), "{bits:#x}");
+        }
     }
 }
