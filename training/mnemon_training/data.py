@@ -172,7 +172,7 @@ class Lanes:
             first = rng.randint(self.tokens // 3, self.tokens * 3 // 4)
             lane.add(text[:first], 0.6, BOOK)
             while not lane.full:
-                length = rng.randint(24, 120)
+                length = rng.randint(24, min(120, first // 2))
                 start = rng.randrange(first - length)
                 lane.cut()
                 self.begin(lane)
