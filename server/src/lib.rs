@@ -1,1 +1,64 @@
-//! Placeholder while the workspace is laid out.
+//! The Mnemon server: the one place where contract, store, encoder and runtime meet.
+//!
+//! For the `mnemon` command line, and for programs and tests that want a server inside their own process
+//! ([`Embedded`]). Programs that talk to a server use `mnemon-client`.
+//!
+//! A server is [`Settings`], a listener and a shutdown signal:
+//!
+//! ```no_run
+//! use mnemon_server::{PartialSettings, Settings};
+//!
+//! # async fn example() -> mnemon_server::Result<()> {
+//! let settings = Settings::load(None, PartialSettings::default())?;
+//! let listener = mnemon_server::bind(&settings).await?;
+//! let shutdown = async {
+//!     let _ = tokio::signal::ctrl_c().await;
+//! };
+//! mnemon_server::run(settings, listener, shutdown).await
+//! # }
+//! ```
+//!
+//! The layout follows a call on its way:
+//!
+//! | file | idea |
+//! |---|---|
+//! | `settings/` | what the operator decides: defaults, file, environment, flags |
+//! | `server.rs` | start, serve, stop |
+//! | `connection.rs` | accepted connections: how many, and how they are cut |
+//! | `front.rs` | before and after each call: its span, its log line, whether its body ended cleanly |
+//! | `auth.rs` | bearer token to tenant |
+//! | `services/` | one file for each kind of call |
+//! | `validate.rs` | the contract's limits, as field violations |
+//! | `tasks.rs` | work on the engine, and store calls off the async threads |
+//! | `parts.rs` | what all calls share |
+//! | `citations.rs` | which chunks an answer drew on |
+//! | `convert.rs` | the store's words to the contract's |
+//! | `status.rs` | every error of every crate to a gRPC status |
+//!
+//! Async threads never compute and never touch the disk: work on models runs on the engine's thread, store calls on
+//! tokio's blocking pool, both behind bounds. The text of documents and prompts is never logged.
+
+mod auth;
+mod citations;
+mod connection;
+mod convert;
+mod embedded;
+mod error;
+mod front;
+mod logging;
+mod parts;
+mod server;
+mod services;
+mod settings;
+mod status;
+mod tasks;
+mod validate;
+
+pub use embedded::Embedded;
+pub use error::{Error, Result};
+pub use logging::init_logging;
+pub use server::{Server, bind, run};
+pub use settings::{
+    CacheSizes, DEFAULT_PORT, DEFAULT_TENANT, EMBEDDED_MODEL, Limits, LogFormat, PartialCacheSizes, PartialLimits,
+    PartialSettings, Settings, Tenant, Tls,
+};

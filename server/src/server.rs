@@ -1,0 +1,218 @@
+//! Start, serve, stop.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mnemon_memory_store::storage::{SledOptions, SledStorage};
+use mnemon_memory_store::{Storage, Store, StoreOptions};
+use mnemon_runtime::{DeviceChoice, Engine, EngineOptions, LoadOptions, Model, ModelSource};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Identity, ServerTlsConfig};
+
+use crate::auth::Credentials;
+use crate::parts::{Life, Parts};
+use crate::settings::{EMBEDDED_MODEL, Settings};
+use crate::{Error, Result, connection, front, services};
+
+/// How often an idle connection is probed, and how long its answer may take: peers that vanished are noticed.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How long connections may take to notice that they were cut.
+const CUT_WAIT: Duration = Duration::from_secs(5);
+
+/// Listens on the address of `settings`.
+pub async fn bind(settings: &Settings) -> Result<TcpListener> {
+    let listen = settings.listen;
+    TcpListener::bind(listen).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => Error::PortInUse { listen },
+        _ => Error::Listen { listen, source },
+    })
+}
+
+/// Opens the store and the model that `settings` name and serves them on `listener` until `shutdown`; returns when
+/// the store is closed.
+pub async fn run(settings: Settings, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
+    Server::open(settings).await?.serve(listener, shutdown).await
+}
+
+/// A server that is ready to serve.
+pub struct Server {
+    settings: Settings,
+    store: Store,
+    model: Arc<Model>,
+}
+
+impl Server {
+    /// Opens the data folder, then loads the model (which may take long, so a folder in use is told first).
+    pub async fn open(settings: Settings) -> Result<Self> {
+        settings.validate()?;
+        let (folder, options) = (settings.data.clone(), sled_options(&settings));
+        let storage = blocking("opening the store", move || Ok(SledStorage::open(folder, options)?)).await?;
+        let (source, options) = (model_source(&settings.model)?, load_options(&settings)?);
+        let model = blocking("loading the model", move || Ok(Model::load(&source, &options)?)).await?;
+        Self::with_parts(settings, Arc::new(storage), Arc::new(model)).await
+    }
+
+    /// As [`open`](Self::open), over another storage and with a model that is loaded already.
+    pub async fn with_parts(settings: Settings, storage: Arc<dyn Storage>, model: Arc<Model>) -> Result<Self> {
+        settings.validate()?;
+        let options = store_options(&settings);
+        let store = blocking("opening the store", move || Ok(Store::open(storage, options)?)).await?;
+        Ok(Self { settings, store, model })
+    }
+
+    /// The settings it was opened with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Serves until `shutdown`, then stops in order: no new connections and calls, health says NOT_SERVING; ingests
+    /// commit what they accepted; generations finish or are cut after the grace period; the store closes.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let listen = self.settings.listen;
+        let address = listener.local_addr().map_err(|source| Error::Listen { listen, source })?;
+        // The listener counts, not what the settings said about it.
+        let settings = Settings { listen: address, ..self.settings };
+        settings.validate()?;
+        let closed = CancellationToken::new();
+        let mut builder = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .max_concurrent_streams(Some(settings.limits.streams_per_connection as u32))
+            .layer(front::FrontLayer::default());
+        if let Some(tls) = &settings.tls {
+            let cert = read(&tls.cert).await?;
+            let key = read(&tls.key).await?;
+            let config = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
+            builder = builder.tls_config(config).map_err(|error| Error::Tls { why: innermost(&error) })?;
+        }
+        announce(&settings, &self.model);
+        let (life, grace) = (Life::default(), settings.shutdown_grace);
+        let limits = settings.limits.clone();
+        let parts = Arc::new(Parts {
+            credentials: Credentials::new(&settings.tenants),
+            life: life.clone(),
+            ingests: Arc::new(Semaphore::new(limits.ingests as usize)),
+            store_calls: Arc::new(Semaphore::new(limits.store_calls as usize)),
+            engine: Engine::start(EngineOptions {
+                queue_max: limits.engine_queue as usize,
+                name: "mnemon-engine".into(),
+            })?,
+            model: self.model,
+            store: self.store,
+            closed: closed.clone().drop_guard(),
+            settings,
+        });
+
+        let (health, routes) = services::routes(&parts).await?;
+        let connections =
+            connection::accept(listener, limits.connections as usize, life.closing.clone(), life.cut.clone());
+        let serving = builder
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(connections, life.closing.clone().cancelled_owned());
+        tokio::pin!(serving, shutdown);
+
+        // Serving ends by itself only when it fails.
+        let mut served = tokio::select! {
+            result = &mut serving => Some(result),
+            () = &mut shutdown => None,
+        };
+        tracing::info!("shutting down");
+        services::stop_health(&health).await;
+        life.closing.cancel();
+        life.streams.close();
+        if served.is_none() {
+            let finished = async {
+                life.streams.wait().await;
+                (&mut serving).await
+            };
+            served = tokio::time::timeout(grace, finished).await.ok();
+        }
+        life.cut.cancel();
+        drop(parts);
+        let served = match served {
+            Some(result) => result,
+            None => tokio::time::timeout(CUT_WAIT, serving).await.unwrap_or(Ok(())),
+        };
+        // Connections end within moments of the cut, and with them the last handles of the parts.
+        if tokio::time::timeout(CUT_WAIT, closed.cancelled()).await.is_err() {
+            return Err(Error::Internal { part: "a call that kept the store open" });
+        }
+        tracing::info!("the store is closed");
+        Ok(served?)
+    }
+}
+
+/// Runs what blocks on the blocking pool.
+async fn blocking<T: Send + 'static>(
+    part: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Internal { part }))
+}
+
+async fn read(path: &std::path::Path) -> Result<Vec<u8>> {
+    tokio::fs::read(path).await.map_err(|source| Error::File { path: path.to_owned(), source })
+}
+
+fn model_source(model: &str) -> Result<ModelSource> {
+    Ok(if model == EMBEDDED_MODEL { ModelSource::Embedded } else { ModelSource::parse(model)? })
+}
+
+fn load_options(settings: &Settings) -> Result<LoadOptions> {
+    let device: DeviceChoice = settings.device.parse()?;
+    Ok(LoadOptions { device, window: settings.window.map(|tokens| tokens as usize), ..LoadOptions::default() })
+}
+
+fn sled_options(settings: &Settings) -> SledOptions {
+    SledOptions { cache_bytes: settings.cache.catalog_bytes, min_free_bytes: settings.limits.disk_free_bytes }
+}
+
+fn store_options(settings: &Settings) -> StoreOptions {
+    StoreOptions {
+        index_cache_bytes: settings.cache.index_bytes as usize,
+        chunk_cache_bytes: settings.cache.chunk_bytes as usize,
+        max_memories: settings.limits.memories,
+        max_documents_per_memory: settings.limits.documents_per_memory,
+        clock: Arc::new(unix_ms),
+        ..StoreOptions::default()
+    }
+}
+
+/// Milliseconds since 1970-01-01 UTC; 0 on a clock that stands before it.
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Tells the log what is served.
+fn announce(settings: &Settings, model: &Model) {
+    tracing::info!(
+        listen = %settings.listen,
+        data = %settings.data.display(),
+        model = model.name(),
+        fingerprint = %model.fingerprint(),
+        parameters = model.parameters(),
+        device = services::device_name(model),
+        tls = settings.tls.is_some(),
+        tenants = settings.tenants.len(),
+        cache_bytes = settings.cache.total_bytes(),
+        "serving"
+    );
+    let secured = settings.tls.is_some() && !settings.tenants.is_empty();
+    if !settings.listen.ip().is_loopback() && !secured {
+        tracing::warn!("others can reach this server, and TLS or credentials are missing (allow_insecure_remote)");
+    }
+}
+
+/// The cause at the bottom of a chain of errors: the one that tells most.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

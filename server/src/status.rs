@@ -1,0 +1,163 @@
+//! Every error of every crate to a gRPC status. The only place that knows both.
+//!
+//! Each status carries an `ErrorInfo` whose reason programs can match on, and field violations where a field is to
+//! blame. Errors that are the server's own fault are logged in full and told in general: their messages may name
+//! paths.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use mnemon_encoder::Error as EncoderError;
+use mnemon_memory_store::Error as StoreError;
+use mnemon_runtime::Error as RuntimeError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+/// `ErrorInfo.domain` of all statuses.
+const DOMAIN: &str = "mnemon";
+
+/// When to come back after an overload.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// An error that a caller can be told.
+pub(crate) trait IntoStatus {
+    /// The status; `field` is the field of the request that held the text to blame, if it is a text's fault.
+    fn into_status(self, field: &str) -> Status;
+}
+
+impl IntoStatus for StoreError {
+    fn into_status(self, _field: &str) -> Status {
+        let message = self.to_string();
+        match self {
+            Self::UnknownMemory { .. } => with_reason(Code::NotFound, message, "MEMORY_NOT_FOUND"),
+            Self::UnknownDocument { .. } => with_reason(Code::NotFound, message, "DOCUMENT_NOT_FOUND"),
+            Self::MemoryExists { .. } => with_reason(Code::AlreadyExists, message, "MEMORY_EXISTS"),
+            Self::DocumentBusy { .. } => with_reason(Code::Aborted, message, "DOCUMENT_BUSY"),
+            Self::FingerprintMismatch { .. } => {
+                with_reason(Code::FailedPrecondition, message, "FINGERPRINT_MISMATCH")
+            }
+            Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
+            Self::Limit { .. } => with_reason(Code::ResourceExhausted, message, "LIMIT"),
+            Self::NoSpace { .. } => {
+                tracing::error!("{message}");
+                with_reason(Code::ResourceExhausted, message, "NO_SPACE")
+            }
+            Self::Damaged { .. } => {
+                tracing::error!("{message}");
+                with_reason(Code::DataLoss, message, "DAMAGED")
+            }
+            // InUse, UnknownChunk, Io, Catalog, and what may come.
+            _ => internal(&message),
+        }
+    }
+}
+
+impl IntoStatus for RuntimeError {
+    fn into_status(self, field: &str) -> Status {
+        let message = self.to_string();
+        match self {
+            Self::EmptyPrompt | Self::PromptTooLong { .. } => invalid(vec![violation(field, message)]),
+            Self::ChatTemplate { .. } => invalid(vec![violation("messages", message)]),
+            Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
+            Self::Geometry { .. } => with_reason(Code::FailedPrecondition, message, "GEOMETRY_MISMATCH"),
+            Self::Overloaded { .. } => overloaded(&message, "QUEUE_FULL"),
+            Self::ShuttingDown => shutting_down(),
+            Self::Memory(error) => error.into_status(field),
+            _ => internal(&message),
+        }
+    }
+}
+
+impl IntoStatus for EncoderError {
+    fn into_status(self, field: &str) -> Status {
+        let message = self.to_string();
+        match self {
+            Self::InvalidUtf8 { .. }
+            | Self::EmptyDocument
+            | Self::EmptyQuery
+            | Self::ResumeMismatch { .. }
+            | Self::Unrepresentable { .. } => invalid(vec![violation(field, message)]),
+            Self::DocumentExists { .. } => with_reason(Code::AlreadyExists, message, "DOCUMENT_EXISTS"),
+            Self::Incomplete { .. } => with_reason(Code::FailedPrecondition, message, "DOCUMENT_INCOMPLETE"),
+            Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
+            Self::Store(error) => error.into_status(field),
+            Self::Runtime(error) => error.into_status(field),
+            _ => internal(&message),
+        }
+    }
+}
+
+/// A field and what is wrong with it.
+pub(crate) fn violation(field: impl Into<String>, description: impl Into<String>) -> FieldViolation {
+    FieldViolation::new(field, description)
+}
+
+/// INVALID_ARGUMENT; the message tells the first violation, the details tell all.
+pub(crate) fn invalid(violations: Vec<FieldViolation>) -> Status {
+    let message = violations
+        .first()
+        .map_or_else(String::new, |first| format!("invalid {}: {}", first.field, first.description));
+    let mut details = ErrorDetails::with_bad_request(violations);
+    details.set_error_info("INVALID_ARGUMENT", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// RESOURCE_EXHAUSTED for now: the same request may be accepted a little later.
+pub(crate) fn overloaded(message: &str, reason: &str) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    details.set_retry_info(Some(RETRY_AFTER));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// UNAVAILABLE: the server is closing.
+pub(crate) fn shutting_down() -> Status {
+    let message = "the server is shutting down; try again when it is back (what was acknowledged is kept)";
+    with_reason(Code::Unavailable, message, "SHUTTING_DOWN")
+}
+
+/// UNAUTHENTICATED.
+pub(crate) fn unauthenticated(message: &str) -> Status {
+    with_reason(Code::Unauthenticated, message, "UNAUTHENTICATED")
+}
+
+/// INTERNAL: the server's own fault. `what` goes to the log only.
+pub(crate) fn internal(what: &str) -> Status {
+    tracing::error!("internal error: {what}");
+    with_reason(Code::Internal, "the server failed to do this; its log says why", "INTERNAL")
+}
+
+/// A status with a reason that programs can match on.
+pub(crate) fn with_reason(code: Code, message: impl Into<String>, reason: &str) -> Status {
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use mnemon_memory_store::Fingerprint;
+
+    use super::*;
+
+    #[test]
+    fn both_fingerprints_are_named() {
+        let (stored, given) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+        let status = StoreError::FingerprintMismatch { memory: "m".into(), stored, given }.into_status("");
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains(&stored.to_string()) && status.message().contains(&given.to_string()));
+        assert_eq!(status.get_details_error_info().unwrap().reason, "FINGERPRINT_MISMATCH");
+    }
+
+    #[test]
+    fn a_text_is_blamed_on_its_field() {
+        let wrapped = EncoderError::Runtime(RuntimeError::PromptTooLong { tokens: 9, limit: 8 });
+        let status = wrapped.into_status("query");
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "query");
+    }
+
+    #[test]
+    fn own_faults_are_not_told() {
+        let status = StoreError::Catalog("/secret/path".into()).into_status("");
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!status.message().contains("secret"));
+    }
+}
