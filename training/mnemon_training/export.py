@@ -69,6 +69,7 @@ def export_weights(model: MemoryModel, out: Path, dtype: torch.dtype, end_of_tex
         if not torch.isfinite(weight).all():
             raise ValueError(f"{name} does not fit into {dtype}")
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
     config = hugging_face_config(model.config, str(dtype).removeprefix("torch."), end_of_text)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

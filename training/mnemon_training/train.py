@@ -3,7 +3,7 @@
     python -m mnemon_training.train --books DIR --tokenizer FILE --grammar FILE --run runs/default
 
 A run is a folder: ``log.jsonl`` and ``last.pt``. Started again, it goes on from ``last.pt``. The
-schedule is counted in tokens. Matrices inside the blocks are trained by Muon, all else by AdamW.
+learning rate is constant for half the run, then falls to zero, counted in tokens or in wall time. Matrices inside the blocks are trained by Muon, all else by AdamW.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--book-cache", type=Path, default=Path("runs/books.npy"))
     parser.add_argument("--model", default="{}", help="changes to ModelConfig, as JSON")
     parser.add_argument("--tokens", type=float, default=30e6, help="tokens at which the learning rate is zero")
+    parser.add_argument("--wall-minutes", type=float, help="training time, over all starts of a run, at which the "
+                        "learning rate is zero and the run ends; replaces --tokens")
     parser.add_argument("--stop", type=float, default=math.inf, help="tokens at which to stop early")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="wall time at which to stop early")
     parser.add_argument("--length", type=int, default=1024, help="tokens per lane")
     parser.add_argument("--lanes", type=int, default=4)
     parser.add_argument("--others", type=int, default=1, help="foreign lanes that each lane sees as memory")
@@ -129,10 +130,15 @@ def main() -> None:
                     "seconds": seconds + time.time() - begun}, last.with_suffix(".part"))
         os.replace(last.with_suffix(".part"), last)
 
-    while done < min(args.tokens, args.stop) and time.time() - begun < args.minutes * 60:
+    def progress() -> float:
+        if args.wall_minutes:
+            return (seconds + time.time() - begun) / (60 * args.wall_minutes)
+        return done / args.tokens
+
+    while done < args.stop and progress() < 1.0:
         share = min(1.0, done / args.curriculum) if args.curriculum else 1.0
         batch = lanes.batch(args.lanes, first.towards(final, share))
-        rate = min(1.0, (done + 1) / args.warmup) * min(1.0, 2.0 * (1 - done / args.tokens))
+        rate = min(1.0, (done + 1) / args.warmup) * min(1.0, 2.0 * (1 - progress()))
         for one, highest in zip(tuned, peaks):
             for group, peak in zip(one.param_groups, highest):
                 group["lr"] = peak * max(rate, 1e-3)
