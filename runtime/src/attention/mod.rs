@@ -1,15 +1,38 @@
-//! The only seam at which reading and generating differ.
+//! The only seam at which reading and generating differ, and the strategies behind it.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `full`, `local`, `capture`, `recall` | one strategy each |
+//! | `sequence` | sinks and recent tokens of a sequence: common to all strategies |
+//! | `memory`, `choice` | recalled chunks: chosen, placed, attended to, weighed |
+//! | `importance` | attention that tokens receive while they are local |
+//! | `cache` | keys and values of the recent tokens of one layer |
+//! | `backend`, `host`, `tensors` | one softmax over parts: through `mnemon-kernels`, or with tensor operations |
 
+mod backend;
+mod cache;
+mod capture;
+mod choice;
+mod full;
+mod host;
+mod importance;
+mod local;
+mod memory;
 mod options;
-
-use std::sync::Arc;
+mod recall;
+mod sequence;
+mod tensors;
 
 use candle_core::Tensor;
-use mnemon_memory_store::{ChunkId, Recall};
 
+pub use capture::CaptureAttention;
+pub use full::FullAttention;
+pub(crate) use host::host_values;
+pub use local::LocalAttention;
 pub use options::{CaptureOptions, Captured, LocalMask, PositionScheme, RecallFrom, RecallOptions};
+pub use recall::RecallAttention;
 
-use crate::{Error, Fusion, Model, Result, Rotary};
+use crate::{Fusion, Result, Rotary};
 
 /// Trained memory parameters of one layer.
 #[derive(Debug, Clone)]
@@ -49,72 +72,3 @@ pub trait Attention {
     /// keeps. q and k come before rotary encoding, after QK-norm and key shift. Returns `[n, n_heads * head_dim]`.
     fn attend(&mut self, layer: &LayerContext<'_>, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
 }
-
-/// Every token sees all before it.
-pub struct FullAttention {}
-/// A local window and sinks.
-pub struct LocalAttention {}
-/// Reading: a local window, and capture of what leaves it.
-pub struct CaptureAttention {}
-/// Generating: sinks, recalled chunks and a local window.
-pub struct RecallAttention {}
-
-impl FullAttention {
-    /// For a fresh sequence.
-    pub fn new(model: &Model) -> Self {
-        let _ = model;
-        Self {}
-    }
-}
-impl LocalAttention {
-    /// For a fresh sequence.
-    pub fn new(model: &Model, window: usize, sinks: usize) -> Self {
-        let _ = (model, window, sinks);
-        Self {}
-    }
-}
-impl CaptureAttention {
-    /// For a fresh document.
-    pub fn new(model: &Model, options: CaptureOptions) -> Result<Self> {
-        let _ = (model, options);
-        Ok(Self {})
-    }
-
-    /// Tokens that left the window since the last call, in multiples of `chunk_tokens`; with `flush`, all that remain.
-    pub fn drain(&mut self, flush: bool) -> Result<Option<Captured>> {
-        let _ = flush;
-        Err(Error::EmptyPrompt)
-    }
-
-    /// Changes the memory that is recalled while reading.
-    pub fn set_recall(&mut self, recall: Option<RecallFrom>) -> Result<()> {
-        let _ = recall;
-        Ok(())
-    }
-}
-impl RecallAttention {
-    /// For a fresh sequence.
-    pub fn new(
-        model: &Model,
-        window: usize,
-        sinks: usize,
-        recall: Arc<dyn Recall>,
-        options: RecallOptions,
-    ) -> Result<Self> {
-        let _ = (model, window, sinks, recall, options);
-        Ok(Self {})
-    }
-
-    /// Attention mass of each chunk since the last call, averaged over heads, memory layers and query tokens.
-    pub fn take_masses(&mut self) -> Vec<(ChunkId, f32)> {
-        Vec::new()
-    }
-}
-macro_rules! unfinished {
-    ($($t:ty),*) => { $(impl Attention for $t {
-        fn attend(&mut self, _: &LayerContext<'_>, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Tensor> {
-            Err(Error::EmptyPrompt)
-        }
-    })* };
-}
-unfinished!(FullAttention, LocalAttention, CaptureAttention, RecallAttention);

@@ -1,11 +1,18 @@
-//! Models: loading and the forward pass.
+//! Models: where they come from, how they are loaded, and the one forward pass.
+
+mod fingerprint;
+mod folder;
+mod forward;
+mod hub;
+mod load;
+mod weights;
 
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use mnemon_memory_store::{EntryPolicy, Fingerprint, KvDtype, KvGeometry};
 
-use crate::{Attention, ChatTemplate, DeviceChoice, Error, ModelConfig, Result};
+use crate::{ChatTemplate, DeviceChoice, Error, ModelConfig, Result, Rotary};
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +33,25 @@ pub enum ModelSource {
 impl ModelSource {
     /// An existing folder, or else a hub identifier `organisation/name`, with `@revision` if wanted.
     pub fn parse(text: &str) -> Result<Self> {
-        Err(Error::UnknownSource { given: text.into() })
+        let path = PathBuf::from(text);
+        if path.is_dir() {
+            return Ok(Self::Directory(path));
+        }
+        let (id, revision) = match text.split_once('@') {
+            Some((id, revision)) => (id, Some(revision)),
+            None => (text, None),
+        };
+        let plain = |part: &str| {
+            let first = part.chars().next();
+            first.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        match id.split('/').collect::<Vec<_>>()[..] {
+            [organisation, name] if plain(organisation) && plain(name) && revision.is_none_or(|r| !r.is_empty()) => {
+                Ok(Self::Hub { id: id.into(), revision: revision.map(Into::into) })
+            }
+            _ => Err(Error::UnknownSource { given: text.into() }),
+        }
     }
 }
 
@@ -67,50 +92,58 @@ pub enum Logits {
 pub struct SequenceState {
     /// Position of the next token.
     pub position: usize,
+    /// Projected key of the previous token, before shift and norm, `[1, n_kv_heads * head_dim]` for each layer; none
+    /// at the beginning, where it counts as zero. Empty for models without key shift.
+    previous_keys: Vec<Option<Tensor>>,
 }
 
 impl SequenceState {
     /// The beginning of a sequence.
     pub fn new(model: &Model) -> Self {
-        let _ = model;
-        Self { position: 0 }
+        let layers = if model.config.memory.key_shift { model.config.layers } else { 0 };
+        Self { position: 0, previous_keys: vec![None; layers] }
     }
 }
 
 /// A loaded model. Shared by all sequences; it does not change.
 #[derive(Debug)]
 pub struct Model {
+    name: String,
     config: ModelConfig,
     geometry: KvGeometry,
+    fingerprint: Fingerprint,
+    parameters: u64,
     tokenizer: tokenizers::Tokenizer,
+    chat_template: Option<ChatTemplate>,
     device: Device,
+    rotary: Rotary,
+    decoder: forward::Decoder,
 }
 
 impl Model {
-    /// Loads a model.
+    /// Loads a model; the fingerprint is computed on the way.
     pub fn load(source: &ModelSource, options: &LoadOptions) -> Result<Self> {
-        let _ = (source, options);
-        Err(Error::NoEmbeddedModel)
+        load::load(source, options)
     }
 
-    /// Name for people.
-    pub fn name(&self) -> &'static str {
-        ""
+    /// Name for people: the hub identifier, the folder's name, or `default`.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Sizes and switches.
+    /// Sizes and switches, with the load options applied.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
     /// Trained parameters.
     pub fn parameters(&self) -> u64 {
-        0
+        self.parameters
     }
 
     /// Hash over weights, tokenizer, rotary settings and memory geometry.
     pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint([0; 32])
+        self.fingerprint
     }
 
     /// What memories of this model store.
@@ -125,7 +158,7 @@ impl Model {
 
     /// The chat template, if the model has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        None
+        self.chat_template.as_ref()
     }
 
     /// Where it computes.
@@ -133,18 +166,8 @@ impl Model {
         &self.device
     }
 
-    /// One forward pass over the next `tokens` of a sequence.
-    ///
-    /// Returns f32 logits `[n, vocab]`: nothing for [`Logits::None`], n = 1 for `Last`, n = `tokens` for `All`.
-    /// After an error, `state` and `attention` must be thrown away.
-    pub fn forward(
-        &self,
-        tokens: &[u32],
-        state: &mut SequenceState,
-        attention: &mut dyn Attention,
-        want: Logits,
-    ) -> Result<Option<Tensor>> {
-        let _ = (tokens, state, attention, want);
-        Err(Error::EmptyPrompt)
+    /// Rotary position encoding.
+    pub fn rotary(&self) -> &Rotary {
+        &self.rotary
     }
 }

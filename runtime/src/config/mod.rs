@@ -1,6 +1,12 @@
 //! `config.json` of a model, read, checked and limited.
 
+pub(crate) mod memory;
+pub(crate) mod parse;
+mod rope;
+
 use mnemon_memory_store::EntryPolicy;
+
+use crate::{Error, Result};
 
 /// A supported family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +19,11 @@ pub enum Architecture {
     Qwen2,
     /// `Qwen3ForCausalLM`.
     Qwen3,
+}
+
+impl Architecture {
+    /// Those that can be loaded, for messages.
+    pub const SUPPORTED: &'static str = "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM";
 }
 
 /// How a trained memory layer joins memory and local context.
@@ -142,4 +153,14 @@ pub struct ModelConfig {
     pub eos_tokens: Vec<u32>,
     /// Memory.
     pub memory: MemoryConfig,
+}
+
+/// An error about one key.
+fn invalid<T>(key: &str, why: impl Into<String>) -> Result<T> {
+    Err(Error::Config { key: key.into(), why: why.into() })
+}
+
+/// Refuses what is outside of `min..=max`.
+fn bounded(key: &str, value: usize, min: usize, max: usize) -> Result<usize> {
+    if (min..=max).contains(&value) { Ok(value) } else { invalid(key, format!("{value}; {min} to {max} is accepted")) }
 }

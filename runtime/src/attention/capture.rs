@@ -1,0 +1,170 @@
+//! Reading: a local window, and capture of what leaves it.
+
+use candle_core::Tensor;
+use mnemon_memory_store::EntryPolicy;
+
+use super::{
+    Attention, CaptureOptions, Captured, LayerContext, RecallFrom,
+    host::host_values,
+    importance::add_importance,
+    memory::Remembering,
+    sequence::{Queries, Sequence, by_token},
+};
+use crate::{Error, Model, Result};
+
+/// Attends as [`LocalAttention`](crate::LocalAttention) does, or, with recall, as
+/// [`RecallAttention`](crate::RecallAttention), and keeps keys and values of the memory layers for the store.
+pub struct CaptureAttention {
+    sequence: Sequence,
+    memory: Option<Remembering>,
+    window: usize,
+    chunk_tokens: usize,
+    /// Tokens not yet handed over, for each memory layer.
+    pending: Vec<Pending>,
+    /// Position of the first of them.
+    handed_over: Option<usize>,
+    weigh: bool,
+    model_shape: super::memory::Shape,
+}
+
+/// Keys, values and importance of tokens not yet handed over, one vector per key/value head.
+#[derive(Default)]
+struct Pending {
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+    importance: Vec<Vec<f32>>,
+}
+
+impl CaptureAttention {
+    /// For a fresh document. A document continued in the middle begins at the first position given to it: sinks, and
+    /// what [`drain`](Self::drain) returns, count from there.
+    pub fn new(model: &Model, options: CaptureOptions) -> Result<Self> {
+        let CaptureOptions { window, sinks, local, recall } = options;
+        if window == 0 {
+            return Err(Error::Invalid { what: "window", why: "0; at least 1 is needed".into() });
+        }
+        let geometry = model.geometry();
+        let heads = geometry.kv_heads as usize;
+        let empty = || vec![Vec::new(); heads];
+        let pending = || Pending { keys: empty(), values: empty(), importance: empty() };
+        let mut fresh = Self {
+            sequence: Sequence::new(model, Some(window), sinks, local),
+            memory: None,
+            window,
+            chunk_tokens: geometry.chunk_tokens as usize,
+            pending: geometry.layers.iter().map(|_| pending()).collect(),
+            handed_over: None,
+            weigh: matches!(geometry.entry_policy, EntryPolicy::Representative { .. }),
+            model_shape: super::memory::Shape::of(model),
+        };
+        fresh.set_recall(recall)?;
+        Ok(fresh)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn on_tensors(mut self) -> Self {
+        self.sequence.force_tensors();
+        self
+    }
+
+    /// Changes the memory that is recalled while reading, for instance to one that holds what was handed over.
+    pub fn set_recall(&mut self, recall: Option<RecallFrom>) -> Result<()> {
+        self.memory = match recall {
+            None => None,
+            Some((recall, options)) => Some(Remembering::with_shape(self.model_shape.clone(), recall, options)?),
+        };
+        Ok(())
+    }
+
+    /// Tokens that left the window since the last call, in multiples of the geometry's `chunk_tokens`; with `flush`,
+    /// all that remain. With [`LocalMask::SinceHandover`] they are no longer seen locally.
+    ///
+    /// A token has left the window when the next token to come will not see it.
+    pub fn drain(&mut self, flush: bool) -> Result<Option<Captured>> {
+        let Some((_, next)) = self.sequence.bounds(0) else { return Ok(None) };
+        let Some(start) = self.handed_over else { return Ok(None) };
+        let len = if flush {
+            next - start
+        } else {
+            let left = (next + 1).saturating_sub(self.window).saturating_sub(start);
+            left / self.chunk_tokens * self.chunk_tokens
+        };
+        if len == 0 {
+            return Ok(None);
+        }
+        let mut captured =
+            Captured { token_start: start as u64, len, keys: Vec::new(), values: Vec::new(), importance: Vec::new() };
+        for pending in &mut self.pending {
+            let tokens = next - start;
+            captured.keys.push(take(&mut pending.keys, tokens, len));
+            captured.values.push(take(&mut pending.values, tokens, len));
+            if self.weigh {
+                captured.importance.push(take(&mut pending.importance, tokens, len));
+            }
+        }
+        self.handed_over = Some(start + len);
+        self.sequence.hand_over(start + len);
+        Ok(Some(captured))
+    }
+
+    /// Keeps a call's keys and values.
+    fn capture(&mut self, slot: usize, k: &Tensor, v: &Tensor) -> Result<()> {
+        let pending = self.pending.get_mut(slot).ok_or_else(|| Error::Invalid {
+            what: "attention",
+            why: format!("memory layer {slot} of another model"),
+        })?;
+        for (tensor, heads) in [(k, &mut pending.keys), (v, &mut pending.values)] {
+            host_values(tensor, |values| {
+                let wide = values.len() / heads.len().max(1);
+                for (head, new) in heads.iter_mut().zip(values.chunks_exact(wide.max(1))) {
+                    head.extend_from_slice(new);
+                }
+            })?;
+        }
+        if self.weigh {
+            let n = k.dim(1)?;
+            for head in &mut pending.importance {
+                head.resize(head.len() + n, 0.0);
+            }
+        }
+        Ok(())
+    }
+
+    fn weigh(&mut self, layer: &LayerContext<'_>, slot: usize, queries: &Queries) -> Result<()> {
+        let (Some(start), Some(pending)) = (self.handed_over, self.pending.get_mut(slot)) else { return Ok(()) };
+        add_importance(&self.sequence, layer, queries, start, &mut pending.importance)
+    }
+}
+
+impl Attention for CaptureAttention {
+    fn attend(&mut self, layer: &LayerContext<'_>, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let queries = self.sequence.append(layer, q, k, v)?;
+        let start = *self.handed_over.get_or_insert(queries.first);
+        let Some(slot) = layer.slot else {
+            return by_token(&self.sequence.attend(layer, &queries)?.context, q);
+        };
+        self.capture(slot, k, v)?;
+        if self.weigh {
+            self.weigh(layer, slot, &queries)?;
+        }
+        let context = match &mut self.memory {
+            None => self.sequence.attend(layer, &queries)?.context,
+            Some(memory) => {
+                // A sink that was handed over is attended to through memory alone.
+                let base = self.sequence.bounds(layer.index).map_or(0, |(base, _)| base);
+                memory.attend(&self.sequence, layer, slot, &queries, start > base)?
+            }
+        };
+        by_token(&context, q)
+    }
+}
+
+/// Takes the first `len` of `tokens` tokens of each head, as one `[heads, len, ..]` array.
+fn take(heads: &mut [Vec<f32>], tokens: usize, len: usize) -> Vec<f32> {
+    let mut taken = Vec::new();
+    for head in heads {
+        let end = head.len() / tokens.max(1) * len;
+        taken.extend(head.drain(..end));
+    }
+    taken
+}

@@ -1,0 +1,93 @@
+//! The `mnemon` object of `config.json`: how a model uses memory.
+//!
+//! ```json
+//! {"memory_layers": [2], "fusion": "joint", "key_shift": true, "window": 128, "sinks": 0,
+//!  "chunk_tokens": 64, "entry_policy": "per_token", "recall_top_k": 16}
+//! ```
+//! Every key may be missing. `entry_policy` is `per_token`, `block_mean:N` or `representative:N`.
+
+use mnemon_memory_store::EntryPolicy;
+use serde::Deserialize;
+
+use super::{Fusion, MemoryConfig, bounded, invalid};
+use crate::Result;
+
+#[derive(Deserialize)]
+pub(super) struct Raw {
+    memory_layers: Option<Vec<u32>>,
+    fusion: Option<String>,
+    key_shift: Option<bool>,
+    window: Option<usize>,
+    sinks: Option<usize>,
+    chunk_tokens: Option<usize>,
+    entry_policy: Option<String>,
+    recall_top_k: Option<usize>,
+}
+
+/// Fills in the defaults: for a model that was not trained with memory, the upper middle third of its layers, a
+/// window of half its positions but at most 512, and 4 sinks (`StreamingLLM`, section 3.2).
+pub(super) fn complete(raw: Option<&Raw>, layers: usize, max_position_embeddings: usize) -> Result<MemoryConfig> {
+    let window = (max_position_embeddings / 2).clamp(1, 512);
+    let mut memory = MemoryConfig {
+        layers: (layers / 2..(layers / 2 + (layers / 3).max(1)).min(layers)).map(|layer| layer as u32).collect(),
+        fusion: None,
+        key_shift: false,
+        window,
+        sinks: 4,
+        chunk_tokens: 64,
+        entry_policy: EntryPolicy::BlockMean { tokens: 8 },
+        recall_top_k: 16,
+    };
+    let Some(raw) = raw else { return Ok(memory) };
+    if let Some(wanted) = &raw.memory_layers {
+        memory.layers = checked_layers(wanted.clone(), layers)?;
+    }
+    memory.fusion = match raw.fusion.as_deref() {
+        None => None,
+        Some("joint") => Some(Fusion::Joint),
+        Some("gate") => Some(Fusion::Gate),
+        Some(other) => return invalid("mnemon.fusion", format!("'{other}'; joint and gate are supported")),
+    };
+    memory.key_shift = raw.key_shift.unwrap_or(false);
+    memory.window = checked_window(raw.window.unwrap_or(window))?;
+    memory.sinks = checked_sinks(raw.sinks.unwrap_or(memory.sinks))?;
+    let chunk_tokens = raw.chunk_tokens.unwrap_or(memory.chunk_tokens as usize);
+    memory.chunk_tokens = bounded("mnemon.chunk_tokens", chunk_tokens, 1, 4096)? as u32;
+    if let Some(policy) = &raw.entry_policy {
+        memory.entry_policy = parse_policy(policy)?;
+    }
+    memory.recall_top_k = bounded("mnemon.recall_top_k", raw.recall_top_k.unwrap_or(memory.recall_top_k), 1, 4096)?;
+    Ok(memory)
+}
+
+/// Ascending, distinct, existing layers.
+pub(crate) fn checked_layers(mut wanted: Vec<u32>, layers: usize) -> Result<Vec<u32>> {
+    wanted.sort_unstable();
+    let before = wanted.len();
+    wanted.dedup();
+    if wanted.is_empty() || wanted.len() < before || wanted.iter().any(|&layer| layer as usize >= layers) {
+        return invalid(
+            "memory_layers",
+            format!("{wanted:?}; distinct layers below {layers}, at least one, are needed"),
+        );
+    }
+    Ok(wanted)
+}
+
+pub(crate) fn checked_window(window: usize) -> Result<usize> {
+    bounded("window", window, 1, 1 << 20)
+}
+
+pub(crate) fn checked_sinks(sinks: usize) -> Result<usize> {
+    bounded("sinks", sinks, 0, 4096)
+}
+
+fn parse_policy(text: &str) -> Result<EntryPolicy> {
+    let (name, number) = text.split_once(':').map_or((text, None), |(name, number)| (name, number.parse::<u16>().ok()));
+    match (name, number) {
+        ("per_token", None) if !text.contains(':') => Ok(EntryPolicy::PerToken),
+        ("block_mean", Some(tokens)) if tokens > 0 => Ok(EntryPolicy::BlockMean { tokens }),
+        ("representative", Some(count)) if count > 0 => Ok(EntryPolicy::Representative { count }),
+        _ => invalid("mnemon.entry_policy", format!("'{text}'; per_token, block_mean:N or representative:N")),
+    }
+}
