@@ -1,24 +1,26 @@
 //! What all handles of a store share: storage, numbers, caches, and the one way to commit.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::cache::Cache;
 use crate::codec::{Decoder, Encoder};
-use crate::index::GraphIndex;
+use crate::extent::Extent;
+use crate::index::{GraphIndex, GraphOwner, decode_graph};
 use crate::records::RESERVED_KEY;
-use crate::state::MemoryState;
+use crate::state::{MemoryState, Segment};
 use crate::storage::{Batch, Storage};
 use crate::sync::{lock, read};
 use crate::tail::TailEntries;
-use crate::{ChunkId, ChunkKv, Error, MemorySpec, Result, StoreOptions};
+use crate::{ChunkId, ChunkKv, Error, KvGeometry, MemorySpec, Result, StoreOptions};
 
 /// What the index cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum IndexKey {
-    /// A graph, by the number of its blob.
-    Graph(u64),
+    /// A graph, by its segment and its place in it.
+    Graph(u64, usize),
     /// The entries of an unsealed extent (by its first chunk) at a slot.
     Tail(u64, usize),
 }
@@ -42,6 +44,10 @@ pub(crate) struct Cell {
     /// Documents with a living writer.
     pub(crate) busy: Mutex<HashSet<String>>,
     pub(crate) deleted: AtomicBool,
+    /// Held while segments are built: one builder for each memory.
+    pub(crate) sealing: Mutex<()>,
+    /// Whether it waits for the sealing thread.
+    pub(crate) queued: AtomicBool,
 }
 
 impl Cell {
@@ -86,6 +92,8 @@ pub(crate) struct Core {
     pub(crate) names: RwLock<Names>,
     pub(crate) index_cache: Cache<IndexKey, IndexPart>,
     pub(crate) chunk_cache: Cache<(ChunkId, usize), ChunkKv>,
+    /// Threads that build graphs: in rayon's global pool they would hold up searches.
+    pub(crate) pool: rayon::ThreadPool,
     numbers: Mutex<Numbers>,
     /// Set when records may differ from the states in memory.
     broken: AtomicBool,
@@ -102,7 +110,13 @@ impl Core {
             }
             input.end()?;
         }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(options.seal_threads)
+            .thread_name(|index| format!("mnemon-seal-{index}"))
+            .build()
+            .map_err(|error| Error::Io { what: "start the sealing threads".into(), source: io::Error::other(error) })?;
         Ok(Self {
+            pool,
             storage,
             names: RwLock::default(),
             index_cache: Cache::new(options.index_cache_bytes),
@@ -158,6 +172,46 @@ impl Core {
             }
         }
         Err(error)
+    }
+
+    /// Entries of an unsealed extent at a slot; kept in the cache when `keep`.
+    pub(crate) fn tail_entries(
+        &self,
+        geometry: &KvGeometry,
+        slot: usize,
+        extent: &Extent,
+        keep: bool,
+    ) -> Result<Arc<TailEntries>> {
+        let key = IndexKey::Tail(extent.first_chunk, slot);
+        if let Some(IndexPart::Tail(entries)) = self.index_cache.get(&key).as_deref() {
+            return Ok(Arc::clone(entries));
+        }
+        // Always the whole extent: a snapshot older than a truncation sees more of it than later ones.
+        let entries = Arc::new(TailEntries::load(geometry, slot, extent)?);
+        if keep {
+            self.index_cache.insert(key, Arc::new(IndexPart::Tail(Arc::clone(&entries))), entries.bytes());
+        }
+        Ok(entries)
+    }
+
+    /// The graph of a segment at a slot and head.
+    pub(crate) fn graph(&self, cell: &Cell, segment: &Segment, slot: usize, head: usize) -> Result<Arc<GraphIndex>> {
+        let at = slot * cell.spec.geometry.kv_heads as usize + head;
+        let key = IndexKey::Graph(segment.number, at);
+        if let Some(IndexPart::Graph(graph)) = self.index_cache.get(&key).as_deref() {
+            return Ok(Arc::clone(graph));
+        }
+        let file = &segment.graphs[at];
+        let owner =
+            GraphOwner { memory: cell.number, segment: segment.number, slot: slot as u32, head: head as u32 };
+        let what = format!("blob {} in {}", file.name, self.storage.location());
+        let graph = decode_graph(&file.read(0, file.bytes as usize)?, &what, owner)?;
+        if graph.dim != cell.spec.geometry.head_dim as usize {
+            return Err(file.damaged(format!("its vectors have {} values", graph.dim)));
+        }
+        let graph = Arc::new(graph);
+        self.index_cache.insert(key, Arc::new(IndexPart::Graph(Arc::clone(&graph))), graph.bytes());
+        Ok(graph)
     }
 
     pub(crate) fn now_unix_ms(&self) -> u64 {

@@ -221,6 +221,7 @@ impl<'a> Change<'a> {
         self.segments.push(segment);
     }
 
+    #[allow(dead_code)]
     pub(crate) fn has_extent(&self, first_chunk: u64) -> bool {
         self.extents.iter().any(|extent| extent.extent.first_chunk == first_chunk)
     }

@@ -1,12 +1,216 @@
-//! Sealing.
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use crate::Result;
-use crate::core::{Cell, Core};
+//! Sealing: from the unsealed tail of a memory to a segment with one graph for each slot and head.
+//!
+//! A segment is built beside readers and writers from extents that are already durable; only its commit takes a turn
+//! of the memory. Failing or being interrupted costs nothing but time: the entries stay in the tail.
 
-pub(crate) struct Sealer;
-impl Sealer {
-    pub(crate) fn start(_core: &Arc<Core>) -> Result<Self> { Ok(Self) }
-    pub(crate) fn notify(&self, _core: &Arc<Core>, _cell: &Arc<Cell>) {}
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use crate::core::{Cell, Core, Number};
+use crate::extent::BlobFile;
+use crate::index::{BuildParams, EntryRef, FlatIndex, GraphOwner, build_graph, encode_graph, graph_blob_name};
+use crate::memory::Change;
+use crate::records::{GraphRecord, SegmentRecord};
+use crate::state::{LiveExtent, MemoryState, Segment};
+use crate::sync::lock;
+use crate::{ChunkId, Error, Result, Sealing};
+
+/// Memories that may wait; those that find no place are notified again by their next commit.
+const QUEUE: usize = 1024;
+
+/// The thread that seals, and how it is reached.
+pub(crate) struct Sealer {
+    sender: Option<SyncSender<Arc<Cell>>>,
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
 }
-pub(crate) fn seal_due(_core: &Arc<Core>, _cell: &Arc<Cell>, _stop: &AtomicBool) -> Result<()> { Ok(()) }
+
+impl Sealer {
+    pub(crate) fn start(core: &Arc<Core>) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        if core.options.sealing != Sealing::Background {
+            return Ok(Self { sender: None, thread: None, stop });
+        }
+        let (sender, receiver) = sync_channel(QUEUE);
+        let thread = {
+            let (core, stop) = (Arc::clone(core), Arc::clone(&stop));
+            let builder = std::thread::Builder::new().name("mnemon-sealer".into());
+            builder.spawn(move || run(&core, &receiver, &stop))
+        };
+        let thread = thread.map_err(|source| Error::Io { what: "start the sealing thread".into(), source })?;
+        Ok(Self { sender: Some(sender), thread: Some(thread), stop })
+    }
+
+    /// Tells that the tail of a memory has grown.
+    pub(crate) fn notify(&self, core: &Arc<Core>, cell: &Arc<Cell>) {
+        if cell.state().totals.tail_entries < core.options.seal_entries as u64 {
+            return;
+        }
+        if let Some(sender) = &self.sender {
+            let waits = cell.queued.swap(true, Ordering::AcqRel);
+            if !waits && sender.try_send(Arc::clone(cell)).is_err() {
+                cell.queued.store(false, Ordering::Release);
+            }
+        } else if core.options.sealing == Sealing::Inline {
+            seal_or_warn(core, cell, &self.stop);
+        }
+    }
+}
+
+impl Drop for Sealer {
+    /// Waits for the thread, which stops within about a thousand insertions.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.sender = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the sealing thread panicked");
+        }
+    }
+}
+
+fn run(core: &Arc<Core>, receiver: &Receiver<Arc<Cell>>, stop: &AtomicBool) {
+    while let Ok(cell) = receiver.recv() {
+        cell.queued.store(false, Ordering::Release);
+        seal_or_warn(core, &cell, stop);
+    }
+}
+
+fn seal_or_warn(core: &Arc<Core>, cell: &Cell, stop: &AtomicBool) {
+    match seal_due(core, cell, stop) {
+        Ok(()) | Err(Error::UnknownMemory { .. }) => {}
+        Err(error) => tracing::warn!(memory = cell.name, %error, "sealing failed; entries are searched one by one"),
+    }
+}
+
+/// Seals while the tail of `cell` holds enough for a segment.
+pub(crate) fn seal_due(core: &Core, cell: &Cell, stop: &AtomicBool) -> Result<()> {
+    let _builder = lock(&cell.sealing);
+    while !stop.load(Ordering::Relaxed) {
+        let state = cell.state();
+        let extents = due(&state, core.options.seal_entries);
+        if extents.is_empty() {
+            break;
+        }
+        let Some((segment, record)) = build(core, cell, &extents, stop)? else { break };
+        commit(core, cell, segment, &record)?;
+    }
+    Ok(())
+}
+
+/// The oldest extents of the tail that fill a segment; none when the tail does not.
+fn due(state: &MemoryState, seal_entries: usize) -> Vec<LiveExtent> {
+    if state.totals.tail_entries < seal_entries as u64 {
+        return Vec::new();
+    }
+    let mut entries = 0;
+    let mut extents: Vec<LiveExtent> = Vec::new();
+    for extent in state.tail() {
+        entries += extent.entries as usize;
+        if entries > seal_entries && !extents.is_empty() {
+            break;
+        }
+        extents.push(extent.clone());
+    }
+    extents
+}
+
+/// Builds and writes the graphs of a segment; `None` when it was stopped.
+fn build(
+    core: &Core,
+    cell: &Cell,
+    extents: &[LiveExtent],
+    stop: &AtomicBool,
+) -> Result<Option<(Segment, SegmentRecord)>> {
+    let geometry = &cell.spec.geometry;
+    let heads = geometry.kv_heads as usize;
+    let live = |extent: &LiveExtent| (0..extent.live as u64).map(|index| ChunkId(extent.extent.first_chunk + index)).collect::<Vec<_>>();
+    let chunks: Vec<ChunkId> = extents.iter().flat_map(live).collect();
+    let number = core.number(Number::Segment, 1)?;
+    // Doomed until committed: whatever happens below leaves no blob behind.
+    let mut graphs = DoomedFiles(Vec::new());
+    let mut record = SegmentRecord {
+        chunks: chunks.len() as u64,
+        entries: 0,
+        extents: extents.iter().map(|extent| extent.extent.first_chunk).collect(),
+        graphs: Vec::new(),
+    };
+    let params = BuildParams { m: core.options.m, ef_construction: core.options.ef_construction };
+    for slot in 0..geometry.layers.len() {
+        for (head, flat) in gather(core, cell, extents, slot)?.into_iter().enumerate() {
+            record.entries = flat.entries().len() as u32;
+            let built = core.pool.install(|| build_graph(flat, chunks.clone(), params, stop))?;
+            let Some(graph) = built else { return Ok(None) };
+            let owner = GraphOwner { memory: cell.number, segment: number, slot: slot as u32, head: head as u32 };
+            let bytes = encode_graph(&graph, owner);
+            let blob = core.number(Number::Blob, 1)?;
+            core.storage.write_blob(&graph_blob_name(blob), &[&bytes])?;
+            let blob_bytes = bytes.len() as u64;
+            graphs.0.push(BlobFile::new(Arc::clone(&core.storage), graph_blob_name(blob), blob_bytes));
+            record.graphs.push(GraphRecord { blob, blob_bytes });
+        }
+    }
+    debug_assert_eq!(record.graphs.len(), geometry.layers.len() * heads);
+    let segment = Segment {
+        number,
+        chunks: record.chunks,
+        entries: record.entries,
+        extents: record.extents.clone(),
+        graphs: std::mem::take(&mut graphs.0),
+    };
+    Ok(Some((segment, record)))
+}
+
+/// Blobs that go when they are dropped.
+struct DoomedFiles(Vec<BlobFile>);
+
+impl Drop for DoomedFiles {
+    fn drop(&mut self) {
+        self.0.iter().for_each(BlobFile::doom);
+    }
+}
+
+/// Live entries of `extents` at `slot`, for each head; chunks are numbered in the order of the segment.
+fn gather(core: &Core, cell: &Cell, extents: &[LiveExtent], slot: usize) -> Result<Vec<FlatIndex>> {
+    let geometry = &cell.spec.geometry;
+    let dim = geometry.head_dim as usize;
+    let mut heads: Vec<_> =
+        (0..geometry.kv_heads).map(|_| FlatIndex::new(dim, geometry.dtype)).collect();
+    let mut first = 0;
+    for LiveExtent { extent, live, entries: live_entries, .. } in extents {
+        let entries = core.tail_entries(geometry, slot, extent, false)?;
+        let count = *live_entries as usize;
+        for (all, flat) in heads.iter_mut().zip(&entries.heads) {
+            // Entries are in the order of chunks, so the live ones come first.
+            let moved = flat.entries()[..count].iter().map(|entry| EntryRef { chunk: first + entry.chunk, ..*entry });
+            all.extend(flat.vectors(), 0..count * dim, moved);
+        }
+        first += live;
+    }
+    Ok(heads)
+}
+
+fn commit(core: &Core, cell: &Cell, segment: Segment, record: &SegmentRecord) -> Result<()> {
+    let segment = Arc::new(segment);
+    let _turn = lock(&cell.commit);
+    let committed = cell.check_alive().and_then(|()| {
+        let state = cell.state();
+        let mut change = Change::new(cell, &state);
+        // Readers see the same chunks as before.
+        change.sequence = state.sequence;
+        change.add_segment(Arc::clone(&segment), record);
+        change.commit(core)
+    });
+    match committed {
+        Ok(_) => Ok(()),
+        Err(error @ Error::UnknownMemory { .. }) => {
+            segment.doom();
+            Err(error)
+        }
+        // Whether a record refers to the blobs is for the next opening to tell.
+        Err(error) => Err(error),
+    }
+}

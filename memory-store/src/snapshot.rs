@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::core::{Cell, Core, IndexKey, IndexPart};
+use crate::core::{Cell, Core};
 use crate::index::{Scored, SearchParams, VectorIndex};
 use crate::state::{LiveExtent, LiveSegment, MemoryState};
-use crate::tail::TailEntries;
 use crate::union::best_first;
 use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result, SearchRequest};
 
@@ -99,18 +98,6 @@ impl Snapshot {
         parts
     }
 
-    fn tail_entries(&self, slot: usize, extent: &LiveExtent) -> Result<Arc<TailEntries>> {
-        // A snapshot older than a truncation sees more chunks than later ones: always load whole extents.
-        let key = IndexKey::Tail(extent.extent.first_chunk, slot);
-        if let Some(IndexPart::Tail(entries)) = self.core.index_cache.get(&key).as_deref() {
-            return Ok(Arc::clone(entries));
-        }
-        let entries = TailEntries::load(self.geometry(), slot, &extent.extent, extent.extent.chunks())?;
-        let (bytes, entries) = (entries.bytes(), Arc::new(entries));
-        self.core.index_cache.insert(key, Arc::new(IndexPart::Tail(Arc::clone(&entries))), bytes);
-        Ok(entries)
-    }
-
     fn search_part(
         &self,
         request: &SearchRequest<'_>,
@@ -119,28 +106,62 @@ impl Snapshot {
         part: &Part<'_>,
     ) -> Result<Vec<Vec<Hit>>> {
         let ef = request.ef.unwrap_or(self.core.options.ef_search).max(request.top_k);
+        let params = SearchParams { top_k: request.top_k, ef, live: None };
         match part {
-            Part::Segment(_segment) => Ok(Vec::new()),
+            Part::Segment(segment) => self.search_segment(request, head, queries, segment, params),
             Part::Tail(extents) => {
                 let mut hits = vec![Vec::new(); queries.len() / self.geometry().head_dim as usize];
                 for extent in extents {
-                    let entries = self.tail_entries(request.slot, extent)?;
-                    let flat = &entries.heads[head];
-                    let live = |entry: u32| flat.entry(entry).chunk < extent.live;
-                    let whole = extent.live == extent.extent.chunks();
-                    let params = SearchParams { top_k: request.top_k, ef, live: if whole { None } else { Some(&live) } };
-                    for (hits, found) in hits.iter_mut().zip(flat.search(queries, &params)) {
-                        hits.extend(found.into_iter().map(|found: Scored| {
-                            let entry = flat.entry(found.entry);
-                            let chunk = ChunkId(extent.extent.first_chunk + entry.chunk as u64);
-                            Hit { score: found.score, chunk, start: entry.start, len: entry.len }
-                        }));
-                    }
+                    self.search_extent(request.slot, head, queries, extent, params, &mut hits)?;
                 }
                 hits.iter_mut().for_each(|hits| keep_best(hits, request.top_k));
                 Ok(hits)
             }
         }
+    }
+
+    fn search_segment(
+        &self,
+        request: &SearchRequest<'_>,
+        head: usize,
+        queries: &[f32],
+        segment: &LiveSegment,
+        params: SearchParams<'_>,
+    ) -> Result<Vec<Vec<Hit>>> {
+        let graph = self.core.graph(&self.cell, &segment.segment, request.slot, head)?;
+        // Only deletion needs the look-up for each result.
+        let live = |entry: u32| self.state.find(graph.chunk_of(entry).0).is_some();
+        let params = SearchParams { live: if segment.all_live() { None } else { Some(&live) }, ..params };
+        let found = if request.exact { graph.search_exact(queries, &params) } else { graph.search(queries, &params) };
+        let hit = |found: Scored| {
+            let entry = graph.entry(found.entry);
+            Hit { score: found.score, chunk: graph.chunk_of(found.entry), start: entry.start, len: entry.len }
+        };
+        Ok(found.into_iter().map(|found| found.into_iter().map(hit).collect()).collect())
+    }
+
+    fn search_extent(
+        &self,
+        slot: usize,
+        head: usize,
+        queries: &[f32],
+        LiveExtent { extent, live: live_chunks, .. }: &LiveExtent,
+        params: SearchParams<'_>,
+        hits: &mut [Vec<Hit>],
+    ) -> Result<()> {
+        let entries = self.core.tail_entries(self.geometry(), slot, extent, true)?;
+        let flat = &entries.heads[head];
+        let live = |entry: u32| flat.entry(entry).chunk < *live_chunks;
+        let whole = *live_chunks == extent.chunks();
+        let params = SearchParams { live: if whole { None } else { Some(&live) }, ..params };
+        for (hits, found) in hits.iter_mut().zip(flat.search(queries, &params)) {
+            hits.extend(found.into_iter().map(|found| {
+                let entry = flat.entry(found.entry);
+                let chunk = ChunkId(extent.first_chunk + entry.chunk as u64);
+                Hit { score: found.score, chunk, start: entry.start, len: entry.len }
+            }));
+        }
+        Ok(())
     }
 }
 

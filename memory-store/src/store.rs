@@ -230,6 +230,8 @@ fn new_cell((tenant, name): (String, String), record: NameRecord, state: MemoryS
         commit: Mutex::default(),
         busy: Mutex::default(),
         deleted: AtomicBool::new(false),
+        sealing: Mutex::default(),
+        queued: AtomicBool::new(false),
     }
 }
 

@@ -15,11 +15,11 @@ pub(crate) struct TailEntries {
 }
 
 impl TailEntries {
-    /// Reads the entries of the first `live` chunks.
-    pub(crate) fn load(geometry: &KvGeometry, slot: usize, extent: &Extent, live: u32) -> Result<Self> {
+    /// Reads the entries of all chunks, truncated ones included.
+    pub(crate) fn load(geometry: &KvGeometry, slot: usize, extent: &Extent) -> Result<Self> {
         let (heads, dim) = (geometry.kv_heads as usize, geometry.head_dim as usize);
         let mut indexes: Vec<FlatIndex> = (0..heads).map(|_| FlatIndex::new(dim, geometry.dtype)).collect();
-        for index in 0..live as usize {
+        for index in 0..extent.chunks() as usize {
             let keys = extent.read_keys(geometry, slot, index)?;
             let tokens = extent.chunk_tokens(index);
             let starts = match geometry.entry_policy {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use mnemon_kernels::{Data, top_k_inner_product};
 
-use super::{EntryRef, Scored, SearchParams, VectorIndex, empty_data};
+use super::{EntryRef, Scored, SearchParams, VectorIndex};
 use crate::{KvData, KvDtype};
 
 /// Entries in a row, scanned whole by each search.
@@ -39,6 +39,16 @@ impl FlatIndex {
         &self.vectors
     }
 
+    /// Values of one vector.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Dimension, vectors and entries.
+    pub(crate) fn into_parts(self) -> (usize, KvData, Vec<EntryRef>) {
+        (self.dim, self.vectors, self.entries)
+    }
+
     /// What each entry stands for.
     pub fn entries(&self) -> &[EntryRef] {
         &self.entries
@@ -47,6 +57,22 @@ impl FlatIndex {
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         data_bytes(&self.vectors) + self.entries.len() * size_of::<EntryRef>()
+    }
+}
+
+pub(crate) fn empty_data(dtype: KvDtype) -> KvData {
+    match dtype {
+        KvDtype::F32 => KvData::F32(Vec::new()),
+        KvDtype::F16 => KvData::F16(Vec::new()),
+        KvDtype::Bf16 => KvData::Bf16(Vec::new()),
+    }
+}
+
+pub(crate) fn as_kernel_data(data: &KvData) -> Data<'_> {
+    match data {
+        KvData::F32(data) => Data::F32(data),
+        KvData::F16(data) => Data::F16(data),
+        KvData::Bf16(data) => Data::Bf16(data),
     }
 }
 
@@ -60,14 +86,9 @@ pub(crate) fn data_bytes(data: &KvData) -> usize {
 
 /// Exact scan over `vectors`, `[n, dim]`.
 pub(crate) fn scan(dim: usize, vectors: &KvData, queries: &[f32], params: &SearchParams<'_>) -> Vec<Vec<Scored>> {
-    let data = match vectors {
-        KvData::F32(data) => Data::F32(data),
-        KvData::F16(data) => Data::F16(data),
-        KvData::Bf16(data) => Data::Bf16(data),
-    };
     let skip = params.live.map(|live| move |entry: usize| !live(entry as u32));
     let skip = skip.as_ref().map(|skip| skip as &(dyn Fn(usize) -> bool + Sync));
-    match top_k_inner_product(queries, dim, data, params.top_k, skip) {
+    match top_k_inner_product(queries, dim, as_kernel_data(vectors), params.top_k, skip) {
         Ok(found) => {
             let scored = |found: Vec<(f32, u32)>| found.into_iter().map(|(score, entry)| Scored { score, entry }).collect();
             found.into_iter().map(scored).collect()

@@ -1,19 +1,30 @@
 //! Search by inner product over the entries of one slot and head.
 //!
-//! | module | what |
-//! |---|---|
-//! | `flat` | exact scan: unsealed tail, `exact` searches, the oracle of tests |
+//! | module | what | when |
+//! |---|---|---|
+//! | `flat` | exact scan | unsealed tail, `exact` searches, the oracle of tests |
+//! | `build` | hnsw_rs makes the links | sealing, in the pool of the store |
+//! | `graph` | the frozen graph: links, vectors, entries side by side | after sealing |
+//! | `format` | its bytes, as one blob | sealing, first use after opening |
+//! | `search` | greedy descent, then a beam on the lowest level | each search |
+//!
+//! Names as in the paper (Malkov and Yashunin, 2016): `m` links of a node on upper levels, `m0 = 2 m` on level 0, `ef`
+//! the breadth of the beam.
 
-pub(crate) use flat::data_bytes;
+mod build;
 mod flat;
+mod format;
+mod graph;
+mod search;
 
+pub use build::{BuildParams, build_graph};
 pub use flat::FlatIndex;
-
-use crate::{KvData, KvDtype};
+pub(crate) use flat::{as_kernel_data, data_bytes, empty_data};
+pub(crate) use format::{GraphOwner, decode_graph, encode_graph, graph_blob_name};
+pub use graph::{GraphIndex, MAX_GRAPH_ENTRIES};
 
 /// What an entry stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryRef {
     /// Index of its chunk in the extent (flat) or segment (graph).
     pub chunk: u32,
@@ -35,9 +46,9 @@ pub struct Scored {
 /// How wide and where a search looks.
 #[derive(Clone, Copy)]
 pub struct SearchParams<'a> {
-    /// Entries wanted for each query.
+    /// Entries wanted for each query, at least 1.
     pub top_k: usize,
-    /// Breadth of a graph search; at least `top_k` is used.
+    /// Breadth of a graph search; at least `top_k` is used. Exact searches ignore it.
     pub ef: usize,
     /// Entries that may be returned; all when `None`.
     pub live: Option<&'a (dyn Fn(u32) -> bool + Sync)>,
@@ -60,18 +71,3 @@ pub trait VectorIndex: Send + Sync {
     /// most `top_k`, sorted by descending score.
     fn search(&self, queries: &[f32], params: &SearchParams<'_>) -> Vec<Vec<Scored>>;
 }
-
-pub(crate) fn empty_data(dtype: KvDtype) -> KvData {
-    match dtype {
-        KvDtype::F32 => KvData::F32(Vec::new()),
-        KvDtype::F16 => KvData::F16(Vec::new()),
-        KvDtype::Bf16 => KvData::Bf16(Vec::new()),
-    }
-}
-
-pub(crate) fn graph_blob_name(number: u64) -> String {
-    format!("graph-{number:016x}")
-}
-
-/// Placeholder.
-pub struct GraphIndex;
