@@ -1,4 +1,4 @@
-//! Ratios of things run side by side, and the machine's ceilings: `cargo bench -p mnemon-kernels`.
+//! Ratios of things run side by side, and the machine's ceilings: `cargo bench -p mnemon-kernels [-- attention|top-k|graph]`.
 //!
 //! Each line gives the best of several runs. Nothing is asserted; cargo's test mode runs nothing.
 
@@ -21,10 +21,20 @@ fn main() {
         println!("nothing is measured without --bench");
         return;
     }
+    let wanted = |name: &str| {
+        let mut names = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).peekable();
+        names.peek().is_none() || names.any(|arg| arg == name)
+    };
     let bandwidth = ceilings();
-    attention_benches(bandwidth);
-    top_k_benches(bandwidth);
-    graph_benches();
+    if wanted("attention") {
+        attention_benches(bandwidth);
+    }
+    if wanted("top-k") {
+        top_k_benches(bandwidth);
+    }
+    if wanted("graph") {
+        graph_benches();
+    }
 }
 
 /// Best of runs that take at least 0.3 s together.
@@ -65,7 +75,7 @@ fn ceilings() -> f64 {
     bandwidth
 }
 
-struct Shape {
+struct Setting {
     name: &'static str,
     shape: AttentionShape,
     segments: usize,
@@ -76,24 +86,30 @@ struct Shape {
 fn attention_benches(bandwidth: f64) {
     let heads = |n_queries, n_heads, n_kv_heads, head_dim| AttentionShape { n_queries, n_heads, n_kv_heads, head_dim };
     let shapes = [
-        Shape { name: "prefill 512, causal", shape: heads(512, 9, 3, 64), segments: 1, len: 512, causal: true },
-        Shape { name: "prefill 64 x 4096", shape: heads(64, 9, 3, 64), segments: 1, len: 4096, causal: false },
-        Shape { name: "prefill 256, 32 chunks", shape: heads(256, 9, 3, 64), segments: 32, len: 64, causal: false },
-        Shape { name: "prefill 256, d 128", shape: heads(256, 8, 2, 128), segments: 1, len: 1024, causal: false },
-        Shape { name: "decode, 1 chunk", shape: heads(1, 9, 3, 64), segments: 1, len: 64, causal: false },
-        Shape { name: "decode, 8 chunks", shape: heads(1, 9, 3, 64), segments: 8, len: 64, causal: false },
-        Shape { name: "decode, 32 chunks", shape: heads(1, 9, 3, 64), segments: 32, len: 64, causal: false },
-        Shape { name: "decode, 4096 keys", shape: heads(1, 9, 3, 64), segments: 1, len: 4096, causal: false },
-        Shape { name: "decode, 64 chunks, 1 head", shape: heads(1, 1, 1, 64), segments: 64, len: 64, causal: false },
-        Shape { name: "decode, 32 k keys, d 128", shape: heads(1, 32, 8, 128), segments: 8, len: 4096, causal: false },
-        Shape { name: "decode 4, 32 chunks", shape: heads(4, 9, 3, 64), segments: 32, len: 64, causal: false },
-        Shape { name: "decode 8, 32 chunks", shape: heads(8, 9, 3, 64), segments: 32, len: 64, causal: false },
+        Setting { name: "prefill 512, causal", shape: heads(512, 9, 3, 64), segments: 1, len: 512, causal: true },
+        Setting { name: "prefill 64 x 4096", shape: heads(64, 9, 3, 64), segments: 1, len: 4096, causal: false },
+        Setting { name: "prefill 256, 32 chunks", shape: heads(256, 9, 3, 64), segments: 32, len: 64, causal: false },
+        Setting { name: "prefill 256, d 128", shape: heads(256, 8, 2, 128), segments: 1, len: 1024, causal: false },
+        Setting { name: "decode, 1 chunk", shape: heads(1, 9, 3, 64), segments: 1, len: 64, causal: false },
+        Setting { name: "decode, 8 chunks", shape: heads(1, 9, 3, 64), segments: 8, len: 64, causal: false },
+        Setting { name: "decode, 32 chunks", shape: heads(1, 9, 3, 64), segments: 32, len: 64, causal: false },
+        Setting { name: "decode, 4096 keys", shape: heads(1, 9, 3, 64), segments: 1, len: 4096, causal: false },
+        Setting { name: "decode, 64 chunks, 1 head", shape: heads(1, 1, 1, 64), segments: 64, len: 64, causal: false },
+        Setting {
+            name: "decode, 32 k keys, d 128",
+            shape: heads(1, 32, 8, 128),
+            segments: 8,
+            len: 4096,
+            causal: false,
+        },
+        Setting { name: "decode 4, 32 chunks", shape: heads(4, 9, 3, 64), segments: 32, len: 64, causal: false },
+        Setting { name: "decode 8, 32 chunks", shape: heads(8, 9, 3, 64), segments: 32, len: 64, causal: false },
     ];
     println!(
         "{:26} {:5} {:>9} {:>10} {:>8} {:>8} {:>9}",
         "attention", "", "us", "x f64", "GFLOP/s", "GB/s", "of memory"
     );
-    for Shape { name, shape, segments, len, causal } in shapes {
+    for Setting { name, shape, segments, len, causal } in shapes {
         let AttentionShape { n_queries, n_heads, n_kv_heads, head_dim } = shape;
         let queries = numbers(1, n_heads * n_queries * head_dim);
         let n = n_kv_heads * len * head_dim;

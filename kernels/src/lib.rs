@@ -1,4 +1,50 @@
 //! Attention and distance kernels of Mnemon.
+//!
+//! For whoever has keys and values in memory as plain numbers and wants attention over them, the largest inner products,
+//! or many single ones: the runtime and the memory store. Not for whoever wants tensors, graphs of operations or a
+//! device abstraction: there are none, and nothing here knows of models, files or time. Matrix products in general are
+//! better served by a BLAS.
+//!
+//! | function | what it does |
+//! |---|---|
+//! | [`attention()`] | one softmax over the keys of many segments, each with its own queries, mask and logits |
+//! | [`top_k_inner_product`] | exact search |
+//! | [`Dot`] | products of a query with a few rows here and there, as a graph search makes them |
+//! | [`mod@reference`] | the same in plain f64: the oracle of every test |
+//!
+//! All take stored numbers as [`Data`], in f32, f16 or bf16, and compute in f32. The `_with` variants take an instruction
+//! set, [`Isa`]; the others use the best one that the processor has: AVX-512, AVX2 with FMA, or portable code.
+//!
+//! ```
+//! use mnemon_kernels::{AttentionShape, Data, LogitRule, Mask, Segment, attention};
+//!
+//! # fn main() -> mnemon_kernels::Result<()> {
+//! let shape = AttentionShape { n_queries: 1, n_heads: 1, n_kv_heads: 1, head_dim: 2 };
+//! let segment = Segment {
+//!     queries: &[1.0, 0.0],
+//!     keys: Data::F32(&[0.0, 1.0, 0.0, -1.0]),
+//!     values: Data::F32(&[2.0, 0.0, 4.0, 0.0]),
+//!     len: 2,
+//!     mask: Mask::All,
+//!     logits: LogitRule { scale: &[1.0], bias: None },
+//! };
+//! let output = attention(shape, &[segment])?;
+//! assert_eq!(output.context, [3.0, 0.0]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layout
+//! | module | what lives there |
+//! |---|---|
+//! | `attention` | arguments and their checks; `plan` cuts a call into blocks for threads, `block` attends with one to its segments, through `few` (rows of one token) or `many` (rows of a prompt) |
+//! | `topk` | search; `heap` keeps the best of one query |
+//! | `dot` | single products |
+//! | `simd` | the inner loops, written once and compiled for each instruction set; all `unsafe` code is here |
+//! | `data`, `error` | what every call shares |
+//!
+//! Functions check shapes before they touch data, return errors and do not panic. They run on rayon's current thread
+//! pool, or, where there is little to do, on the calling thread.
 
 mod attention;
 mod data;

@@ -8,8 +8,13 @@
 //! | `softmax` | exponentials of one tile |
 //! | `dot` | inner products of queries with rows |
 //!
-//! An inner loop is generic over `Vector` and always inlined; [`kernels!`] compiles it once per instruction set inside a
+//! An inner loop is generic over `Vector` and always inlined; `kernels!` compiles it once per instruction set inside a
 //! function that enables the features, and makes a method of [`Isa`] that picks one.
+
+// Inlining is what carries the features of the outermost function into the loops: without it, each operation
+// would be a call. Register blocks are indexed because their dimensions are what the reader has to follow, and
+// intrinsics are better known by their names than by a list of imports.
+#![allow(clippy::inline_always, clippy::needless_range_loop, clippy::wildcard_imports)]
 
 mod dot;
 mod portable;
@@ -154,6 +159,12 @@ kernels! {
     fn softmax::online_columns(tile: &mut [f32], max: &mut [f32], sum: &mut [f32], decay: &mut [f32]);
     /// As `online_columns`, over a tile `[n_rows, stride]`, `stride` a multiple of [`Isa::lanes`].
     fn softmax::online_rows(tile: &mut [f32], stride: usize, max: &mut [f32], sum: &mut [f32], decay: &mut [f32]);
+    /// Adds unfinished sums of weights to others, row by row: `max` and `sum` become those of both. Then `other_max` holds
+    /// the factor for what was relative to the old `max`, `other_sum` that for what was relative to `other_max`. Lengths
+    /// are equal, and a multiple of [`Isa::lanes`].
+    fn softmax::merge_sums(max: &mut [f32], sum: &mut [f32], other_max: &mut [f32], other_sum: &mut [f32]);
+    /// `to[r] = old[r] * to[r] + new[r] * from[r]`, for rows of `dim` values, as many as `to` has.
+    fn softmax::mix_rows(to: &mut [f32], old: &[f32], from: &[f32], new: &[f32], dim: usize);
     /// Maximum of each column of a tile `[t, out.len()]`, NaN ignored.
     fn softmax::column_max(tile: &[f32], out: &mut [f32]);
     /// `out[r][t] = keys[t] . queries[r]`: queries `[n_rows, dim]`, keys `[t, dim]`, out `[n_rows, stride]`.

@@ -1,14 +1,17 @@
-//! What every implementation of attention owes its callers, checked against the f64 reference.
+//! What every implementation of attention (listed in `common::IMPLEMENTATIONS`) owes its callers, checked against the
+//! f64 reference.
+
+// A test says by panicking that it failed, and some results have to be exact.
+#![allow(clippy::expect_used, clippy::float_cmp)]
 
 mod common;
 
-use common::{Case, IMPLEMENTATIONS, Part, Storage, assert_agrees, for_each_implementation};
+use common::{Case, Part, Storage, assert_agrees, for_each_implementation};
 use mnemon_kernels::Mask;
 use proptest::prelude::*;
 
 #[test]
 fn every_head_size_group_and_type() {
-    let _ = IMPLEMENTATIONS;
     for head_dim in [1, 7, 32, 64, 80, 128] {
         for (n_heads, n_kv_heads) in [(1, 1), (3, 3), (6, 2), (9, 3), (8, 1), (20, 1)] {
             for storage in [Storage::F32, Storage::F16, Storage::Bf16] {
@@ -80,6 +83,20 @@ fn many_segments_in_one_softmax() {
             let parts = (0..60).map(|i| Part { seed_of_queries: i / 20, ..Part::plain(64 - i as usize % 3) }).collect();
             assert_agrees(&Case { n_queries, storage, ..Case::new(parts) });
         }
+    }
+}
+
+#[test]
+fn any_number_of_threads() {
+    let lens = [300, 1, 0, 64, 64, 500, 2, 64, 64, 200];
+    for threads in [1, 2, 7, 40] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(|| {
+            for (n_queries, n_heads, n_kv_heads) in [(1, 8, 1), (70, 1, 1), (9, 6, 3)] {
+                let parts = lens.map(|len| Part { bias: Some(len as f32 / 100.0), ..Part::plain(len) }).to_vec();
+                assert_agrees(&Case { n_queries, n_heads, n_kv_heads, head_dim: 128, ..Case::new(parts) });
+            }
+        });
     }
 }
 

@@ -1,5 +1,8 @@
 //! Search against the reference, and single products against search.
 
+// A test says by panicking that it failed, and some results have to be exact.
+#![allow(clippy::expect_used, clippy::float_cmp)]
+
 use half::{bf16, f16};
 use mnemon_kernels::{Data, Dot, Error, Isa, dot, dot_data, reference, top_k_inner_product, top_k_inner_product_with};
 use proptest::prelude::*;
@@ -45,6 +48,15 @@ fn agrees_with_sorting_everything() {
         assert_agrees(&queries, dim, &keys, k, None);
         assert_agrees(&queries, dim, &keys, k, Some(&|key| key % 3 == 1));
         assert_agrees(&queries, dim, &keys, k, Some(&|_| true));
+    }
+}
+
+#[test]
+fn any_number_of_threads() {
+    let (queries, keys) = (integers(1, 10 * 64, 3), integers(2, 3001 * 64, 3));
+    for threads in [1, 2, 7, 100] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(|| assert_agrees(&queries, 64, &keys, 20, None));
     }
 }
 

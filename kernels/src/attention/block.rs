@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{AttentionShape, Segment, few, many, visible_keys};
 use crate::Isa;
 
-/// Up to so many rows, inner products row by row beat a product with transposed queries (measured: see `benches`).
+/// Up to so many rows, inner products row by row beat a product with transposed queries (measured: even at eight).
 const FEW_ROWS: usize = 8;
 
 /// Which part of a call. Row `i * queries.len() + j` is the group's head `i` and the block's query `j`.
@@ -20,9 +20,9 @@ pub(super) struct Block {
 pub(super) struct Partial {
     /// Weighted values, weights relative to `max`, `[rows, head_dim]`.
     pub(super) context: Vec<f32>,
-    /// Largest logit, `[rows]`.
+    /// Largest logit, `[rows]`, and padding to whole vectors.
     pub(super) max: Vec<f32>,
-    /// Sum of weights, `[rows]`.
+    /// Sum of weights, likewise.
     pub(super) sum: Vec<f32>,
     /// `[segments, rows]`.
     pub(super) segment_lse: Vec<f32>,
@@ -49,12 +49,12 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    /// Makes room for `rows` and forgets the segment before.
-    pub(super) fn start_segment(&mut self, rows: usize, head_dim: usize) {
+    /// Forgets the segment before; makes room for a context of `rows` and a softmax of `padded` rows.
+    pub(super) fn start_segment(&mut self, rows: usize, padded: usize, head_dim: usize) {
         fill(&mut self.context, rows * head_dim, 0.0);
-        fill(&mut self.max, rows, f32::NEG_INFINITY);
-        fill(&mut self.sum, rows, 0.0);
-        fill(&mut self.decay, rows, 0.0);
+        fill(&mut self.max, padded, f32::NEG_INFINITY);
+        fill(&mut self.sum, padded, 0.0);
+        fill(&mut self.decay, padded, 0.0);
     }
 }
 
@@ -84,12 +84,14 @@ impl Block {
         workspace: &mut Workspace,
     ) -> Partial {
         let rows = self.rows(shape);
+        let padded = rows.next_multiple_of(isa.lanes());
         let mut partial = Partial {
             context: vec![0.0; rows * shape.head_dim],
-            max: vec![f32::NEG_INFINITY; rows],
-            sum: vec![0.0; rows],
+            max: vec![f32::NEG_INFINITY; padded],
+            sum: vec![0.0; padded],
             segment_lse: vec![f32::NEG_INFINITY; self.segments.len() * rows],
         };
+        let few = rows <= FEW_ROWS;
         let mut packed = None;
         for (index, segment) in segments[self.segments.clone()].iter().enumerate() {
             let first = visible_keys(segment.mask, segment.len, self.queries.start);
@@ -108,24 +110,26 @@ impl Block {
                 let of_queries = self.queries.clone().map(|query| visible_keys(segment.mask, segment.len, query));
                 workspace.visible.extend(of_queries);
             }
+            workspace.start_segment(if few { rows } else { padded }, padded, shape.head_dim);
             let view = View { isa, shape, block: self, segment, keys: union, fresh };
-            if rows <= FEW_ROWS {
+            if few {
                 few::attend(&view, workspace);
             } else {
                 many::attend(&view, workspace);
             }
-            for row in 0..rows {
-                let sum = workspace.sum[row];
-                if sum == 0.0 {
-                    continue;
-                }
-                let head = self.heads(shape).start + row / self.queries.len();
+            if let Some(bias) = segment.logits.bias {
                 // A bias common to a segment's logits does not change its weights, only what the segment is worth.
-                let max = workspace.max[row] + segment.logits.bias.map_or(0.0, |bias| bias[head]);
-                partial.segment_lse[index * rows + row] = max + sum.ln();
-                let context = &workspace.context[row * shape.head_dim..(row + 1) * shape.head_dim];
-                partial.merge_row(row, shape.head_dim, context, max, sum);
+                for (head, max) in self.heads(shape).zip(workspace.max.chunks_mut(self.queries.len())) {
+                    for max in max {
+                        *max += bias[head];
+                    }
+                }
             }
+            let lse = &mut partial.segment_lse[index * rows..(index + 1) * rows];
+            for ((lse, max), sum) in lse.iter_mut().zip(&workspace.max).zip(&workspace.sum) {
+                *lse = max + sum.ln();
+            }
+            partial.merge(isa, shape.head_dim, &workspace.context, &mut workspace.max, &mut workspace.sum);
         }
         partial
     }
@@ -163,18 +167,10 @@ impl View<'_> {
 }
 
 impl Partial {
-    /// Adds to row `row` an unfinished softmax over other keys.
-    pub(super) fn merge_row(&mut self, row: usize, head_dim: usize, context: &[f32], max: f32, sum: f32) {
-        let nothing = sum == 0.0 || (max == f32::NEG_INFINITY && !sum.is_nan());
-        if nothing {
-            return;
-        }
-        let top = self.max[row].max(max);
-        let (old, new) = ((self.max[row] - top).exp(), (max - top).exp());
-        self.max[row] = top;
-        self.sum[row] = self.sum[row] * old + sum * new;
-        for (to, from) in self.context[row * head_dim..(row + 1) * head_dim].iter_mut().zip(context) {
-            *to = *to * old + from * new;
-        }
+    /// Adds an unfinished softmax of the same rows over other keys; what is left in its `max` and `sum` has no meaning.
+    pub(super) fn merge(&mut self, isa: Isa, head_dim: usize, context: &[f32], max: &mut [f32], sum: &mut [f32]) {
+        isa.merge_sums(&mut self.max, &mut self.sum, max, sum);
+        let (old, new) = (max, sum);
+        isa.mix_rows(&mut self.context, old, context, new, head_dim);
     }
 }

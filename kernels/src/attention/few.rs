@@ -16,25 +16,25 @@ pub(super) fn attend(view: &View<'_>, workspace: &mut Workspace) {
             workspace.queries.extend(query.iter().map(|q| q * scale));
         }
     }
-    workspace.start_segment(rows, dim);
+    let Workspace { queries, scores, context, max, sum, decay, visible, .. } = workspace;
+    let (max, sum, decay) = (&mut max[..rows], &mut sum[..rows], &mut decay[..rows]);
     for start in view.keys.clone().step_by(TILE_KEYS) {
         let tile = start..(start + TILE_KEYS).min(view.keys.end);
         let stride = tile.len().next_multiple_of(view.isa.lanes());
         let stored = view.stored(&tile);
-        workspace.scores.resize(rows * stride, 0.0);
-        let scores = &mut workspace.scores[..];
-        view.isa.dots_few(&workspace.queries, dim, view.segment.keys.slice(stored.clone()), scores, stride);
+        scores.resize(rows * stride, 0.0);
+        view.isa.dots_few(queries, dim, view.segment.keys.slice(stored.clone()), scores, stride);
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
             scores[tile.len()..].fill(f32::NEG_INFINITY);
-            if let Some(visible) = workspace.visible.get(row % n_queries) {
+            if let Some(visible) = visible.get(row % n_queries) {
                 let from = visible.start.clamp(tile.start, tile.end) - tile.start;
                 let to = visible.end.clamp(tile.start, tile.end) - tile.start;
                 scores[..from].fill(f32::NEG_INFINITY);
                 scores[to..].fill(f32::NEG_INFINITY);
             }
         }
-        view.isa.online_rows(scores, stride, &mut workspace.max, &mut workspace.sum, &mut workspace.decay);
+        view.isa.online_rows(scores, stride, max, sum, decay);
         let values = view.segment.values.slice(stored);
-        view.isa.weigh_few(scores, stride, values, dim, &workspace.decay, &mut workspace.context);
+        view.isa.weigh_few(scores, stride, values, dim, decay, context);
     }
 }

@@ -13,7 +13,6 @@ pub(super) fn attend(view: &View<'_>, workspace: &mut Workspace) {
     let dim = view.shape.head_dim;
     // Rows beyond the block's have zeros for queries and see what the rows they repeat see.
     let rows = view.block.rows(view.shape).next_multiple_of(view.isa.lanes());
-    workspace.start_segment(rows, dim);
     let Workspace { queries, scores, keys: key_buffer, values: value_buffer, context, max, sum, decay, visible } =
         workspace;
     if view.fresh {

@@ -27,7 +27,7 @@ pub(super) fn run(isa: Isa, shape: AttentionShape, segments: &[Segment<'_>], out
         let mut pending = None;
         for block in blocks {
             let partial = block.run(isa, shape, segments, &mut workspace);
-            collect(shape, &block, partial, &mut pending, output);
+            collect(isa, shape, &block, partial, &mut pending, output);
         }
         finish(shape, pending, output);
     } else {
@@ -38,7 +38,7 @@ pub(super) fn run(isa: Isa, shape: AttentionShape, segments: &[Segment<'_>], out
             .collect();
         let mut pending = None;
         for (block, partial) in blocks.iter().zip(partials) {
-            collect(shape, block, partial, &mut pending, output);
+            collect(isa, shape, block, partial, &mut pending, output);
         }
         finish(shape, pending, output);
     }
@@ -82,6 +82,7 @@ fn cut_segments(segments: &[Segment<'_>], n_keys: usize, parts: usize) -> Vec<Ra
 
 /// Writes what is final and merges the rest with what `pending` holds of the same rows.
 fn collect(
+    isa: Isa,
     shape: AttentionShape,
     block: &Block,
     partial: Partial,
@@ -89,7 +90,7 @@ fn collect(
     output: &mut AttentionOutput,
 ) {
     let n_queries = block.queries.len();
-    for (segment, lse) in block.segments.clone().zip(partial.segment_lse.chunks_exact(partial.sum.len())) {
+    for (segment, lse) in block.segments.clone().zip(partial.segment_lse.chunks_exact(block.rows(shape))) {
         for (head, lse) in block.heads(shape).zip(lse.chunks_exact(n_queries)) {
             let start = (segment * shape.n_heads + head) * shape.n_queries + block.queries.start;
             output.segment_lse[start..start + n_queries].copy_from_slice(lse);
@@ -97,10 +98,8 @@ fn collect(
     }
     match pending {
         Some((rows, earlier)) if rows.kv_head == block.kv_head && rows.queries == block.queries => {
-            for row in 0..partial.sum.len() {
-                let values = &partial.context[row * shape.head_dim..(row + 1) * shape.head_dim];
-                earlier.merge_row(row, shape.head_dim, values, partial.max[row], partial.sum[row]);
-            }
+            let Partial { context, mut max, mut sum, .. } = partial;
+            earlier.merge(isa, shape.head_dim, &context, &mut max, &mut sum);
         }
         _ => {
             let before = pending.replace((block.clone(), partial));

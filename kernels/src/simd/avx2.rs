@@ -13,7 +13,8 @@ pub(super) struct Avx2(__m256);
 
 impl Vector for Avx2 {
     const LANES: usize = LANES;
-    const MAX_COLUMNS: usize = 3;
+    const MAX_COLUMNS: usize = 2;
+    const TALL_ROWS: usize = 8;
     const MAX_QUERIES: usize = 2;
 
     #[inline(always)]

@@ -14,6 +14,7 @@ pub(super) struct Avx512(__m512);
 impl Vector for Avx512 {
     const LANES: usize = LANES;
     const MAX_COLUMNS: usize = 4;
+    const TALL_ROWS: usize = 8;
     const MAX_QUERIES: usize = 4;
 
     #[inline(always)]

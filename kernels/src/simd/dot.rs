@@ -57,10 +57,14 @@ unsafe fn dots_of_rows<V: Vector, E: Element, const M: usize>(
     out: *mut f32,
     stride: usize,
 ) {
+    /// Keys between the one asked for and the one in use. Left to itself, the processor stops at each page: with keys
+    /// beyond its caches, asking halves the time (measured), with keys inside it costs a tenth.
+    const AHEAD: usize = 16;
     let n_keys = keys.len() / dim;
     for first in (0..n_keys).step_by(4) {
         // SAFETY: rows `first..first + 4`, limited to the last one, lie within `keys`; the rest is the caller's promise.
         unsafe {
+            prefetch(keys, (first + AHEAD) * dim, 4 * dim);
             let rows = std::array::from_fn(|i| keys.as_ptr().add((first + i).min(n_keys - 1) * dim));
             let products = four_keys::<V, E, M>(queries, dim, rows);
             let n = (n_keys - first).min(4);
@@ -132,14 +136,14 @@ unsafe fn dot_rows_of<V: Vector, E: Element>(query: &[f32], keys: &[E], rows: &[
     /// Rows whose cache lines are asked for before the first one is read: they arrive together instead of in turn.
     const AHEAD: usize = 8;
     let dim = query.len();
-    let n_keys = if dim == 0 { 0 } else { keys.len() / dim };
+    let n_keys = keys.len().checked_div(dim).unwrap_or(0);
     out.reserve(rows.len());
     for row in rows.iter().take(AHEAD) {
-        prefetch(keys, *row as usize, dim);
+        prefetch(keys, (*row as usize).wrapping_mul(dim), dim);
     }
     for (index, four) in rows.chunks(4).enumerate() {
         for row in rows.iter().skip(index * 4 + AHEAD).take(4) {
-            prefetch(keys, *row as usize, dim);
+            prefetch(keys, (*row as usize).wrapping_mul(dim), dim);
         }
         if four.iter().any(|&row| row as usize >= n_keys) {
             for &row in four {
@@ -158,23 +162,19 @@ unsafe fn dot_rows_of<V: Vector, E: Element>(query: &[f32], keys: &[E], rows: &[
     }
 }
 
-/// Asks for the cache lines of a row, if it exists.
+/// Asks for the cache lines of `n` values from `start` on; no harm is done where there are none.
 #[inline(always)]
-fn prefetch<E>(keys: &[E], row: usize, dim: usize) {
+fn prefetch<E>(values: &[E], start: usize, n: usize) {
     #[cfg(target_arch = "x86_64")]
-    if row < keys.len() / dim.max(1) {
-        let row = &keys[row * dim..(row + 1) * dim];
-        for offset in (0..size_of_val(row)).step_by(64) {
-            // SAFETY: every x86-64 processor has the instruction; it accesses nothing as far as the program can tell, and
-            // the address is within `row`.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().cast::<i8>().add(offset));
-            }
-        }
+    for offset in (0..n * size_of::<E>()).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let address = values.as_ptr().wrapping_add(start).cast::<i8>().wrapping_add(offset);
+        // SAFETY: every x86-64 processor has the instruction; it is a hint that takes any address and reads nothing as
+        // far as the program can tell.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (keys, row, dim);
+    let _ = (values, start, n);
 }
 
 /// Products of `M` queries with four keys: one register block.

@@ -25,6 +25,7 @@ impl Portable {
 impl Vector for Portable {
     const LANES: usize = LANES;
     const MAX_COLUMNS: usize = 1;
+    const TALL_ROWS: usize = 4;
     const MAX_QUERIES: usize = 1;
 
     #[inline(always)]

@@ -111,7 +111,7 @@ impl Left {
     /// # Safety
     /// `row <= self.rows`.
     #[inline(always)]
-    unsafe fn from_row(self, row: usize, rows: usize) -> Self {
+    unsafe fn rows_from(self, row: usize, rows: usize) -> Self {
         // SAFETY: the caller's promise keeps the pointer within, or one past, what `self` spans.
         Self { start: unsafe { self.start.add(row * self.row_step) }, rows, ..self }
     }
@@ -180,18 +180,18 @@ unsafe fn multiply_columns<V: Vector, E: Element, const N: usize>(
     // SAFETY: row blocks lie within `left.rows`; the rest is the caller's promise.
     unsafe {
         // One column of vectors needs eight rows to keep two multipliers busy.
-        while N == 1 && left.rows - row >= 8 {
-            let part = left.from_row(row, 8);
+        while N == 1 && V::TALL_ROWS == 8 && left.rows - row >= 8 {
+            let part = left.rows_from(row, 8);
             multiply_block::<V, E, 8, N>(part, depth, right, stride, decay.map(|d| d.add(row)), out.add(row * stride));
             row += 8;
         }
         while left.rows - row >= 4 {
-            let part = left.from_row(row, 4);
+            let part = left.rows_from(row, 4);
             multiply_block::<V, E, 4, N>(part, depth, right, stride, decay.map(|d| d.add(row)), out.add(row * stride));
             row += 4;
         }
         let rest = left.rows - row;
-        let part = left.from_row(row, rest);
+        let part = left.rows_from(row, rest);
         let (decay, out) = (decay.map(|d| d.add(row)), out.add(row * stride));
         match rest {
             3 => multiply_block::<V, E, 3, N>(part, depth, right, stride, decay, out),

@@ -80,6 +80,61 @@ pub(super) unsafe fn online_rows<V: Vector>(
     }
 }
 
+/// See [`Isa::merge_sums`](super::Isa::merge_sums).
+///
+/// # Safety
+/// The caller has enabled the features of `V`.
+#[inline(always)]
+pub(super) unsafe fn merge_sums<V: Vector>(
+    max: &mut [f32],
+    sum: &mut [f32],
+    other_max: &mut [f32],
+    other_sum: &mut [f32],
+) {
+    let n_rows = max.len();
+    assert!(n_rows.is_multiple_of(V::LANES));
+    assert!(sum.len() == n_rows && other_max.len() == n_rows && other_sum.len() == n_rows);
+    for row in (0..n_rows).step_by(V::LANES) {
+        // SAFETY: `row + LANES <= n_rows`, the length of all four; features as promised by the caller.
+        unsafe {
+            let [max, sum, other_max, other_sum] =
+                [max.as_mut_ptr(), sum.as_mut_ptr(), other_max.as_mut_ptr(), other_sum.as_mut_ptr()]
+                    .map(|p| p.add(row));
+            let top = V::load(max).max(V::load(other_max));
+            let shift = finite_or_zero(top);
+            let old = V::load(max).sub(shift).exp();
+            let new = V::load(other_max).sub(shift).exp();
+            let total = V::load(sum).mul(old).add(V::load(other_sum).mul(new));
+            top.store(max);
+            total.store(sum);
+            old.store(other_max);
+            new.store(other_sum);
+        }
+    }
+}
+
+/// See [`Isa::mix_rows`](super::Isa::mix_rows).
+///
+/// # Safety
+/// The caller has enabled the features of `V`.
+#[inline(always)]
+pub(super) unsafe fn mix_rows<V: Vector>(to: &mut [f32], old: &[f32], from: &[f32], new: &[f32], dim: usize) {
+    let whole = dim - dim % V::LANES;
+    let rows = to.chunks_exact_mut(dim).zip(from.chunks_exact(dim)).zip(old.iter().zip(new));
+    for ((to, from), (&old, &new)) in rows {
+        for d in (0..whole).step_by(V::LANES) {
+            // SAFETY: `d + LANES <= whole`, within both rows; features as promised by the caller.
+            unsafe {
+                let kept = V::load(to.as_ptr().add(d)).mul(V::splat(old));
+                V::load(from.as_ptr().add(d)).mul_add(V::splat(new), kept).store(to.as_mut_ptr().add(d));
+            }
+        }
+        for d in whole..dim {
+            to[d] = old * to[d] + new * from[d];
+        }
+    }
+}
+
 /// See [`Isa::column_max`](super::Isa::column_max).
 ///
 /// # Safety

@@ -13,6 +13,8 @@ pub(crate) trait Vector: Copy {
     /// How many vectors wide a register block of a matrix product is at most: with four rows, as many accumulators as
     /// leave registers for the operands.
     const MAX_COLUMNS: usize;
+    /// How many rows high a block one vector wide is: as many accumulators as hide the latency of one another.
+    const TALL_ROWS: usize;
     /// How many rows of queries a register block of inner products with four keys has at most.
     const MAX_QUERIES: usize;
 
@@ -48,7 +50,13 @@ pub(crate) trait Vector: Copy {
         let mut lanes = [f32::NEG_INFINITY; 16];
         // SAFETY: the caller's promise; no implementation has more than 16 lanes.
         unsafe { self.store(lanes.as_mut_ptr()) };
-        lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+        // As a tree: a chain of sixteen would take longer than the rest of a short row.
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                lanes[i] = lanes[i].max(lanes[i + width]);
+            }
+        }
+        lanes[0]
     }
 
     /// `e` to the power of `self`, which is not positive: relative error below 3e-7, exactly zero below -87.3, NaN for NaN.
@@ -59,7 +67,7 @@ pub(crate) trait Vector: Copy {
         // Adding and subtracting 1.5 * 2^23 rounds to an integer.
         const ROUND: f32 = 12_582_912.0;
         // Nine bits, so that its product with an integer below 2^8 is exact.
-        const LN_2_HIGH: f32 = 0.693_359_375;
+        const LN_2_HIGH: f32 = 355.0 / 512.0;
         const LN_2_LOW: f32 = -2.121_944_4e-4;
         const LOWEST: f32 = -87.3;
         // SAFETY: the caller's promise.

@@ -59,8 +59,8 @@ impl Best {
     /// Whether it would keep any of these: true too often only until there are `k`.
     #[inline]
     pub(super) fn wants_any(&self, scores: &[f32]) -> bool {
-        // No early exit: the compiler makes vector instructions of it.
-        self.floor.is_none_or(|floor| scores.iter().fold(false, |any, &score| any | (score > floor)))
+        // Counting has no early exit, so the compiler makes vector instructions of it.
+        self.floor.is_none_or(|floor| scores.iter().filter(|&&score| score > floor).count() > 0)
     }
 
     /// Keeps a score that is [wanted](Best::wants). Keys come in ascending order: a later one with an equal score never
