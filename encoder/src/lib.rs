@@ -1,1 +1,28 @@
-//! Placeholder while the workspace is laid out.
+//! Documents to memory: text is tokenized as it arrives, read once by the model, and the keys and values of its memory
+//! layers are handed to the store chunk by chunk.
+//!
+//! For whoever ingests documents or searches a memory by text (the server, benchmarks). Not for generating text
+//! (`mnemon-runtime`), nor for anything that only stores or recalls (`mnemon-memory-store`).
+//!
+//! | module | idea |
+//! |---|---|
+//! | `tokenizer` | [`StreamTokenizer`]: the tokens of the whole text, in bounded memory |
+//! | `document` | [`DocumentEncoder`]: segments, window, chunks, commits; create, append, resume |
+//! | `search` | [`search_text`]: the chunks nearest to a query |
+//! | `options` | [`EncodeOptions`], [`Progress`] |
+//! | `utf8` | character borders, UTF-8 in pieces |
+//!
+//! Nothing here is asynchronous, reads a clock, or holds more than one pushed piece, one segment and one window.
+
+mod document;
+mod error;
+mod options;
+mod search;
+mod tokenizer;
+mod utf8;
+
+pub use document::{DocumentEncoder, PUSH_BYTES_MAX};
+pub use error::{Error, Result};
+pub use options::{EncodeOptions, Progress};
+pub use search::search_text;
+pub use tokenizer::{HELD_BACK_BYTES_MAX, SafePoint, StreamTokenizer, Token};

@@ -1,0 +1,122 @@
+//! Captured keys and values, tokens and text, packed into chunks.
+
+use std::collections::VecDeque;
+
+use mnemon_memory_store::{KvChunk, KvGeometry, SourceSpan};
+use mnemon_runtime::Captured;
+
+use crate::{Error, Result, Token};
+
+/// Tokens that the model has read and that are not in a chunk yet, with their text.
+///
+/// Holds at most the tokens of the window, a chunk and a segment.
+#[derive(Default)]
+pub(super) struct Packer {
+    /// Tokens read, from `next_token` on.
+    tokens: VecDeque<Token>,
+    /// Index in the document of the first of them.
+    next_token: u64,
+    /// Text from `text_start` on, as far as it came.
+    text: String,
+    /// Byte of the document at which `text` starts.
+    text_start: u64,
+}
+
+impl Packer {
+    /// Starts at a token whose text starts at `byte`.
+    pub(super) fn new(token: u64, byte: u64) -> Self {
+        Self { next_token: token, text_start: byte, ..Self::default() }
+    }
+
+    /// Text that follows.
+    pub(super) fn push_text(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    /// Tokens that the model has read.
+    pub(super) fn push_tokens(&mut self, tokens: impl Iterator<Item = Token>) {
+        self.tokens.extend(tokens);
+    }
+
+    /// Index of the first token that is in no chunk.
+    pub(super) fn next_token(&self) -> u64 {
+        self.next_token
+    }
+
+    /// Bytes of text held.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.text.len() + self.tokens.len() * size_of::<Token>()
+    }
+
+    /// Cuts `captured` into chunks and hands those from token `keep` on to `sink`; earlier ones are in the store.
+    pub(super) fn pack(
+        &mut self,
+        captured: &Captured,
+        geometry: &KvGeometry,
+        keep: u64,
+        mut sink: impl FnMut(KvChunk) -> Result<()>,
+    ) -> Result<()> {
+        if captured.token_start != self.next_token || captured.len > self.tokens.len() {
+            return Err(Error::Invalid {
+                what: "captured tokens",
+                why: format!(
+                    "{} from {} on, where {} from {} on were read",
+                    captured.len,
+                    captured.token_start,
+                    self.tokens.len(),
+                    self.next_token
+                ),
+            });
+        }
+        let mut from = 0;
+        while from < captured.len {
+            let to = captured.len.min(from + geometry.chunk_tokens as usize);
+            let span = SourceSpan {
+                byte_start: self.tokens[0].byte_start,
+                byte_end: self.tokens[to - from - 1].byte_end,
+                token_start: self.next_token,
+                token_end: self.next_token + (to - from) as u64,
+            };
+            let tokens = self.tokens.drain(..to - from).map(|token| token.id).collect();
+            self.next_token = span.token_end;
+            if span.token_start >= keep {
+                let heads = geometry.kv_heads as usize;
+                let rows = |all: &[Vec<f32>], width| {
+                    all.iter().map(|layer| columns(layer, heads, captured.len, width, from..to)).collect()
+                };
+                let head_dim = geometry.head_dim as usize;
+                let text = self.take_text(&span)?;
+                sink(KvChunk {
+                    span,
+                    tokens,
+                    text,
+                    keys: rows(&captured.keys, head_dim),
+                    values: rows(&captured.values, head_dim),
+                    importance: rows(&captured.importance, 1),
+                })?;
+            }
+            from = to;
+        }
+        Ok(())
+    }
+
+    fn take_text(&mut self, span: &SourceSpan) -> Result<String> {
+        let end = span.byte_end.saturating_sub(self.text_start) as usize;
+        if span.byte_start != self.text_start || !self.text.is_char_boundary(end) {
+            let why = format!("{}..{} of text from {} on", span.byte_start, span.byte_end, self.text_start);
+            return Err(Error::Invalid { what: "span of a chunk", why });
+        }
+        self.text_start = span.byte_end;
+        let rest = self.text.split_off(end);
+        Ok(std::mem::replace(&mut self.text, rest))
+    }
+}
+
+/// Tokens `range` of `[heads, len, width]`, as `[heads, range, width]`.
+fn columns(data: &[f32], heads: usize, len: usize, width: usize, range: std::ops::Range<usize>) -> Vec<f32> {
+    let mut cut = Vec::with_capacity(heads * range.len() * width);
+    for head in data.chunks_exact((len * width).max(1)).take(heads) {
+        cut.extend_from_slice(&head[range.start * width..range.end * width]);
+    }
+    cut
+}

@@ -1,0 +1,66 @@
+//! The model reading one document, segment by segment.
+
+use std::sync::Arc;
+
+use mnemon_runtime::{CaptureAttention, CaptureOptions, Captured, LocalMask, Logits, Model, RecallFrom, SequenceState};
+
+use crate::Result;
+
+/// A model's state in the middle of a document.
+pub(super) struct Reader {
+    model: Arc<Model>,
+    state: SequenceState,
+    attention: CaptureAttention,
+    /// The document's first segment and the position to go on from, when reading starts in its middle and the model
+    /// keeps the first tokens visible.
+    prelude: Option<(Vec<u32>, usize)>,
+}
+
+impl Reader {
+    /// A reader at the start of a document.
+    pub(super) fn new(model: Arc<Model>, since_handover: bool) -> Result<Self> {
+        let memory = &model.config().memory;
+        let (local, sinks) =
+            if since_handover { (LocalMask::SinceHandover, 0) } else { (LocalMask::Sliding, memory.sinks) };
+        let options = CaptureOptions { window: memory.window, sinks, local, recall: None };
+        let attention = CaptureAttention::new(&model, options)?;
+        Ok(Self { state: SequenceState::new(&model), attention, model, prelude: None })
+    }
+
+    /// Goes on at `position` as if all tokens before had been read: right for tokens at least
+    /// [`receptive_tokens`](Self::receptive_tokens) later. `first_segment` are the document's first tokens.
+    pub(super) fn skip_to(&mut self, position: usize, first_segment: Vec<u32>) {
+        if position > 0 {
+            self.prelude = Some((first_segment, position));
+        }
+    }
+
+    /// Reads the next tokens and returns what left the window.
+    pub(super) fn read(&mut self, tokens: &[u32]) -> Result<Option<Captured>> {
+        if let Some((first_segment, position)) = self.prelude.take() {
+            if !first_segment.is_empty() {
+                self.model.forward(&first_segment, &mut self.state, &mut self.attention, Logits::None)?;
+            }
+            // self.attention.skip_to(position)?;
+            self.state.position = position;
+        }
+        self.model.forward(tokens, &mut self.state, &mut self.attention, Logits::None)?;
+        Ok(self.attention.drain(false)?)
+    }
+
+    /// Everything not yet handed over.
+    pub(super) fn flush(&mut self) -> Result<Option<Captured>> {
+        Ok(self.attention.drain(true)?)
+    }
+
+    /// Changes what is recalled.
+    pub(super) fn set_recall(&mut self, recall: Option<RecallFrom>) -> Result<()> {
+        Ok(self.attention.set_recall(recall)?)
+    }
+
+    /// Tokens back that what is computed for a token can depend on, the first ones of the document aside: each layer
+    /// reaches a window back, and one more where keys mix with the one before.
+    pub(super) fn receptive_tokens(model: &Model) -> usize {
+        model.config().layers * (model.config().memory.window + 1)
+    }
+}
