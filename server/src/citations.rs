@@ -1,1 +1,154 @@
-//! To follow.
+//! Which chunks an answer drew on: what was recalled, how much attention it got, and what it says.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mnemon_memory_store::{ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, UnionRecall};
+use mnemon_proto::v1;
+use mnemon_runtime::{RecallFrom, RecallOptions};
+use tonic::Status;
+
+use crate::auth::Tenant;
+use crate::parts::Parts;
+use crate::{convert, tasks};
+
+/// The memories of one request, as they are when it begins, and what was recalled from them.
+pub(crate) struct Recalled {
+    inner: Arc<dyn Recall>,
+    /// Chunks fetched so far; bounded by what the request may recall.
+    fetched: Mutex<HashSet<ChunkId>>,
+}
+
+impl Recalled {
+    /// Opens `memories` of `tenant`, refusing those of another model. `None` when there is nothing to recall from.
+    pub(crate) async fn open(
+        parts: &Arc<Parts>,
+        tenant: Tenant,
+        memories: Vec<String>,
+    ) -> Result<Option<Arc<Self>>, Status> {
+        if memories.is_empty() {
+            return Ok(None);
+        }
+        tasks::store(parts, move |parts| {
+            let mut members: Vec<Arc<dyn Recall>> = Vec::with_capacity(memories.len());
+            let distinct: HashSet<&String> = memories.iter().collect();
+            for name in distinct {
+                members.push(Arc::new(parts.open_memory(tenant.name(), name)?.snapshot()?));
+            }
+            let inner: Arc<dyn Recall> = match <[_; 1]>::try_from(members) {
+                Ok([one]) => one,
+                Err(several) => Arc::new(UnionRecall::new(several)?),
+            };
+            Ok::<_, mnemon_memory_store::Error>(Some(Arc::new(Self { inner, fetched: Mutex::default() })))
+        })
+        .await
+    }
+
+    /// Opens what `options` ask for, unless recall is off.
+    pub(crate) async fn from_options(
+        parts: &Arc<Parts>,
+        tenant: Tenant,
+        options: &v1::MemoryOptions,
+    ) -> Result<Option<Arc<Self>>, Status> {
+        let memories = if options.recall_off { Vec::new() } else { options.memories.clone() };
+        Self::open(parts, tenant, memories).await
+    }
+
+    /// For the runtime.
+    pub(crate) fn recall_from(self: &Arc<Self>, parts: &Parts, options: &v1::MemoryOptions) -> RecallFrom {
+        let defaults = RecallOptions::for_model(&parts.model);
+        let top_k_chunks = options.top_k_chunks.map_or(defaults.top_k_chunks, |k| k as usize);
+        let entries_per_query = defaults.entries_per_query.max(top_k_chunks);
+        let recall: Arc<dyn Recall> = Arc::clone(self) as _;
+        (recall, RecallOptions { top_k_chunks, entries_per_query, exact: options.exact, ..defaults })
+    }
+
+    /// Chunks recalled so far, counted once each.
+    pub(crate) fn count(&self) -> usize {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+impl Recall for Recalled {
+    fn geometry(&self) -> &KvGeometry {
+        self.inner.geometry()
+    }
+
+    fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> {
+        self.inner.search(request)
+    }
+
+    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
+        self.inner.fetch(slot, chunks)
+    }
+
+    fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {
+        self.inner.describe(chunks)
+    }
+
+    fn chunks(&self, limit: usize) -> Result<Vec<ChunkId>> {
+        self.inner.chunks(limit)
+    }
+
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+}
+
+/// Texts of `chunks`, in their order, as the contract shows them.
+pub(crate) async fn describe(
+    parts: &Arc<Parts>,
+    recalled: &Arc<Recalled>,
+    chunks: Vec<ChunkId>,
+) -> Result<Vec<v1::Chunk>, Status> {
+    if chunks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let recalled = Arc::clone(recalled);
+    let infos = tasks::store(parts, move |_| recalled.describe(&chunks)).await?;
+    Ok(infos.into_iter().map(convert::chunk).collect())
+}
+
+/// Attention paid to chunks, added up over tokens.
+#[derive(Debug, Default)]
+pub(crate) struct Masses {
+    total: HashMap<ChunkId, f64>,
+    tokens: usize,
+}
+
+impl Masses {
+    /// Adds those of one token.
+    pub(crate) fn add(&mut self, masses: &[(ChunkId, f32)]) {
+        self.tokens += 1;
+        for &(chunk, mass) in masses {
+            *self.total.entry(chunk).or_default() += f64::from(mass);
+        }
+    }
+
+    /// The `most` heaviest chunks with their mean weight over tokens, descending; equal ones by identifier.
+    pub(crate) fn heaviest(&self, most: usize) -> Vec<(ChunkId, f32)> {
+        let tokens = self.tokens.max(1) as f64;
+        let mut heaviest: Vec<_> =
+            self.total.iter().filter(|(_, mass)| **mass > 0.0).map(|(chunk, mass)| (*chunk, (mass / tokens) as f32)).collect();
+        heaviest.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        heaviest.truncate(most);
+        heaviest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_means_over_tokens() {
+        let (a, b, c) = (ChunkId(1), ChunkId(2), ChunkId(3));
+        let mut masses = Masses::default();
+        assert!(masses.heaviest(8).is_empty());
+        masses.add(&[(a, 0.5), (b, 0.25)]);
+        masses.add(&[(b, 0.25), (c, 0.0)]);
+        assert_eq!(masses.heaviest(8), [(a, 0.25), (b, 0.25)]);
+        assert_eq!(masses.heaviest(1), [(a, 0.25)]);
+    }
+}

@@ -1,1 +1,95 @@
-//! To follow.
+//! The store's words to the contract's.
+
+use mnemon_encoder::Progress;
+use mnemon_memory_store::{ChunkInfo, DocumentInfo, EntryPolicy, KvDtype, KvGeometry, MemoryInfo, SourceSpan};
+use mnemon_proto::v1;
+use prost_types::Timestamp;
+
+pub(crate) fn memory(info: MemoryInfo) -> v1::Memory {
+    v1::Memory {
+        name: info.name,
+        description: info.description,
+        model: info.model_name,
+        fingerprint: info.fingerprint.to_string(),
+        geometry: Some(geometry(&info.geometry)),
+        created_at: Some(timestamp(info.created_unix_ms)),
+        documents: info.documents,
+        chunks: info.chunks,
+        tokens: info.tokens,
+        text_bytes: info.text_bytes,
+        stored_bytes: info.stored_bytes + info.index_bytes,
+        index_bytes: info.index_bytes,
+        entries: info.entries * u64::from(info.geometry.kv_heads) * info.geometry.layers.len() as u64,
+        sequence: info.sequence,
+    }
+}
+
+pub(crate) fn document(info: DocumentInfo) -> v1::Document {
+    v1::Document {
+        document_id: info.id,
+        metadata: info.metadata.into_iter().collect(),
+        bytes: info.bytes,
+        tokens: info.tokens,
+        chunks: info.chunks,
+        sequence: info.sequence,
+        complete: info.complete,
+        created_at: Some(timestamp(info.created_unix_ms)),
+        updated_at: Some(timestamp(info.updated_unix_ms)),
+    }
+}
+
+pub(crate) fn geometry(geometry: &KvGeometry) -> v1::Geometry {
+    let dtype = match geometry.dtype {
+        KvDtype::F32 => "f32",
+        KvDtype::F16 => "f16",
+        KvDtype::Bf16 => "bf16",
+    };
+    let entry_policy = match geometry.entry_policy {
+        EntryPolicy::PerToken => "per_token".into(),
+        EntryPolicy::BlockMean { tokens } => format!("block_mean:{tokens}"),
+        EntryPolicy::Representative { count } => format!("representative:{count}"),
+    };
+    v1::Geometry {
+        layers: geometry.layers.clone(),
+        kv_heads: geometry.kv_heads,
+        head_dim: geometry.head_dim,
+        dtype: dtype.into(),
+        chunk_tokens: geometry.chunk_tokens,
+        entry_policy,
+    }
+}
+
+pub(crate) fn chunk(info: ChunkInfo) -> v1::Chunk {
+    v1::Chunk {
+        chunk_id: info.id.0,
+        memory: info.memory,
+        document_id: info.document_id,
+        span: Some(span(info.span)),
+        text: info.text,
+    }
+}
+
+pub(crate) fn progress(progress: &Progress) -> v1::IngestProgress {
+    v1::IngestProgress {
+        bytes_received: progress.bytes_received,
+        tokens_encoded: progress.tokens_encoded,
+        durable_bytes: progress.durable_bytes,
+        durable_tokens: progress.durable_tokens,
+        durable_chunks: progress.durable_chunks,
+        sequence: progress.sequence,
+        complete: progress.complete,
+    }
+}
+
+fn span(span: SourceSpan) -> v1::SourceSpan {
+    v1::SourceSpan {
+        byte_start: span.byte_start,
+        byte_end: span.byte_end,
+        token_start: span.token_start,
+        token_end: span.token_end,
+    }
+}
+
+fn timestamp(unix_ms: u64) -> Timestamp {
+    Timestamp { seconds: (unix_ms / 1000) as i64, nanos: (unix_ms % 1000) as i32 * 1_000_000 }
+}

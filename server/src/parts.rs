@@ -24,6 +24,8 @@ pub(crate) struct Parts {
     pub(crate) ingests: Arc<Semaphore>,
     /// One permit for each store call that may run or wait for a thread of the blocking pool.
     pub(crate) store_calls: Arc<Semaphore>,
+    /// One permit for each task that may wait for the engine or run on it.
+    pub(crate) engine_places: Arc<Semaphore>,
     /// Owns the device: all work on the model is a task of it. Dropped before the store that its tasks use.
     pub(crate) engine: Engine,
     /// The one model that is served.

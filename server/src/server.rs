@@ -22,7 +22,7 @@ use crate::{Error, Result, connection, front, services};
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// How long connections may take to notice that they were cut.
-const CUT_WAIT: Duration = Duration::from_secs(5);
+const CUT_WAIT: Duration = Duration::from_secs(30);
 
 /// Listens on the address of `settings`.
 pub async fn bind(settings: &Settings) -> Result<TcpListener> {
@@ -98,8 +98,10 @@ impl Server {
             life: life.clone(),
             ingests: Arc::new(Semaphore::new(limits.ingests as usize)),
             store_calls: Arc::new(Semaphore::new(limits.store_calls as usize)),
+            engine_places: Arc::new(Semaphore::new(limits.engine_queue as usize)),
             engine: Engine::start(EngineOptions {
-                queue_max: limits.engine_queue as usize,
+                // A task gives its place back a moment before the engine stops counting it.
+                queue_max: limits.engine_queue as usize + 1,
                 name: "mnemon-engine".into(),
             })?,
             model: self.model,

@@ -78,7 +78,6 @@ impl IntoStatus for EncoderError {
             | Self::ResumeMismatch { .. }
             | Self::Unrepresentable { .. } => invalid(vec![violation(field, message)]),
             Self::DocumentExists { .. } => with_reason(Code::AlreadyExists, message, "DOCUMENT_EXISTS"),
-            Self::Incomplete { .. } => with_reason(Code::FailedPrecondition, message, "DOCUMENT_INCOMPLETE"),
             Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
             Self::Store(error) => error.into_status(field),
             Self::Runtime(error) => error.into_status(field),

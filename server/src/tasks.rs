@@ -1,1 +1,100 @@
-//! To follow.
+//! Work on the engine, and store calls off the async threads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mnemon_runtime::{Task, Turn};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tonic::Status;
+use tracing::Span;
+
+use crate::parts::Parts;
+use crate::status::{self, IntoStatus};
+
+/// How long a store call may wait for its turn.
+const STORE_WAIT: Duration = Duration::from_secs(5);
+
+/// Work on the model in bounded steps. A job never waits for anything: one that has nothing to do leaves the engine
+/// and is put in again later.
+pub(crate) trait Job: Send + 'static {
+    /// One bounded piece of work. After [`Turn::Done`] the job goes back to whoever ran it.
+    fn step(&mut self) -> Turn;
+}
+
+/// Runs a job that just arrived: refused with RESOURCE_EXHAUSTED when the engine's queue is full. Dropping the future
+/// ends the job at its next step.
+pub(crate) async fn run_new<J: Job>(parts: &Arc<Parts>, job: J) -> Result<J, Status> {
+    let place = Arc::clone(&parts.engine_places).try_acquire_owned().map_err(|_| {
+        let limit = parts.settings.limits.engine_queue;
+        status::overloaded(&format!("{limit} requests are waiting for the model already; try again later"), "QUEUE_FULL")
+    })?;
+    run(parts, job, place).await
+}
+
+/// Runs a job that is the next part of something accepted before: waits for a place in the queue. Meanwhile its
+/// stream is not read, and flow control slows its client down.
+pub(crate) async fn run_next<J: Job>(parts: &Arc<Parts>, job: J) -> Result<J, Status> {
+    let place = Arc::clone(&parts.engine_places)
+        .acquire_owned()
+        .await
+        .map_err(|_| status::internal("the engine's queue was closed"))?;
+    run(parts, job, place).await
+}
+
+async fn run<J: Job>(parts: &Arc<Parts>, job: J, place: OwnedSemaphorePermit) -> Result<J, Status> {
+    let (done, finished) = oneshot::channel();
+    let ticket = Ticket { work: Some((job, done)), span: Span::current(), _place: place };
+    parts.engine.submit(Box::new(ticket)).map_err(|error| error.into_status(""))?;
+    // The sender is gone without an answer only after a panic, which the engine has logged.
+    finished.await.map_err(|_| status::internal("a task on the engine was dropped"))
+}
+
+/// A job on the engine.
+struct Ticket<J: Job> {
+    /// The job, and where it goes back to. Nobody waits any more once that is closed.
+    work: Option<(J, oneshot::Sender<J>)>,
+    /// Log lines of the job belong to its call.
+    span: Span,
+    /// Its place in the queue, free again when the ticket is dropped.
+    _place: OwnedSemaphorePermit,
+}
+
+impl<J: Job> Task for Ticket<J> {
+    fn step(&mut self) -> Turn {
+        let Some((mut job, done)) = self.work.take() else { return Turn::Done };
+        if done.is_closed() {
+            return Turn::Done;
+        }
+        match self.span.in_scope(|| job.step()) {
+            Turn::Again => {
+                self.work = Some((job, done));
+                Turn::Again
+            }
+            Turn::Done => {
+                // A caller that left meanwhile does not want it.
+                let _ = done.send(job);
+                Turn::Done
+            }
+        }
+    }
+}
+
+/// Runs what blocks on the store, on the blocking pool; errors become statuses.
+pub(crate) async fn store<T, E, F>(parts: &Arc<Parts>, work: F) -> Result<T, Status>
+where
+    T: Send + 'static,
+    E: IntoStatus + Send + 'static,
+    F: FnOnce(&Parts) -> Result<T, E> + Send + 'static,
+{
+    let permit = tokio::time::timeout(STORE_WAIT, Arc::clone(&parts.store_calls).acquire_owned())
+        .await
+        .map_err(|_| status::overloaded("the store is busy; try again later", "STORE_BUSY"))?
+        .map_err(|_| status::internal("the store's queue was closed"))?;
+    let (parts, span) = (Arc::clone(parts), Span::current());
+    let task = tokio::task::spawn_blocking(move || {
+        // Held until the work is done, even if the caller leaves before.
+        let _permit = permit;
+        span.in_scope(|| work(&parts)).map_err(|error| error.into_status(""))
+    });
+    task.await.unwrap_or_else(|error| Err(status::internal(&format!("a store call ended unexpectedly: {error}"))))
+}

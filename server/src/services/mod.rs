@@ -3,36 +3,65 @@
 //! | file | calls |
 //! |---|---|
 //! | `memory.rs` | CreateMemory, GetMemory, ListMemories, DeleteMemory, ListDocuments, GetDocument, DeleteDocument |
+//! | `recall.rs` | GetModel, and the way to the calls below |
 //! | `ingest.rs`, `search.rs`, `generate.rs`, `score.rs` | the call of that name |
-//! | `recall.rs` | GetModel, and the way to the four above |
+
+mod generate;
+mod ingest;
+mod memory;
+mod recall;
+mod score;
+mod search;
 
 use std::sync::Arc;
 
+use mnemon_proto::v1::memory_service_server::{self, MemoryServiceServer};
+use mnemon_proto::v1::recall_service_server::{self, RecallServiceServer};
 use mnemon_runtime::Model;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use self::memory::MemoryCalls;
+use self::recall::RecallCalls;
 use crate::parts::Parts;
-use crate::{Error, Result};
+use crate::{Error, Result, auth};
 
-/// All services, and what tells whether they serve.
+/// What health can be asked about: the server as a whole, and each of its services.
+const SERVICES: [&str; 3] = ["", memory_service_server::SERVICE_NAME, recall_service_server::SERVICE_NAME];
+
+/// All services, and what tells whether they serve. Health and reflection answer everybody: they show nothing that is
+/// not public.
 pub(crate) async fn routes(parts: &Arc<Parts>) -> Result<(HealthReporter, Routes)> {
     let (health, health_service) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(mnemon_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|_| Error::Internal { part: "the reflection service" })?;
-    let _ = parts;
+    let message_bytes = parts.settings.limits.message_bytes as usize;
+    let memories = MemoryServiceServer::new(MemoryCalls::new(Arc::clone(parts)))
+        .max_decoding_message_size(message_bytes);
+    let recalls = RecallServiceServer::new(RecallCalls::new(Arc::clone(parts)))
+        .max_decoding_message_size(message_bytes);
     let mut routes = Routes::builder();
-    routes.add_service(health_service).add_service(reflection);
+    routes
+        .add_service(InterceptedService::new(memories, auth::interceptor(Arc::clone(parts))))
+        .add_service(InterceptedService::new(recalls, auth::interceptor(Arc::clone(parts))))
+        .add_service(health_service)
+        .add_service(reflection);
     Ok((health, routes.routes()))
 }
 
-/// From now on health says NOT_SERVING, for the server as a whole and for each service.
+/// From now on health says NOT_SERVING.
 pub(crate) async fn stop_health(health: &HealthReporter) {
-    health.set_service_status("", ServingStatus::NotServing).await;
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
 }
 
 /// Where the model runs, such as `cpu` or `cuda:0`.
@@ -42,4 +71,22 @@ pub(crate) fn device_name(model: &Model) -> String {
         candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
+}
+
+/// Refuses a text of more than `limit` tokens before anything is computed for it. Call it on the engine: tokenizing
+/// is work.
+fn check_tokens(model: &Model, text: &str, limit: u64) -> mnemon_runtime::Result<()> {
+    // Every token stands for at least one byte.
+    if (text.len() as u64) <= limit {
+        return Ok(());
+    }
+    let encoding = model
+        .tokenizer()
+        .encode_fast(text, false)
+        .map_err(|error| mnemon_runtime::Error::Tokenizer { why: error.to_string() })?;
+    let tokens = encoding.len();
+    if tokens as u64 > limit {
+        return Err(mnemon_runtime::Error::PromptTooLong { tokens, limit: limit as usize });
+    }
+    Ok(())
 }

@@ -1,0 +1,304 @@
+//! Generate: text from a prompt, with citations.
+//!
+//! Three parties, none of which waits for another's work: the job on the engine makes tokens, the teller looks up the
+//! passages behind them and packs messages, and the client reads. A client that reads slowly fills the channels; then
+//! the job leaves the engine until there is room.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mnemon_memory_store::ChunkId;
+use mnemon_proto::v1;
+use mnemon_runtime::{
+    Error, FinishReason, GenerateOptions, GenerateStep, Generation, Message, SamplingOptions, Turn,
+};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tracing::Instrument as _;
+
+use crate::auth::Tenant;
+use crate::citations::{self, Masses, Recalled};
+use crate::parts::Parts;
+use crate::status::{self, IntoStatus};
+use crate::tasks::{self, Job};
+use crate::validate;
+
+/// Tokens made ahead of what was told.
+const TOKENS_AHEAD: usize = 32;
+/// Messages told ahead of what the client has read.
+const ANSWERS_AHEAD: usize = 4;
+/// Citations of one message, and of the last.
+const CITATIONS_MAX: usize = 8;
+const FINAL_CITATIONS_MAX: usize = 32;
+/// Passages kept at hand; more are looked up again.
+const PASSAGES_MAX: usize = 1024;
+/// Tokens generated when the caller leaves it open.
+const MAX_TOKENS_DEFAULT: u32 = 256;
+
+type Answer = Result<v1::GenerateResponse, Status>;
+
+/// Begins to generate; the rest is told in the stream.
+pub(super) async fn start(
+    parts: &Arc<Parts>,
+    tenant: Tenant,
+    request: v1::GenerateRequest,
+) -> Result<ReceiverStream<Answer>, Status> {
+    validate::generate(&request)?;
+    let memory = request.memory.clone().unwrap_or_default();
+    let recalled = Recalled::from_options(parts, tenant, &memory).await?;
+    let options = GenerateOptions {
+        max_tokens: request.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT) as usize,
+        sampling: sampling(&request.sampling.unwrap_or_default()),
+        stop: request.stop.clone(),
+        recall: recalled.as_ref().map(|recalled| recalled.recall_from(parts, &memory)),
+        prompt_tokens_max: parts.settings.limits.prompt_tokens as usize,
+    };
+    let (tokens, made) = mpsc::channel(TOKENS_AHEAD);
+    let job = GenerateJob {
+        parts: Arc::clone(parts),
+        cut: parts.life.cut.clone(),
+        prompt: prompt(parts, request)?,
+        options: Some(options),
+        generation: None,
+        tokens,
+        prefill: Duration::ZERO,
+        decode: Duration::ZERO,
+        outcome: None,
+    };
+    let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
+    let teller =
+        Teller { parts: Arc::clone(parts), recalled, answers, total: Masses::default(), passages: HashMap::new() };
+    parts.life.streams.spawn(run(Arc::clone(parts), job, made, teller).in_current_span());
+    Ok(ReceiverStream::new(stream))
+}
+
+/// Makes and tells the answer; an error is its last message.
+async fn run(parts: Arc<Parts>, job: GenerateJob, made: Receiver<Made>, mut teller: Teller) {
+    let (worked, told) = tokio::join!(make(&parts, job), teller.tell(made));
+    if let Err(status) = worked.and(told) {
+        tokio::select! {
+            // A client that is gone does not want it.
+            _ = teller.answers.send(Err(status)) => {}
+            () = parts.life.cut.cancelled() => { let _ = teller.answers.try_send(Err(status::shutting_down())); }
+        }
+    }
+}
+
+/// Keeps the job on the engine as long as there is room for tokens.
+async fn make(parts: &Arc<Parts>, job: GenerateJob) -> Result<(), Status> {
+    let mut job = tasks::run_new(parts, job).await?;
+    loop {
+        if let Some(outcome) = job.outcome.take() {
+            return outcome.map_err(|error| error.into_status("prompt"));
+        }
+        tokio::select! {
+            room = job.tokens.reserve() => match room {
+                Ok(room) => drop(room),
+                // Nobody listens any more.
+                Err(_) => return Ok(()),
+            },
+            () = parts.life.cut.cancelled() => return Err(status::shutting_down()),
+        }
+        job = tasks::run_next(parts, job).await?;
+    }
+}
+
+/// The text that the model reads.
+fn prompt(parts: &Parts, request: v1::GenerateRequest) -> Result<String, Status> {
+    if request.messages.is_empty() {
+        return Ok(request.prompt);
+    }
+    let template = parts.model.chat_template().ok_or_else(|| {
+        let why = "the model has no chat template; give a prompt instead";
+        status::invalid(vec![status::violation("messages", why)])
+    })?;
+    let messages: Vec<Message> = request
+        .messages
+        .into_iter()
+        .map(|message| Message { role: message.role, content: message.content })
+        .collect();
+    template.render(&messages, true).map_err(|error| error.into_status("messages"))
+}
+
+fn sampling(options: &v1::SamplingOptions) -> SamplingOptions {
+    SamplingOptions {
+        temperature: f64::from(options.temperature.unwrap_or(0.0)),
+        top_k: options.top_k.map(|k| k as usize),
+        top_p: options.top_p.map(f64::from),
+        repetition_penalty: options.repetition_penalty.unwrap_or(1.0),
+        seed: options.seed.unwrap_or(0),
+    }
+}
+
+/// What the job makes.
+enum Made {
+    Token { id: u32, text: String, masses: Vec<(ChunkId, f32)> },
+    End { text: String, finish: v1::GenerateFinish },
+}
+
+/// A generation on the engine.
+struct GenerateJob {
+    parts: Arc<Parts>,
+    cut: CancellationToken,
+    prompt: String,
+    /// Taken when the generation begins.
+    options: Option<GenerateOptions>,
+    /// Begun in the first step: tokenizing is work.
+    generation: Option<Generation>,
+    /// Closed when nobody listens any more.
+    tokens: Sender<Made>,
+    /// Time of work on the prompt, and on the tokens after it.
+    prefill: Duration,
+    decode: Duration,
+    /// Set at the end; `None` when it left the engine for lack of room.
+    outcome: Option<Result<(), Error>>,
+}
+
+impl GenerateJob {
+    /// One piece of work; what was made, if anything.
+    fn work(&mut self) -> Result<Option<Made>, Error> {
+        let begun = Instant::now();
+        let Some(generation) = &mut self.generation else {
+            let options = self.options.take().unwrap_or_default();
+            self.generation = Some(Generation::new(Arc::clone(&self.parts.model), &self.prompt, options)?);
+            self.prefill += begun.elapsed();
+            return Ok(None);
+        };
+        let step = generation.step()?;
+        let took = begun.elapsed();
+        Ok(match step {
+            GenerateStep::Prefill { .. } => {
+                self.prefill += took;
+                None
+            }
+            GenerateStep::Token { id, text, masses } => {
+                self.decode += took;
+                Some(Made::Token { id, text, masses })
+            }
+            GenerateStep::Finished { reason, text, prompt_tokens, generated_tokens } => {
+                self.decode += took;
+                let usage = v1::Usage {
+                    prompt_tokens: prompt_tokens as u32,
+                    generated_tokens: generated_tokens as u32,
+                    recalled_chunks: 0,
+                    prefill_ms: self.prefill.as_secs_f64() * 1e3,
+                    decode_ms_per_token: self.decode.as_secs_f64() * 1e3 / generated_tokens.max(1) as f64,
+                };
+                let reason = match reason {
+                    FinishReason::EndOfText => v1::FinishReason::EndOfText,
+                    FinishReason::Stop => v1::FinishReason::StopString,
+                    FinishReason::Length => v1::FinishReason::MaxTokens,
+                };
+                let finish =
+                    v1::GenerateFinish { reason: reason.into(), usage: Some(usage), citations: Vec::new() };
+                Some(Made::End { text, finish })
+            }
+        })
+    }
+}
+
+impl Job for GenerateJob {
+    fn step(&mut self) -> Turn {
+        if self.cut.is_cancelled() {
+            self.outcome = Some(Err(Error::ShuttingDown));
+            return Turn::Done;
+        }
+        if self.tokens.is_closed() || self.tokens.capacity() == 0 {
+            return Turn::Done;
+        }
+        match self.work() {
+            Ok(None) => return Turn::Again,
+            Ok(Some(made)) => {
+                let ended = matches!(made, Made::End { .. });
+                // There is room; if nobody listens, the next step notices.
+                let _ = self.tokens.try_send(made);
+                if !ended {
+                    return Turn::Again;
+                }
+                self.outcome = Some(Ok(()));
+            }
+            Err(error) => self.outcome = Some(Err(error)),
+        }
+        Turn::Done
+    }
+}
+
+/// Packs what is made into messages with citations.
+struct Teller {
+    parts: Arc<Parts>,
+    recalled: Option<Arc<Recalled>>,
+    /// Closed when the client is gone.
+    answers: Sender<Answer>,
+    /// Attention of the whole answer.
+    total: Masses,
+    /// Passages that were cited already.
+    passages: HashMap<ChunkId, v1::Chunk>,
+}
+
+impl Teller {
+    /// Tells all that comes from `made`. Returning closes it, which stops the job.
+    async fn tell(&mut self, mut made: Receiver<Made>) -> Result<(), Status> {
+        let mut batch = Vec::with_capacity(TOKENS_AHEAD);
+        loop {
+            let count = tokio::select! {
+                biased;
+                () = self.answers.closed() => return Ok(()),
+                count = made.recv_many(&mut batch, TOKENS_AHEAD) => count,
+            };
+            if count == 0 {
+                return Ok(());
+            }
+            let message = self.message(batch.drain(..)).await?;
+            tokio::select! {
+                sent = self.answers.send(Ok(message)) => if sent.is_err() { return Ok(()) },
+                () = self.parts.life.cut.cancelled() => return Err(status::shutting_down()),
+            }
+        }
+    }
+
+    async fn message(&mut self, batch: impl Iterator<Item = Made>) -> Result<v1::GenerateResponse, Status> {
+        let mut message = v1::GenerateResponse::default();
+        let mut masses = Masses::default();
+        for made in batch {
+            match made {
+                Made::Token { id, text, masses: of_token } => {
+                    message.text.push_str(&text);
+                    message.token_ids.push(id);
+                    masses.add(&of_token);
+                    self.total.add(&of_token);
+                }
+                Made::End { text, finish } => {
+                    message.text.push_str(&text);
+                    message.finish = Some(finish);
+                }
+            }
+        }
+        message.citations = self.cite(masses.heaviest(CITATIONS_MAX)).await?;
+        if let Some(finish) = &mut message.finish {
+            finish.citations = self.cite(self.total.heaviest(FINAL_CITATIONS_MAX)).await?;
+            if let (Some(usage), Some(recalled)) = (&mut finish.usage, &self.recalled) {
+                usage.recalled_chunks = recalled.count() as u32;
+            }
+        }
+        Ok(message)
+    }
+
+    /// The passages of `chunks`, with their weights.
+    async fn cite(&mut self, chunks: Vec<(ChunkId, f32)>) -> Result<Vec<v1::Citation>, Status> {
+        let Some(recalled) = &self.recalled else { return Ok(Vec::new()) };
+        if self.passages.len() > PASSAGES_MAX {
+            self.passages.clear();
+        }
+        let unknown: Vec<ChunkId> =
+            chunks.iter().map(|(chunk, _)| *chunk).filter(|chunk| !self.passages.contains_key(chunk)).collect();
+        for chunk in citations::describe(&self.parts, recalled, unknown).await? {
+            self.passages.insert(ChunkId(chunk.chunk_id), chunk);
+        }
+        let passages = &self.passages;
+        let cited = chunks.into_iter().map(|(id, weight)| v1::Citation { chunk: passages.get(&id).cloned(), weight });
+        Ok(cited.collect())
+    }
+}

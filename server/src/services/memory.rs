@@ -1,0 +1,178 @@
+//! Memories and documents.
+
+use std::sync::Arc;
+
+use mnemon_memory_store::{Error as StoreError, MemorySpec};
+use mnemon_proto::v1;
+use mnemon_proto::v1::memory_service_server::MemoryService;
+use tonic::{Request, Response, Status};
+
+use crate::auth::tenant;
+use crate::parts::Parts;
+use crate::{convert, tasks, validate};
+
+/// Bytes of metadata after which a page ends early: pages stay below what clients accept in one message.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// `MemoryService`.
+pub(super) struct MemoryCalls {
+    parts: Arc<Parts>,
+}
+
+impl MemoryCalls {
+    pub(super) fn new(parts: Arc<Parts>) -> Self {
+        Self { parts }
+    }
+}
+
+#[tonic::async_trait]
+impl MemoryService for MemoryCalls {
+    async fn create_memory(&self, request: Request<v1::CreateMemoryRequest>) -> Result<Response<v1::Memory>, Status> {
+        let tenant = tenant(&request)?;
+        let request = request.into_inner();
+        validate::create_memory(&request)?;
+        let info = tasks::store(&self.parts, move |parts| {
+            let spec = MemorySpec {
+                fingerprint: parts.model.fingerprint(),
+                geometry: parts.model.geometry().clone(),
+                model_name: shortened(parts.model.name()),
+                description: request.description,
+            };
+            Ok::<_, StoreError>(parts.store.create_memory(tenant.name(), &request.name, spec)?.info())
+        });
+        Ok(Response::new(convert::memory(info.await?)))
+    }
+
+    async fn get_memory(&self, request: Request<v1::GetMemoryRequest>) -> Result<Response<v1::Memory>, Status> {
+        let tenant = tenant(&request)?;
+        let name = request.into_inner().name;
+        validate::memory("name", &name)?;
+        let info = tasks::store(&self.parts, move |parts| {
+            Ok::<_, StoreError>(parts.store.memory(tenant.name(), &name)?.info())
+        });
+        Ok(Response::new(convert::memory(info.await?)))
+    }
+
+    async fn list_memories(
+        &self,
+        request: Request<v1::ListMemoriesRequest>,
+    ) -> Result<Response<v1::ListMemoriesResponse>, Status> {
+        let tenant = tenant(&request)?;
+        let v1::ListMemoriesRequest { page_size, page_token } = request.into_inner();
+        let page_size = validate::page_size(page_size)?;
+        if !page_token.is_empty() {
+            validate::memory("page_token", &page_token)?;
+        }
+        let mut infos = tasks::store(&self.parts, move |parts| {
+            let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
+            parts.store.list_memories(tenant.name(), after, page_size + 1)
+        })
+        .await?;
+        let bytes = |info: &mnemon_memory_store::MemoryInfo| info.description.len();
+        let next_page_token = cut(&mut infos, page_size, bytes, |last| last.name.clone());
+        let memories = infos.into_iter().map(convert::memory).collect();
+        Ok(Response::new(v1::ListMemoriesResponse { memories, next_page_token }))
+    }
+
+    async fn delete_memory(
+        &self,
+        request: Request<v1::DeleteMemoryRequest>,
+    ) -> Result<Response<v1::DeleteMemoryResponse>, Status> {
+        let tenant = tenant(&request)?;
+        let name = request.into_inner().name;
+        validate::memory("name", &name)?;
+        tasks::store(&self.parts, move |parts| parts.store.delete_memory(tenant.name(), &name)).await?;
+        Ok(Response::new(v1::DeleteMemoryResponse {}))
+    }
+
+    async fn list_documents(
+        &self,
+        request: Request<v1::ListDocumentsRequest>,
+    ) -> Result<Response<v1::ListDocumentsResponse>, Status> {
+        let tenant = tenant(&request)?;
+        let v1::ListDocumentsRequest { memory, page_size, page_token } = request.into_inner();
+        validate::memory("memory", &memory)?;
+        let page_size = validate::page_size(page_size)?;
+        let mut infos = tasks::store(&self.parts, move |parts| {
+            let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
+            parts.store.memory(tenant.name(), &memory)?.list_documents(after, page_size + 1)
+        })
+        .await?;
+        let bytes = |info: &mnemon_memory_store::DocumentInfo| {
+            info.metadata.iter().map(|(key, value)| key.len() + value.len()).sum()
+        };
+        let next_page_token = cut(&mut infos, page_size, bytes, |last| last.id.clone());
+        let documents = infos.into_iter().map(convert::document).collect();
+        Ok(Response::new(v1::ListDocumentsResponse { documents, next_page_token }))
+    }
+
+    async fn get_document(&self, request: Request<v1::GetDocumentRequest>) -> Result<Response<v1::Document>, Status> {
+        let tenant = tenant(&request)?;
+        let v1::GetDocumentRequest { memory, document_id } = request.into_inner();
+        validate::document(&memory, &document_id)?;
+        let info = tasks::store(&self.parts, move |parts| {
+            parts.store.memory(tenant.name(), &memory)?.document(&document_id)
+        });
+        Ok(Response::new(convert::document(info.await?)))
+    }
+
+    async fn delete_document(
+        &self,
+        request: Request<v1::DeleteDocumentRequest>,
+    ) -> Result<Response<v1::DeleteDocumentResponse>, Status> {
+        let tenant = tenant(&request)?;
+        let v1::DeleteDocumentRequest { memory, document_id } = request.into_inner();
+        validate::document(&memory, &document_id)?;
+        tasks::store(&self.parts, move |parts| {
+            parts.store.memory(tenant.name(), &memory)?.delete_document(&document_id)
+        })
+        .await?;
+        Ok(Response::new(v1::DeleteDocumentResponse {}))
+    }
+}
+
+/// Cuts `items`, of which there may be one more than a page has, to a page; returns the token of the next page, the
+/// key of the last item, or nothing when this was the last page.
+fn cut<T>(
+    items: &mut Vec<T>,
+    page_size: usize,
+    bytes: impl Fn(&T) -> usize,
+    key: impl Fn(&T) -> String,
+) -> String {
+    let mut total = 0;
+    let fitting = items.iter().take_while(|item| {
+        // The first always fits.
+        let fits = total < PAGE_BYTES;
+        total += bytes(item);
+        fits
+    });
+    let page = fitting.count().min(page_size);
+    if items.len() == page {
+        return String::new();
+    }
+    items.truncate(page);
+    items.last().map_or_else(String::new, key)
+}
+
+/// At most 256 bytes of a model's name.
+fn shortened(name: &str) -> String {
+    name[..name.floor_char_boundary(256)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn pages_end_by_count_and_by_bytes() {
+        let page = |sizes: &[usize], page_size: usize| {
+            let mut items: Vec<(usize, usize)> = sizes.iter().copied().enumerate().collect();
+            let token = cut(&mut items, page_size, |item| item.1, |item| item.0.to_string());
+            (items.len(), token)
+        };
+        assert_eq!(page(&[], 2), (0, String::new()));
+        assert_eq!(page(&[1, 1], 2), (2, String::new()));
+        assert_eq!(page(&[1, 1, 1], 2), (2, "1".into()));
+        assert_eq!(page(&[super::PAGE_BYTES * 2, 1, 1], 3), (1, "0".into()));
+    }
+}

@@ -1,0 +1,96 @@
+//! Score: the probability of a text, with or without memory.
+
+use std::sync::Arc;
+
+use mnemon_proto::v1;
+use mnemon_runtime::{Error, ScoreStep, Scoring, Turn};
+use tonic::Status;
+
+use crate::auth::Tenant;
+use crate::citations::Recalled;
+use crate::parts::Parts;
+use crate::status::{self, IntoStatus};
+use crate::tasks::{self, Job};
+use crate::validate;
+
+/// Answers a Score.
+pub(super) async fn answer(
+    parts: &Arc<Parts>,
+    tenant: Tenant,
+    request: v1::ScoreRequest,
+) -> Result<v1::ScoreResponse, Status> {
+    validate::score(&request)?;
+    let options = request.memory.unwrap_or_default();
+    let recalled = Recalled::from_options(parts, tenant, &options).await?;
+    let job = ScoreJob {
+        parts: Arc::clone(parts),
+        text: request.text,
+        recalled: recalled.clone(),
+        options,
+        scoring: None,
+        outcome: Err(Error::EmptyPrompt),
+    };
+    let scored = tokio::select! {
+        job = tasks::run_new(parts, job) => job?.outcome.map_err(|error| error.into_status("text"))?,
+        () = parts.life.cut.cancelled() => return Err(status::shutting_down()),
+    };
+    if scored.tokens == 0 {
+        return Err(status::invalid(vec![status::violation("text", "it has one token; give at least two")]));
+    }
+    let nats_per_token = -scored.log_probability / scored.tokens as f64;
+    Ok(v1::ScoreResponse {
+        tokens: scored.tokens as u64,
+        log_probability: scored.log_probability,
+        perplexity: nats_per_token.exp(),
+        bits_per_byte: -scored.log_probability / std::f64::consts::LN_2 / scored.bytes.max(1) as f64,
+        recalled_chunks: recalled.map_or(0, |recalled| recalled.count() as u32),
+    })
+}
+
+/// One scoring, a piece of the text at a time.
+struct ScoreJob {
+    parts: Arc<Parts>,
+    text: String,
+    recalled: Option<Arc<Recalled>>,
+    options: v1::MemoryOptions,
+    /// Begun in the first step: tokenizing is work.
+    scoring: Option<Scoring>,
+    outcome: Result<Scored, Error>,
+}
+
+struct Scored {
+    tokens: usize,
+    log_probability: f64,
+    bytes: usize,
+}
+
+impl ScoreJob {
+    fn begin(&self) -> Result<Scoring, Error> {
+        super::check_tokens(&self.parts.model, &self.text, self.parts.settings.limits.score_tokens)?;
+        let recall = self.recalled.as_ref().map(|recalled| recalled.recall_from(&self.parts, &self.options));
+        Scoring::new(Arc::clone(&self.parts.model), &self.text, recall)
+    }
+
+    fn work(&mut self) -> Result<Option<Scored>, Error> {
+        let Some(scoring) = &mut self.scoring else {
+            self.scoring = Some(self.begin()?);
+            return Ok(None);
+        };
+        Ok(match scoring.step()? {
+            ScoreStep::Progress { .. } => None,
+            ScoreStep::Finished { tokens, log_probability, bytes } => Some(Scored { tokens, log_probability, bytes }),
+        })
+    }
+}
+
+impl Job for ScoreJob {
+    fn step(&mut self) -> Turn {
+        match self.work().transpose() {
+            None => Turn::Again,
+            Some(outcome) => {
+                self.outcome = outcome;
+                Turn::Done
+            }
+        }
+    }
+}
