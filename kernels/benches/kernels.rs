@@ -191,7 +191,7 @@ fn top_k_benches(bandwidth: f64) {
 }
 
 fn graph_benches() {
-    println!("\n{:26} {:5} {:>9} {:>9} {:>9}", "32 neighbours of 500k rows", "", "one by one", "together", "ns a row");
+    println!("\n{:26} {:5} {:>10} {:>9}", "ns per row, of 500k, random", "", "one by one", "together");
     let n_keys = 500_000;
     for dim in [64, 128] {
         let (query, keys) = (numbers(1, dim), numbers(2, n_keys * dim));
@@ -216,11 +216,10 @@ fn graph_benches() {
                 });
                 let per_row = |time: Duration| time.as_secs_f64() * 1e9 / 200_000.0;
                 println!(
-                    "{:26} {dtype:5} {:9.1} {:9.1} {:>9} {}",
+                    "{:26} {dtype:5} {:10.1} {:9.1} {}",
                     format!("d {dim}"),
                     per_row(single),
                     per_row(together),
-                    "",
                     isa.name()
                 );
             }

@@ -57,6 +57,7 @@ impl Isa {
     /// All that this processor has, best last; the portable one is always first. For tests and measurements: everything
     /// else wants [`Isa::detect`].
     pub fn available() -> Vec<Self> {
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
         let mut levels = vec![Self(Level::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
