@@ -91,7 +91,8 @@ impl Cache {
     }
 }
 
-/// Pages in memory.
+/// Pages in memory. They end at multiples of [`PAGE_TOKENS`], wherever the sequence began, so that a document
+/// continued in its middle is computed in the same pieces, to the last bit.
 pub(crate) struct Pages {
     pages: VecDeque<Page>,
 }
@@ -114,14 +115,14 @@ impl Pages {
         let mut done = 0;
         while done < n {
             let page = match self.pages.back_mut() {
-                Some(page) if page.len < PAGE_TOKENS => page,
+                Some(page) if page.len == 0 || !(page.first + page.len).is_multiple_of(PAGE_TOKENS) => page,
                 _ => {
                     let page = Page { first: first + done, len: 0, heads, keys: Vec::new(), values: Vec::new() };
                     self.pages.push_back(page);
                     continue;
                 }
             };
-            let take = (PAGE_TOKENS - page.len).min(n - done);
+            let take = (PAGE_TOKENS - (page.first + page.len) % PAGE_TOKENS).min(n - done);
             let new = done * head_dim..(done + take) * head_dim;
             insert(&mut page.keys, heads, page.len * head_dim, k, new.clone());
             insert(&mut page.values, heads, page.len * head_dim, v, new);

@@ -107,6 +107,22 @@ impl CaptureAttention {
         Ok(Some(captured))
     }
 
+    /// Goes on at `position` as if the tokens between had been read: the local window and what was not handed over are
+    /// forgotten, the sinks stay. For a document continued in its middle, with [`LocalMask::Sliding`]; what follows
+    /// is exact for tokens whose whole receptive field was read again.
+    ///
+    /// [`LocalMask::Sliding`]: crate::LocalMask::Sliding
+    pub fn skip_to(&mut self, position: usize) -> Result<()> {
+        self.sequence.skip_to(position)?;
+        for pending in &mut self.pending {
+            for heads in [&mut pending.keys, &mut pending.values, &mut pending.importance] {
+                heads.iter_mut().for_each(Vec::clear);
+            }
+        }
+        self.handed_over = self.handed_over.map(|_| position);
+        Ok(())
+    }
+
     /// Keeps a call's keys and values.
     fn capture(&mut self, slot: usize, k: &Tensor, v: &Tensor) -> Result<()> {
         let pending = self.pending.get_mut(slot).ok_or_else(|| Error::Invalid {

@@ -168,6 +168,19 @@ impl Sequence {
         }
     }
 
+    /// Forgets all but the sinks and goes on at `position`.
+    pub(crate) fn skip_to(&mut self, position: usize) -> Result<()> {
+        for layer in &mut self.layers {
+            let Some((base, next)) = layer.bounds else { continue };
+            if position < next {
+                return Err(Error::Position { expected: next, got: position });
+            }
+            layer.recent.truncate_before(position);
+            layer.bounds = Some((base, position));
+        }
+        Ok(())
+    }
+
     /// Sinks and recent tokens as parts, ready to be attended to with `scale` per head.
     ///
     /// A sink that left the window keeps a bounded distance: queries see the sinks from position
