@@ -6,6 +6,9 @@ use mnemon_runtime::{CaptureAttention, CaptureOptions, Captured, LocalMask, Logi
 
 use crate::Result;
 
+/// At least the tokens of a page of the runtime's cache.
+const CACHE_PAGE_TOKENS: usize = 64;
+
 /// A model's state in the middle of a document.
 pub(super) struct Reader {
     model: Arc<Model>,
@@ -41,7 +44,7 @@ impl Reader {
             if !first_segment.is_empty() {
                 self.model.forward(&first_segment, &mut self.state, &mut self.attention, Logits::None)?;
             }
-            // self.attention.skip_to(position)?;
+            self.attention.skip_to(position)?;
             self.state.position = position;
         }
         self.model.forward(tokens, &mut self.state, &mut self.attention, Logits::None)?;
@@ -59,8 +62,9 @@ impl Reader {
     }
 
     /// Tokens back that what is computed for a token can depend on, the first ones of the document aside: each layer
-    /// reaches a window back, and one more where keys mix with the one before.
+    /// reaches a window back, and one more where keys mix with the one before. The runtime keeps its window in pages,
+    /// and the oldest has to be whole for results to agree to the last bit.
     pub(super) fn receptive_tokens(model: &Model) -> usize {
-        model.config().layers * (model.config().memory.window + 1)
+        model.config().layers * (model.config().memory.window + 1) + CACHE_PAGE_TOKENS
     }
 }
