@@ -19,7 +19,7 @@ import argparse
 import math
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,11 @@ from torch import Tensor
 from .histories import Fact, Grammar
 from .model import MASKED, Memory
 
-TAGS = ("other", "value_far", "value_near", "repeat_far", "book", "quote")
-OTHER, VALUE_FAR, VALUE_NEAR, REPEAT_FAR, BOOK, QUOTE = range(len(TAGS))
+TAGS = ("other", "value_far", "value_near", "repeat_far", "book", "quote", "unknown")
+OTHER, VALUE_FAR, VALUE_NEAR, REPEAT_FAR, BOOK, QUOTE, UNKNOWN_FAR = range(len(TAGS))
+
+# The value of a fact that memory does not hold.
+UNKNOWN = "not known"
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Mix:
     filler_most: float = 0.6
     open_share: float = 0.3
     lead_weight: float = 2.0
+    unknown_share: float = 0.1
 
     def towards(self, other: "Mix", share: float) -> "Mix":
         return Mix(*(a + share * (b - a) for a, b in zip(vars(self).values(), vars(other).values())))
@@ -104,9 +108,27 @@ class Lanes:
         kind = words(1, 2)
         value = self.grammar.value("digits:4", rng) if rng.random() < 0.3 else words(1, 2)
         lead = f" the {kind} of {subject} is"
-        statements = (f"Note:{lead} {value}.", f"User: I think{lead} {value}.", f"T{lead[2:]} {value}.")
+        statements = (f"Note:{lead} {value}.", f"User: I think{lead} {value}.", f"T{lead[2:]} {value}.",
+                      f"Note: for {subject}, the {kind} is {value}.")
         questions = (f"Question: what is{lead[:-3]}?\nAnswer:", f"Question: tell me{lead[:-3]}.\nAnswer:")
         return Fact(kind, subject, value, statements, questions, lead, ".")
+
+    def ask(self, lane: Lane, fact: Fact, mix: Mix, tag: int) -> None:
+        """Adds a question and its answer, mostly as a session of their own, which then ends."""
+        apart = self.rng.random() < mix.break_share
+        if apart:
+            lane.cut()
+            self.begin(lane)
+        lane.add(self.encode(self.rng.choice(fact.questions)), 0.1)
+        lane.add(self.encode(fact.lead), mix.lead_weight)
+        lane.add(self.encode(" " + fact.value), mix.value_weight, VALUE_NEAR if tag == VALUE_FAR and not apart else tag)
+        lane.add(self.encode(fact.tail), 0.5)
+        if apart:
+            lane.add([self.end_of_text], 0.5)
+            lane.cut()
+            self.begin(lane)
+        else:
+            lane.add(self.newline, 0.5)
 
     def history(self, mix: Mix) -> Lane:
         rng, lane = self.rng, Lane(self.tokens + 1)
@@ -119,24 +141,15 @@ class Lanes:
             if rng.random() < filler:
                 lane.add(self.encode(self.grammar.filler(rng)) + self.newline, 0.15)
                 continue
+            if rng.random() < mix.unknown_share * eager:
+                fact = self.open_fact(used) if rng.random() < mix.open_share else self.grammar.fact(rng, used)
+                self.ask(lane, replace(fact, value=UNKNOWN), mix, UNKNOWN_FAR)
+                continue
             again = asked and rng.random() < 0.1
             if again or (unasked and rng.random() < eager):
                 fact = rng.choice(asked) if again else unasked.pop(rng.randrange(len(unasked)))
                 asked.append(fact)
-                apart = rng.random() < mix.break_share
-                if apart:
-                    lane.cut()
-                    self.begin(lane)
-                lane.add(self.encode(rng.choice(fact.questions)), 0.1)
-                lane.add(self.encode(fact.lead), mix.lead_weight)
-                lane.add(self.encode(" " + fact.value), mix.value_weight, VALUE_FAR if apart else VALUE_NEAR)
-                lane.add(self.encode(fact.tail), 0.5)
-                if apart:
-                    lane.add([self.end_of_text], 0.5)
-                    lane.cut()
-                    self.begin(lane)
-                else:
-                    lane.add(self.newline, 0.5)
+                self.ask(lane, fact, mix, VALUE_FAR)
             else:
                 fact = self.open_fact(used) if rng.random() < mix.open_share else self.grammar.fact(rng, used)
                 unasked.append(fact)

@@ -4,7 +4,8 @@
 
 * facts: a generated history is read once; each planted fact is asked in a fresh session. An answer is
   exact when greedy decoding would give the whole sentence, value included; a citation is right when
-  the chunk with most attention mass over the value's tokens holds the statement's value.
+  the chunk with most attention mass over the value's tokens holds the statement's value. As many
+  questions about facts that were never planted should be denied.
 * perplexity: a passage far into a held-out novel, with the local window alone and with memory of
   everything before the passage.
 """
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
+from .data import UNKNOWN
 from .export import CHUNK_TOKENS, RECALL_TOP_K, load_checkpoint
 from .histories import Grammar
 from .model import Memory, MemoryModel, Recall
@@ -49,12 +51,23 @@ def history(grammar: Grammar, tokenizer: Tokenizer, tokens: int, facts: int, see
 
 @torch.no_grad()
 def facts_score(model: MemoryModel, tokenizer: Tokenizer, grammar: Grammar, tokens: int, facts: int,
-                seed: int, top_k: int = RECALL_TOP_K) -> dict:
+                seed: int, asked: int = 60, top_k: int = RECALL_TOP_K) -> dict:
+    """``asked`` of the ``facts`` planted in a history of ``tokens`` tokens; the others are distractors."""
     ids, planted = history(grammar, tokenizer, tokens, facts, seed)
+    everything, planted_count = planted, len(planted)
+    planted = random.Random(seed).sample(planted, min(asked, planted_count))
     read = model.read(torch.tensor([ids]))
+    rng, used = random.Random(seed + 1), {fact.subject for fact, _, _ in everything}
+    absent = [grammar.fact(rng, used) for _ in range(min(asked, planted_count))]
+    unknown = tokenizer.encode(" " + UNKNOWN).ids[0]
+    denied = 0
+    for fact in absent:
+        whole = torch.tensor([tokenizer.encode(fact.questions[0]).ids + tokenizer.encode(fact.lead).ids])
+        guess = model(whole, memory=replace(read, recall=Recall(top_k, CHUNK_TOKENS)))[0, -1].argmax().item()
+        denied += guess == unknown
     tally = {"exact": 0, "value": 0, "cited": 0, "value_without_memory": 0}
-    by_value: dict[str, list[int]] = {"digits": [], "word": []}
-    examples = []
+    kinds: dict[str, list[int]] = {}
+    failures = []
     for fact, first, end in planted:
         question = tokenizer.encode(fact.questions[0]).ids
         lead, value = tokenizer.encode(fact.lead).ids, tokenizer.encode(" " + fact.value).ids
@@ -69,11 +82,13 @@ def facts_score(model: MemoryModel, tokenizer: Tokenizer, grammar: Grammar, toke
         tally["value_without_memory"] += (blind == target)[at + len(lead):].all().item()
         mass = sum(layer[0, at + len(lead):len(target)].sum(dim=0) for layer in recall.mass)
         tally["cited"] += mass.argmax().item() in range(first // CHUNK_TOKENS, (end - 1) // CHUNK_TOKENS + 1)
-        by_value["digits" if fact.value.isdigit() else "word"].append(right)
-        if len(examples) < 4:
-            examples.append((fact.answer, tokenizer.decode(guess[at:].tolist())))
-    return {"tokens": len(ids), "facts": len(planted), **{k: round(v / len(planted), 3) for k, v in tally.items()},
-            **{f"value_{k}": round(sum(v) / len(v), 3) for k, v in by_value.items() if v}, "examples": examples}
+        line = tokenizer.decode(ids[max(0, first - 24):first])
+        kinds.setdefault("digits" if fact.value.isdigit() else "word", []).append(right)
+        kinds.setdefault("same_words_before" if line.endswith(fact.lead) else "subject_first", []).append(right)
+        if not right and len(failures) < 4:
+            failures.append((fact.answer, tokenizer.decode(guess[at:].tolist())))
+    return {"tokens": len(ids), "planted": planted_count, "asked": len(planted), "absent_denied": round(denied / len(absent), 3), **{k: round(v / len(planted), 3) for k, v in tally.items()},
+            **{f"value_{k}": round(sum(v) / len(v), 3) for k, v in kinds.items()}, "failures": failures}
 
 
 @torch.no_grad()
@@ -96,8 +111,9 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--grammar", type=Path, required=True)
     parser.add_argument("--novels", type=Path)
-    parser.add_argument("--history-tokens", type=int, nargs="*", default=[1000, 8000, 32000, 100000])
-    parser.add_argument("--facts", type=int, default=40)
+    parser.add_argument("--histories", nargs="*", default=["8000:40", "8000:300", "100000:40", "100000:2000"],
+                        help="tokens:facts of each history")
+    parser.add_argument("--asked", type=int, default=60)
     parser.add_argument("--seed", type=int, default=77)
     parser.add_argument("--before", type=int, default=24000)
     parser.add_argument("--passage", type=int, default=2048)
@@ -105,8 +121,9 @@ def main() -> None:
     torch.set_num_threads(1)
     tokenizer, grammar = Tokenizer.from_file(str(args.tokenizer)), Grammar(args.grammar)
     model = load_checkpoint(args.checkpoint)
-    for tokens in args.history_tokens:
-        print(json.dumps(facts_score(model, tokenizer, grammar, tokens, min(args.facts, tokens // 60), args.seed)), flush=True)
+    for size in args.histories:
+        tokens, facts = map(int, size.split(":"))
+        print(json.dumps(facts_score(model, tokenizer, grammar, tokens, facts, args.seed, args.asked)), flush=True)
     if args.novels:
         if not args.novels.is_dir():
             print(f"skipped perplexity: {args.novels} is absent")

@@ -2,8 +2,8 @@
 
     python -m mnemon_training.train --books DIR --tokenizer FILE --grammar FILE --run runs/default
 
-A run is a folder: ``log.jsonl`` and ``last.pt``. Started again, it goes on from ``last.pt``. The
-learning rate is constant for half the run, then falls to zero, counted in tokens or in wall time. Matrices inside the blocks are trained by Muon, all else by AdamW.
+A run is a folder: ``log.jsonl`` and ``last.pt``. Started again, it goes on from ``last.pt``;
+asked to end (SIGTERM), it saves first. The learning rate is constant for half the run, then falls to zero, counted in tokens or in wall time. Matrices inside the blocks are trained by Muon, all else by AdamW.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -135,7 +136,9 @@ def main() -> None:
             return (seconds + time.time() - begun) / (60 * args.wall_minutes)
         return done / args.tokens
 
-    while done < args.stop and progress() < 1.0:
+    ended: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
+    while done < args.stop and progress() < 1.0 and not ended:
         share = min(1.0, done / args.curriculum) if args.curriculum else 1.0
         batch = lanes.batch(args.lanes, first.towards(final, share))
         rate = min(1.0, (done + 1) / args.warmup) * min(1.0, 2.0 * (1 - progress()))
@@ -163,7 +166,7 @@ def main() -> None:
             with (args.run / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print(row, flush=True)
-        if step % 200 == 0:
+        if step % 100 == 0:
             save()
     save()
 
