@@ -130,5 +130,6 @@ fn freeze(hnsw: &Hnsw<'_, f32, InnerProduct>, n: usize, m: usize) -> Links {
         let links = nodes.iter().flat_map(|(_, row)| row.iter().copied()).collect();
         UpperLevel { nodes: nodes.into_iter().map(|(node, _)| node).collect(), links }
     };
+    super::repair::repair(&mut base, m0, entry_point.1);
     Links { entry_point: entry_point.1, base, upper: upper.into_iter().map(level).collect() }
 }

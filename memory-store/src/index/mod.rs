@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `flat` | exact scan | unsealed tail, `exact` searches, the oracle of tests |
 //! | `build` | hnsw_rs makes the links | sealing, in the pool of the store |
+//! | `repair` | links back, and to what nobody links to | sealing |
 //! | `graph` | the frozen graph: links, vectors, entries side by side | after sealing |
 //! | `format` | its bytes, as one blob | sealing, first use after opening |
 //! | `search` | greedy descent, then a beam on the lowest level | each search |
@@ -15,6 +16,7 @@ mod build;
 mod flat;
 mod format;
 mod graph;
+mod repair;
 mod search;
 
 pub use build::{BuildParams, build_graph};
