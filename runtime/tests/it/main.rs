@@ -1,0 +1,10 @@
+//! Behaviour of the runtime, in one program: golden logits, identity, memory, loading, generation.
+
+mod common;
+mod cuda;
+mod generate;
+mod golden;
+mod identity;
+mod loading;
+mod memory;
+mod positions;

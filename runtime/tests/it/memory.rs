@@ -1,0 +1,137 @@
+//! Trained memory layers: the logits of the training code, masses, capture.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use mnemon_memory_store::{EntryPolicy, KvDtype, Recall};
+use mnemon_runtime::{
+    CaptureAttention, CaptureOptions, Captured, LoadOptions, LocalAttention, LocalMask, Logits, Model, RecallAttention,
+    RecallOptions, SequenceState,
+};
+
+use crate::common::{TestMemory, cpu, difference, golden, load, logits, rows, some_tokens, tokens};
+
+fn read(model: &Model, tokens: &[u32], step: usize, window: usize) -> (TestMemory, Vec<Captured>) {
+    let options = CaptureOptions { window, sinks: 0, local: LocalMask::Sliding, recall: None };
+    let mut capture = CaptureAttention::new(model, options).unwrap();
+    let mut state = SequenceState::new(model);
+    let memory = TestMemory::new(model);
+    let mut pieces = Vec::new();
+    for piece in tokens.chunks(step) {
+        model.forward(piece, &mut state, &mut capture, Logits::None).unwrap();
+        pieces.extend(capture.drain(false).unwrap());
+    }
+    pieces.extend(capture.drain(true).unwrap());
+    assert!(capture.drain(true).unwrap().is_none());
+    pieces.iter().for_each(|captured| memory.add(captured, model.geometry().chunk_tokens as usize));
+    (memory, pieces)
+}
+
+#[test]
+fn trained_memory_layers_equal_the_training_code() {
+    for name in ["memory_joint", "memory_gate"] {
+        let options = LoadOptions { kv_dtype: Some(KvDtype::F32), chunk_tokens: Some(8), ..cpu() };
+        let model = load(name, &options);
+        let window = model.config().memory.window;
+        let golden = golden(name);
+        let prompt = tokens(&golden["prompt_tokens"]);
+        let (memory, _) = read(&model, &tokens(&golden["memory_tokens"]), 11, window);
+        let memory: Arc<dyn Recall> = Arc::new(memory);
+        let without = logits(
+            &model, &mut SequenceState::new(&model), &mut LocalAttention::new(&model, window, 0), &prompt, 21,
+        );
+        let error = difference(&without, &rows(&golden["logits_without_memory"]));
+        assert!(error < 1e-3, "{name} without memory: {error}");
+        let everything = RecallOptions { everything: true, ..RecallOptions::default() };
+        // Top-k that holds every chunk must do the same as recalling everything.
+        let top_k = RecallOptions { top_k_chunks: 5, entries_per_query: 40, block_tokens: 4, ..Default::default() };
+        for recall in [everything, top_k] {
+            for step in [21, 1] {
+                let mut attention = RecallAttention::new(&model, window, 0, Arc::clone(&memory), recall.clone()).unwrap();
+                let beside = logits(&model, &mut SequenceState::new(&model), &mut attention, &prompt, step);
+                let error = difference(&beside, &rows(&golden["logits_with_memory"]));
+                println!("{name}, {step} tokens a call: max error {error:e}");
+                assert!(error < 1e-3, "{name} with memory, {step} tokens a call: {error}");
+                let masses = attention.take_masses();
+                let sum: f32 = masses.iter().map(|(_, mass)| mass).sum();
+                assert!(masses.len() == 5 && sum > 0.01 && sum <= 1.0 + 1e-5, "{name}: {masses:?}");
+                assert!(masses.windows(2).all(|pair| pair[0].1 >= pair[1].1));
+                assert!(attention.take_masses().is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_memory_changes_nothing() {
+    for name in ["memory_joint", "memory_gate", "qwen3"] {
+        let model = load(name, &cpu());
+        let prompt = some_tokens(30, 64, 1);
+        let local =
+            logits(&model, &mut SequenceState::new(&model), &mut LocalAttention::new(&model, 16, 2), &prompt, 30);
+        let memory = Arc::new(TestMemory::new(&model));
+        let mut attention = RecallAttention::new(&model, 16, 2, memory, RecallOptions::default()).unwrap();
+        let recalled = logits(&model, &mut SequenceState::new(&model), &mut attention, &prompt, 30);
+        assert!(difference(&local, &recalled) < 1e-5, "{name}");
+    }
+}
+
+#[test]
+fn what_is_captured_does_not_depend_on_the_pieces() {
+    let options = LoadOptions {
+        chunk_tokens: Some(8),
+        entry_policy: Some(EntryPolicy::Representative { count: 2 }),
+        ..cpu()
+    };
+    let model = load("memory_joint", &options);
+    let text = some_tokens(100, 64, 3);
+    let join = |pieces: Vec<Captured>| {
+        let mut starts = 0;
+        let (mut keys, mut importance) = (vec![Vec::new(); 4], vec![Vec::new(); 4]);
+        for piece in pieces {
+            assert_eq!(piece.token_start, starts);
+            starts += piece.len as u64;
+            for (slot, (k, i)) in piece.keys.iter().zip(&piece.importance).enumerate() {
+                for head in 0..2 {
+                    keys[slot * 2 + head].extend_from_slice(&k[head * piece.len * 8..(head + 1) * piece.len * 8]);
+                    importance[slot * 2 + head].extend_from_slice(&i[head * piece.len..(head + 1) * piece.len]);
+                }
+            }
+        }
+        assert_eq!(starts, 100);
+        (keys, importance)
+    };
+    let (keys, importance) = join(read(&model, &text, 100, 16).1);
+    for step in [1, 7, 32] {
+        let (other_keys, other_importance) = join(read(&model, &text, step, 16).1);
+        assert!(difference(&keys, &other_keys) < 1e-4);
+        // A token's importance is final only once it left the window, which draining in pieces respects.
+        assert!(difference(&importance, &other_importance) < 1e-4, "importance with pieces of {step}");
+    }
+    // Each of 100 queries gives weight 1 for each of its 2 heads to the key/value head.
+    for head in &importance {
+        assert!((head.iter().sum::<f32>() - 200.0).abs() < 1e-2);
+    }
+}
+
+#[test]
+fn a_memory_of_another_shape_is_refused() {
+    let (one, other) = (load("memory_joint", &cpu()), load("memory_gate", &cpu()));
+    let memory = Arc::new(TestMemory::new(&other));
+    let error = RecallAttention::new(&one, 16, 0, memory, RecallOptions::default()).err().unwrap();
+    assert!(error.to_string().contains("made with this model"), "{error}");
+}
+
+#[test]
+fn a_sequence_cannot_be_continued_with_a_gap() {
+    let model = load("llama", &cpu());
+    let (mut state, mut attention) = (SequenceState::new(&model), LocalAttention::new(&model, 8, 0));
+    model.forward(&[1, 2], &mut state, &mut attention, Logits::None).unwrap();
+    state.position = 7;
+    let error = model.forward(&[1], &mut state, &mut attention, Logits::None).unwrap_err();
+    assert!(error.to_string().contains("position 2"), "{error}");
+    assert!(model.forward(&[], &mut SequenceState::new(&model), &mut attention, Logits::None).is_err());
+    let error = model.forward(&[64], &mut SequenceState::new(&model), &mut attention, Logits::None).unwrap_err();
+    assert!(error.to_string().contains("vocabulary of 64"), "{error}");
+}
