@@ -1,0 +1,217 @@
+//! Search, generate, score.
+
+use mnemon_client::{Client, Code, v1};
+
+use crate::world::*;
+
+/// A server with a memory of one document, and its text.
+async fn with_document(bytes: usize) -> (World, String) {
+    let world = World::new().await;
+    world.client.create_memory("m", "").await.unwrap();
+    let text = text(20, bytes);
+    ingest(&world.client, "m", "d", &text).await;
+    (world, text)
+}
+
+fn request(prompt: &str, memory: v1::MemoryOptions) -> v1::GenerateRequest {
+    v1::GenerateRequest { prompt: prompt.into(), memory: Some(memory), max_tokens: Some(24), ..Default::default() }
+}
+
+/// All of an answer: text, tokens, messages.
+async fn whole(client: &Client, request: v1::GenerateRequest) -> (String, Vec<u32>, Vec<v1::GenerateResponse>) {
+    let mut answer = client.generate(request).await.unwrap();
+    let (mut text, mut tokens, mut messages) = (String::new(), Vec::new(), Vec::new());
+    while let Some(message) = patiently(answer.message()).await.unwrap() {
+        text.push_str(&message.text);
+        tokens.extend(&message.token_ids);
+        messages.push(message);
+    }
+    (text, tokens, messages)
+}
+
+async fn refused(client: &Client, request: v1::GenerateRequest) -> mnemon_client::Error {
+    match client.generate(request).await {
+        Err(error) => error,
+        Ok(mut answer) => answer.message().await.unwrap_err(),
+    }
+}
+
+#[tokio::test]
+async fn a_passage_finds_its_own_chunk() {
+    let (world, text) = with_document(6000).await;
+    for at in [512, 2048, 4096] {
+        // Whole chunks: they begin where a chunk begins, so that the model sees the same bytes.
+        let query = &text[at..at + 32];
+        let hits = world.client.search(&["m"], query, 5, true).await.unwrap();
+        assert_eq!(hits.len(), 5);
+        assert!(hits.windows(2).all(|pair| pair[0].score >= pair[1].score));
+        assert!(hits.iter().all(|hit| (-1.001..=1.001).contains(&hit.score)));
+        for hit in hits {
+            let chunk = hit.chunk.unwrap();
+            let span = chunk.span.unwrap();
+            assert_eq!(chunk.text, text[span.byte_start as usize..span.byte_end as usize]);
+            assert_eq!((chunk.memory.as_str(), chunk.document_id.as_str()), ("m", "d"));
+        }
+    }
+    assert_eq!(world.client.search(&["m", "m"], "twice", 1000, false).await.unwrap().len(), 6000_usize.div_ceil(16));
+}
+
+#[tokio::test]
+async fn bad_searches_are_refused() {
+    let (world, _) = with_document(600).await;
+    let client = &world.client;
+    let empty = client.search(&["m"], "", 5, false).await.unwrap_err();
+    assert_status(&empty, Code::InvalidArgument, "it is empty", "query");
+    for k in [0, 1001, u32::MAX] {
+        let error = client.search(&["m"], "text", k, false).await.unwrap_err();
+        assert_status(&error, Code::InvalidArgument, "1 to 1000", "k");
+    }
+    let none = client.search(&[], "text", 5, false).await.unwrap_err();
+    assert_status(&none, Code::InvalidArgument, "1 to 16", "memories");
+    let many = client.search(&["m"; 17], "text", 5, false).await.unwrap_err();
+    assert_status(&many, Code::InvalidArgument, "1 to 16", "memories");
+    let long = client.search(&["m"], &text(21, 33_000), 5, false).await.unwrap_err();
+    assert_status(&long, Code::InvalidArgument, "at most 32768", "query");
+}
+
+#[tokio::test]
+async fn answers_are_cited() {
+    let (world, text) = with_document(4000).await;
+    let (answer, tokens, messages) = whole(&world.client, request(&text[1000..1100], from(&["m"]))).await;
+    let finish = messages.last().unwrap().finish.clone().unwrap();
+    let usage = finish.usage.unwrap();
+    assert_eq!(usage.prompt_tokens, 100);
+    assert_eq!(usage.generated_tokens as usize, tokens.len());
+    assert!(usage.recalled_chunks > 0 && usage.prefill_ms > 0.0 && usage.decode_ms_per_token > 0.0);
+    assert!(messages[..messages.len() - 1].iter().all(|message| message.finish.is_none()));
+    assert!(answer.len() <= 24 * 3);
+
+    assert!(!finish.citations.is_empty() && finish.citations.len() <= 32);
+    assert!(finish.citations.len() <= usage.recalled_chunks as usize);
+    let all = messages.iter().flat_map(|message| &message.citations).chain(&finish.citations);
+    for citation in all {
+        let chunk = citation.chunk.as_ref().unwrap();
+        let span = chunk.span.unwrap();
+        assert_eq!(chunk.text, text[span.byte_start as usize..span.byte_end as usize]);
+        assert!(citation.weight > 0.0 && citation.weight <= 1.0);
+    }
+    for message in &messages {
+        assert!(message.citations.len() <= 8);
+        assert!(message.citations.windows(2).all(|pair| pair[0].weight >= pair[1].weight));
+    }
+    let total: f32 = finish.citations.iter().map(|citation| citation.weight).sum();
+    assert!(total <= 1.001, "{total}");
+}
+
+#[tokio::test]
+async fn the_same_request_gets_the_same_answer() {
+    let (world, text) = with_document(2000).await;
+    let sampled = v1::GenerateRequest {
+        sampling: Some(v1::SamplingOptions {
+            temperature: Some(1.5),
+            top_k: Some(50),
+            top_p: Some(0.95),
+            repetition_penalty: Some(1.1),
+            seed: Some(7),
+        }),
+        ..request(&text[..50], from(&["m"]))
+    };
+    let (_, first, _) = whole(&world.client, sampled.clone()).await;
+    let (_, second, _) = whole(&world.client, sampled).await;
+    assert_eq!(first, second);
+
+    let (_, _, messages) = whole(&world.client, request("without", without_memory())).await;
+    let finish = messages.last().unwrap().finish.clone().unwrap();
+    assert!(finish.citations.is_empty());
+    assert_eq!(finish.usage.unwrap().recalled_chunks, 0);
+    // An empty memory is as good as none.
+    world.client.create_memory("empty", "").await.unwrap();
+    let (_, _, messages) = whole(&world.client, request("without", from(&["empty"]))).await;
+    assert!(messages.last().unwrap().finish.clone().unwrap().citations.is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_string_ends_the_answer() {
+    let (world, _) = with_document(600).await;
+    let (text, _, messages) = whole(&world.client, request("stop here", without_memory())).await;
+    assert_eq!(messages.last().unwrap().finish.clone().unwrap().reason(), v1::FinishReason::MaxTokens);
+    let stop: String = text.chars().skip(2).take(1).collect();
+    let stopped = v1::GenerateRequest { stop: vec![stop.clone()], ..request("stop here", without_memory()) };
+    let (text, _, messages) = whole(&world.client, stopped).await;
+    assert!(!text.contains(&stop));
+    assert_eq!(messages.last().unwrap().finish.clone().unwrap().reason(), v1::FinishReason::StopString);
+}
+
+#[tokio::test]
+async fn bad_generations_are_refused() {
+    let world = World::with(|settings| settings.limits.prompt_tokens = 100).await;
+    let client = &world.client;
+    client.create_memory("m", "").await.unwrap();
+    ingest(client, "m", "d", "some text").await;
+
+    let empty = refused(client, request("", from(&["m"]))).await;
+    assert_status(&empty, Code::InvalidArgument, "it is empty", "prompt");
+    let long = refused(client, request(&"x".repeat(101), from(&["m"]))).await;
+    assert_status(&long, Code::InvalidArgument, "at most 100", "prompt");
+    for k in [0, 257, u32::MAX] {
+        let options = v1::MemoryOptions { top_k_chunks: Some(k), ..from(&["m"]) };
+        let error = refused(client, request("text", options.clone())).await;
+        assert_status(&error, Code::InvalidArgument, "1 to 256", "memory.top_k_chunks");
+        let error = client.score("text", options).await.unwrap_err();
+        assert_status(&error, Code::InvalidArgument, "1 to 256", "memory.top_k_chunks");
+    }
+    let none = refused(client, request("text", v1::MemoryOptions::default())).await;
+    assert_status(&none, Code::InvalidArgument, "recall_off", "memory.memories");
+    for max_tokens in [0, 8193] {
+        let request = v1::GenerateRequest { max_tokens: Some(max_tokens), ..request("text", from(&["m"])) };
+        assert_status(&refused(client, request).await, Code::InvalidArgument, "1 to 8192", "max_tokens");
+    }
+    let messages = vec![v1::ChatMessage { role: "user".into(), content: "hi".into() }];
+    let chat = v1::GenerateRequest { messages: messages.clone(), ..request("", from(&["m"])) };
+    assert_status(&refused(client, chat).await, Code::InvalidArgument, "no chat template", "messages");
+    let both = v1::GenerateRequest { messages, ..request("text", from(&["m"])) };
+    assert_status(&refused(client, both).await, Code::InvalidArgument, "not both", "messages");
+}
+
+#[tokio::test]
+async fn texts_are_scored() {
+    let (world, text) = with_document(3000).await;
+    let passage = &text[1000..1200];
+    let plain = world.client.score(passage, without_memory()).await.unwrap();
+    let recalling = world.client.score(passage, from(&["m"])).await.unwrap();
+    for score in [&plain, &recalling] {
+        assert_eq!(score.tokens, 199);
+        assert!(score.log_probability < 0.0);
+        let perplexity = (-score.log_probability / score.tokens as f64).exp();
+        assert!((score.perplexity / perplexity - 1.0).abs() < 1e-9);
+        let bits = -score.log_probability / std::f64::consts::LN_2;
+        assert!((score.bits_per_byte * 199.0 / bits - 1.0).abs() < 0.01, "{score:?}");
+    }
+    assert_eq!(plain.recalled_chunks, 0);
+    assert!(recalling.recalled_chunks > 0);
+
+    let empty = world.client.score("", without_memory()).await.unwrap_err();
+    assert_status(&empty, Code::InvalidArgument, "at least two tokens", "text");
+    let one = world.client.score("x", without_memory()).await.unwrap_err();
+    assert_status(&one, Code::InvalidArgument, "two", "text");
+}
+
+#[tokio::test]
+async fn overload_is_refused_early() {
+    let world = World::with(|settings| settings.limits.engine_queue = 1).await;
+    let client = &world.client;
+    let long = v1::GenerateRequest { max_tokens: Some(8192), ..request("go on", without_memory()) };
+    let mut running = client.generate(long).await.unwrap();
+    running.message().await.unwrap();
+    // The one place is taken, unless the first answer waits for its reader just now.
+    let refused = eventually(|| async {
+        let mut second = client.generate(request("me too", without_memory())).await.unwrap();
+        second.message().await.err()
+    });
+    let reading = async { while running.message().await.is_ok_and(|message| message.is_some()) {} };
+    let refused = tokio::select! {
+        refused = refused => refused,
+        () = reading => panic!("the first answer ended, and nothing was refused"),
+    };
+    assert_status(&refused, Code::ResourceExhausted, "waiting for the model", "");
+}

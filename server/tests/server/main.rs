@@ -1,0 +1,12 @@
+//! Behaviour of a real server on a free port, with a small random model whose tokens are bytes.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod answers;
+mod callers;
+mod catalog;
+mod hang_up;
+mod ingest;
+mod killed;
+mod life;
+mod model;
+mod world;
