@@ -1,0 +1,211 @@
+//! Generation of a text, pulled step by step.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use mnemon_memory_store::ChunkId;
+
+use super::{BLOCK_TOKENS, Detokenizer, SamplingOptions, Session, encode, sampler::Sampler, stop::StopFinder};
+use crate::{Error, Logits, Model, RecallFrom, Result, SequenceState};
+
+/// What to generate.
+#[derive(Clone)]
+pub struct GenerateOptions {
+    /// Tokens at most.
+    pub max_tokens: usize,
+    /// How they are drawn.
+    pub sampling: SamplingOptions,
+    /// Texts at which generation stops; they are not part of the result. At most 16 of 1 to 1024 bytes.
+    pub stop: Vec<String>,
+    /// Memory.
+    pub recall: Option<RecallFrom>,
+    /// Tokens that a prompt may have.
+    pub prompt_tokens_max: usize,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_tokens: 256,
+            sampling: SamplingOptions::default(),
+            stop: Vec::new(),
+            recall: None,
+            prompt_tokens_max: 32_768,
+        }
+    }
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended the text.
+    EndOfText,
+    /// A stop text appeared.
+    Stop,
+    /// `max_tokens` were generated.
+    Length,
+}
+
+/// What one step of a [`Generation`] did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GenerateStep {
+    /// A piece of the prompt was read.
+    Prefill {
+        /// Tokens read.
+        done: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+    /// A token was drawn.
+    Token {
+        /// The token.
+        id: u32,
+        /// Text that became complete with it; may be empty.
+        text: String,
+        /// Attention mass of the recalled chunks behind this token, largest first; for the first token, that of the
+        /// last piece of the prompt.
+        masses: Vec<(ChunkId, f32)>,
+    },
+    /// The end; returned again by every later step, then with empty text.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Text that had been held back.
+        text: String,
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens generated, without the one that ends the text.
+        generated_tokens: usize,
+    },
+}
+
+/// Where a generation stands.
+enum Phase {
+    /// So many tokens of the prompt were read.
+    Prefill(usize),
+    /// The next token is drawn from these logits, `[1, vocab]`.
+    Draw(Tensor),
+    /// This token was drawn; the model has not seen it yet.
+    Feed(u32),
+    Finished(FinishReason),
+    /// A step failed: the state of the sequence is unknown.
+    Failed,
+}
+
+/// Generation of a text, pulled step by step; each does one bounded piece of work: a block of the prompt, or a token.
+/// A fresh sequence: what leaves the local window is forgotten; only the memory given is recalled.
+pub struct Generation {
+    model: Arc<Model>,
+    session: Session,
+    state: SequenceState,
+    prompt: Vec<u32>,
+    max_tokens: usize,
+    generated: usize,
+    sampler: Sampler,
+    detokenizer: Detokenizer,
+    stop: StopFinder,
+    phase: Phase,
+}
+
+impl Generation {
+    /// Tokenizes the prompt and checks the options; computes nothing yet.
+    pub fn new(model: Arc<Model>, prompt: &str, options: GenerateOptions) -> Result<Self> {
+        let prompt = encode(&model, prompt)?.get_ids().to_vec();
+        if prompt.len() > options.prompt_tokens_max {
+            return Err(Error::PromptTooLong { tokens: prompt.len(), limit: options.prompt_tokens_max });
+        }
+        let mut sampler = Sampler::new(&options.sampling)?;
+        prompt.iter().for_each(|&id| sampler.saw(id));
+        Ok(Self {
+            session: Session::new(&model, options.recall)?,
+            state: SequenceState::new(&model),
+            model,
+            prompt,
+            max_tokens: options.max_tokens,
+            generated: 0,
+            sampler,
+            detokenizer: Detokenizer::new(),
+            stop: StopFinder::new(options.stop)?,
+            phase: Phase::Prefill(0),
+        })
+    }
+
+    /// One bounded piece of work. After an error, every later step fails.
+    pub fn step(&mut self) -> Result<GenerateStep> {
+        match std::mem::replace(&mut self.phase, Phase::Failed) {
+            Phase::Prefill(done) => self.prefill(done),
+            Phase::Draw(logits) => self.draw(&logits),
+            Phase::Feed(id) => {
+                let logits = self.forward(&[id], Logits::Last)?;
+                self.draw(&logits.ok_or(Error::NotFinite)?)
+            }
+            Phase::Finished(reason) => {
+                self.phase = Phase::Finished(reason);
+                Ok(self.finished(reason, String::new()))
+            }
+            Phase::Failed => Err(Error::Invalid { what: "generation", why: "an earlier step failed".into() }),
+        }
+    }
+
+    fn forward(&mut self, tokens: &[u32], want: Logits) -> Result<Option<Tensor>> {
+        self.model.forward(tokens, &mut self.state, &mut self.session, want)
+    }
+
+    fn prefill(&mut self, done: usize) -> Result<GenerateStep> {
+        let total = self.prompt.len();
+        let end = (done + BLOCK_TOKENS).min(total);
+        let block = self.prompt.get(done..end).unwrap_or_default().to_vec();
+        // The masses of earlier blocks say little about the answer.
+        self.take_masses();
+        self.phase = match self.forward(&block, if end == total { Logits::Last } else { Logits::None })? {
+            Some(logits) => Phase::Draw(logits),
+            None => Phase::Prefill(end),
+        };
+        Ok(GenerateStep::Prefill { done: end, total })
+    }
+
+    fn draw(&mut self, logits: &Tensor) -> Result<GenerateStep> {
+        if self.generated == self.max_tokens {
+            return self.finish(FinishReason::Length);
+        }
+        let masses = self.take_masses();
+        let id = self.sampler.draw(&logits.squeeze(0)?)?;
+        if self.model.config().eos_tokens.contains(&id) {
+            return self.finish(FinishReason::EndOfText);
+        }
+        self.generated += 1;
+        let complete = self.detokenizer.push(self.model.tokenizer(), id)?;
+        let (text, stopped) = self.stop.push(&complete);
+        if stopped {
+            self.phase = Phase::Finished(FinishReason::Stop);
+            return Ok(self.finished(FinishReason::Stop, text));
+        }
+        self.phase = Phase::Feed(id);
+        if self.generated == self.max_tokens {
+            // The next step ends it without another forward pass.
+            self.phase = Phase::Draw(logits.clone());
+        }
+        Ok(GenerateStep::Token { id, text, masses })
+    }
+
+    /// Ends the text; what was held back comes out, unless a stop text begins in it.
+    fn finish(&mut self, reason: FinishReason) -> Result<GenerateStep> {
+        let rest = self.detokenizer.finish(self.model.tokenizer())?;
+        let (mut text, stopped) = self.stop.push(&rest);
+        let reason = if stopped { FinishReason::Stop } else { reason };
+        text.push_str(&self.stop.finish());
+        self.phase = Phase::Finished(reason);
+        Ok(self.finished(reason, text))
+    }
+
+    fn finished(&self, reason: FinishReason, text: String) -> GenerateStep {
+        GenerateStep::Finished { reason, text, prompt_tokens: self.prompt.len(), generated_tokens: self.generated }
+    }
+
+    fn take_masses(&mut self) -> Vec<(ChunkId, f32)> {
+        match &mut self.session {
+            Session::Local(_) => Vec::new(),
+            Session::Recall(attention) => attention.take_masses(),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The probability of a text.
+
+use std::sync::Arc;
+
+use super::{BLOCK_TOKENS, Session, encode};
+use crate::{Error, Logits, Model, RecallFrom, Result, SequenceState, attention::host_values};
+
+/// Logits in memory at once: vocabularies may be large.
+const LOGITS_MAX: usize = 1 << 22;
+
+/// What one step of a [`Scoring`] did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ScoreStep {
+    /// A piece of the text was read.
+    Progress {
+        /// Tokens read.
+        done: usize,
+        /// Tokens of the text.
+        total: usize,
+    },
+    /// The end; returned again by every later step.
+    Finished {
+        /// Tokens scored: all, or all but the first when the tokenizer puts no token before a text.
+        tokens: usize,
+        /// Sum of their natural log-probabilities. Perplexity is `exp(-log_probability / tokens)`.
+        log_probability: f64,
+        /// Bytes of the scored tokens' text. Bits per byte are `-log_probability / ln(2) / bytes`.
+        bytes: usize,
+    },
+}
+
+/// The probability of a text, computed step by step, in a fresh sequence.
+pub struct Scoring {
+    model: Arc<Model>,
+    session: Session,
+    state: SequenceState,
+    tokens: Vec<u32>,
+    done: usize,
+    /// First token that is scored; it has at least one before it.
+    first: usize,
+    bytes: usize,
+    log_probability: f64,
+    failed: bool,
+}
+
+impl Scoring {
+    /// Tokenizes the text; computes nothing yet.
+    pub fn new(model: Arc<Model>, text: &str, recall: Option<RecallFrom>) -> Result<Self> {
+        let encoding = encode(&model, text)?;
+        let special = encoding.get_special_tokens_mask();
+        // What the tokenizer put around the text is not part of it. A text that spells a special token is.
+        let added = |mask: &u32, offsets: &(usize, usize)| *mask == 1 && offsets.0 == offsets.1;
+        let around: Vec<bool> = special.iter().zip(encoding.get_offsets()).map(|(m, o)| added(m, o)).collect();
+        let before = around.iter().take_while(|&&added| added).count();
+        let after = around.iter().rev().take_while(|&&added| added).count();
+        let end = encoding.len().saturating_sub(after).max(before);
+        let tokens = encoding.get_ids().get(..end).unwrap_or_default().to_vec();
+        if tokens.len() == before {
+            return Err(Error::EmptyPrompt);
+        }
+        let first = before.max(1);
+        let unscored = if before == 0 { encoding.get_offsets().first().map_or(0, |offsets| offsets.1) } else { 0 };
+        Ok(Self {
+            session: Session::new(&model, recall)?,
+            state: SequenceState::new(&model),
+            model,
+            tokens,
+            done: 0,
+            first,
+            bytes: text.len().saturating_sub(unscored),
+            log_probability: 0.0,
+            failed: false,
+        })
+    }
+
+    /// One bounded piece of work. After an error, every later step fails.
+    pub fn step(&mut self) -> Result<ScoreStep> {
+        if self.failed {
+            return Err(Error::Invalid { what: "scoring", why: "an earlier step failed".into() });
+        }
+        let total = self.tokens.len();
+        // The last token is predicted, but predicts nothing.
+        if self.done + 1 >= total {
+            return Ok(ScoreStep::Finished {
+                tokens: total.saturating_sub(self.first),
+                log_probability: self.log_probability,
+                bytes: self.bytes,
+            });
+        }
+        self.failed = true;
+        let vocabulary = self.model.config().vocab_size;
+        let block = (LOGITS_MAX / vocabulary).clamp(1, BLOCK_TOKENS);
+        let end = (self.done + block).min(total - 1);
+        let tokens = self.tokens.get(self.done..end).unwrap_or_default();
+        let logits = self.model.forward(tokens, &mut self.state, &mut self.session, Logits::All)?;
+        let next = self.tokens.get(self.done + 1..=end).unwrap_or_default();
+        let (done, first) = (self.done, self.first);
+        let sum = host_values(&logits.ok_or(Error::NotFinite)?, |logits| {
+            let rows = logits.chunks_exact(vocabulary).zip(next).enumerate();
+            rows.filter(|(row, _)| done + row + 1 >= first).map(|(_, (row, &id))| log_probability(row, id)).sum::<f64>()
+        })?;
+        if !sum.is_finite() {
+            return Err(Error::NotFinite);
+        }
+        self.log_probability += sum;
+        self.done = end;
+        self.failed = false;
+        Ok(ScoreStep::Progress { done: if end + 1 == total { total } else { end }, total })
+    }
+}
+
+/// Logarithm of the softmax of `logits` at `id`.
+fn log_probability(logits: &[f32], id: u32) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = logits.iter().map(|logit| f64::from((logit - largest).exp())).sum();
+    logits.get(id as usize).map_or(f64::NAN, |logit| f64::from(logit - largest) - total.ln())
+}
