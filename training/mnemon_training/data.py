@@ -49,7 +49,8 @@ class Mix:
     filler_most: float = 0.6
     open_share: float = 0.3
     lead_weight: float = 2.0
-    unknown_share: float = 0.1
+    unknown_share: float = 0.15
+    near_miss_share: float = 0.5
 
     def towards(self, other: "Mix", share: float) -> "Mix":
         return Mix(*(a + share * (b - a) for a, b in zip(vars(self).values(), vars(other).values())))
@@ -97,15 +98,25 @@ class Lanes:
         if self.rng.random() < 0.5:
             lane.add([self.end_of_text], 0.0)
 
-    def open_fact(self, used: set[str]) -> Fact:
-        """A fact about anything: words of books, so that the model does not live on the grammar's alone."""
+    def open_fact(self, used: set[str], like: Fact | None = None) -> Fact:
+        """A fact about anything: words of books, so that the model does not live on the grammar's alone.
+
+        ``like`` makes it a near miss: the same kind, and all but one word of the subject.
+        """
         rng = self.rng
         words = lambda least, most: " ".join(rng.choices(self.words, k=rng.randint(least, most)))
+        kind = words(1, 2) if like is None else like.kind
         subject = rng.choice(("the ", "")) + words(1, 3)
-        while subject in used:
-            subject = words(2, 3)
+        while subject in used or like is not None:
+            if like is None:
+                subject = words(2, 3)
+                continue
+            parts = like.subject.split()
+            parts[rng.randrange(parts[0] == "the" and len(parts) > 1, len(parts))] = words(1, 1)
+            subject = " ".join(parts)
+            if subject not in used:
+                break
         used.add(subject)
-        kind = words(1, 2)
         value = self.grammar.value("digits:4", rng) if rng.random() < 0.3 else words(1, 2)
         lead = f" the {kind} of {subject} is"
         statements = (f"Note:{lead} {value}.", f"User: I think{lead} {value}.", f"T{lead[2:]} {value}.",
@@ -134,6 +145,13 @@ class Lanes:
         rng, lane = self.rng, Lane(self.tokens + 1)
         used: set[str] = set()
         unasked, asked = [], []
+
+        def new_fact() -> Fact:
+            told = unasked + asked
+            like = rng.choice(told) if told and rng.random() < mix.near_miss_share else None
+            is_open = rng.random() < mix.open_share if like is None else like.kind not in self.grammar.kind_names
+            return self.open_fact(used, like) if is_open else self.grammar.fact(rng, used, like)
+
         filler = rng.uniform(0.0, mix.filler_most)
         eager = rng.uniform(0.3, 0.7)
         self.begin(lane)
@@ -142,7 +160,7 @@ class Lanes:
                 lane.add(self.encode(self.grammar.filler(rng)) + self.newline, 0.15)
                 continue
             if rng.random() < mix.unknown_share * eager:
-                fact = self.open_fact(used) if rng.random() < mix.open_share else self.grammar.fact(rng, used)
+                fact = new_fact()
                 self.ask(lane, replace(fact, value=UNKNOWN), mix, UNKNOWN_FAR)
                 continue
             again = asked and rng.random() < 0.1
@@ -151,7 +169,7 @@ class Lanes:
                 asked.append(fact)
                 self.ask(lane, fact, mix, VALUE_FAR)
             else:
-                fact = self.open_fact(used) if rng.random() < mix.open_share else self.grammar.fact(rng, used)
+                fact = new_fact()
                 unasked.append(fact)
                 line = rng.choice(fact.statements)
                 lane.add(self.encode(line) + self.newline, 0.1)

@@ -35,6 +35,7 @@ class Grammar:
         if data["version"] != 1:
             raise ValueError(f"{path}: version {data['version']} of histories.json is not known")
         self.slots, self.turns, self.kinds = data["slots"], data["turns"], data["facts"]
+        self.kind_names = {kind["kind"] for kind in self.kinds}
 
     def fill(self, template: str, rng: random.Random) -> str:
         return SLOT.sub(lambda m: rng.choice(self.slots[m.group(1)]), template)
@@ -50,13 +51,21 @@ class Grammar:
             return "".join(rng.choice("0123456789") for _ in range(int(detail)))
         raise ValueError(f"value form {form!r} is not known")
 
-    def fact(self, rng: random.Random, used: set[str]) -> Fact:
-        """A new fact; its subject is added to ``used`` and differs from all in it."""
-        kind = rng.choice(self.kinds)
-        subject = self.fill(kind["subject"], rng)
-        while subject in used:
+    def fact(self, rng: random.Random, used: set[str], like: Fact | None = None) -> Fact:
+        """A new fact; its subject is added to ``used`` and differs from all in it.
+
+        ``like`` makes it a near miss: the same kind, and all but one word of the subject.
+        """
+        subject = None
+        while subject is None or subject in used:
             kind = rng.choice(self.kinds)
+            if like is not None:
+                kind = next((k for k in self.kinds if k["kind"] == like.kind), kind)
             subject = self.fill(kind["subject"], rng)
+            words, old = subject.split(), like.subject.split() if like is not None else []
+            if len(words) == len(old):
+                kept = rng.randrange(len(words))
+                subject = " ".join(new if i == kept else before for i, (new, before) in enumerate(zip(words, old)))
         used.add(subject)
         value = self.value(kind["value"], rng)
 

@@ -87,3 +87,14 @@ def test_planted_facts_are_where_the_evaluation_says(lanes):
     assert len({fact.subject for fact, _, _ in planted}) == 8
     for fact, first, end in planted:
         assert lanes.tokenizer.decode(ids[first:end]) == " " + fact.value
+
+
+def test_near_misses_differ_in_one_word(lanes):
+    for make in (lambda *a: lanes.grammar.fact(lanes.rng, *a), lanes.open_fact):
+        for _ in range(50):
+            used = set()
+            first = make(used)
+            second = make(used, first)
+            assert second.kind == first.kind
+            pairs = list(zip(first.subject.split(), second.subject.split(), strict=True))
+            assert sum(a != b for a, b in pairs) == 1
