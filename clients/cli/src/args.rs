@@ -1,5 +1,6 @@
 //! The command line as typed. Nothing is resolved or checked against the world here.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -93,25 +94,68 @@ Examples:
   mnemon serve --listen 127.0.0.1:0 --json                any free port; prints it as JSON
   mnemon serve --config mnemon.toml --device cuda:0")]
 pub(crate) struct Serve {
-    /// Address to listen on; port 0 takes any free one.
+    /// Address to listen on; port 0 takes any free one. [default: 127.0.0.1:7117]
     #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: Option<String>,
+    pub(crate) listen: Option<SocketAddr>,
 
-    /// Folder of the memories; made if it is missing.
+    /// Folder of the memories; made if it is missing. [default: mnemon-data]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 
-    /// Folder of a model in the Hugging Face layout, or its id on the hub. Without it: the built-in model.
+    /// Folder of a model in the Hugging Face layout, or its id on the hub. [default: the built-in model]
     #[arg(long, value_name = "DIR|HUB_ID")]
     pub(crate) model: Option<String>,
 
-    /// auto, cpu or cuda:N.
+    /// auto, cpu or cuda:N. [default: auto]
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<String>,
 
-    /// TOML file with settings.
+    /// TOML file with settings; MNEMON_CONFIG names it as well.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Tokens of the local window. [default: the model's]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) window: Option<u32>,
+
+    /// Tokens between durable commits while a document is read: what a crash may cost. [default: 4096]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) commit_tokens: Option<u32>,
+
+    /// PEM file with the server's certificate chain. Tokens of callers come from the TOML file or MNEMON_TOKENS.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// PEM file with its private key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Listen where others can reach the server although TLS or tokens are missing.
+    #[arg(long)]
+    pub(crate) allow_insecure_remote: bool,
+
+    /// How long generations may go on after a shutdown was asked for. [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) shutdown_grace: Option<u64>,
+
+    /// Look of the log on standard error: text or json. [default: text; json with --json]
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"], hide_possible_values = true)]
+    pub(crate) log_format: Option<String>,
+
+    /// What to log: error, warn, info, debug, trace, or a list such as info,mnemon_server=debug. [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+
+    /// A bound on what callers may ask for, such as engine_queue=16; may be repeated.
+    ///
+    /// message_bytes, document_bytes, prompt_tokens, score_tokens, memories, documents_per_memory, connections,
+    /// streams_per_connection, ingests, ingest_idle_s, engine_queue, store_calls, disk_free_bytes
+    #[arg(long = "limit", value_name = "NAME=N")]
+    pub(crate) limits: Vec<String>,
+
+    /// A bound on memory for caches: index_bytes, chunk_bytes or catalog_bytes; may be repeated.
+    #[arg(long = "cache", value_name = "NAME=BYTES")]
+    pub(crate) caches: Vec<String>,
 }
 
 /// Create, list, show and delete memories.
@@ -241,7 +285,7 @@ Examples:
   mnemon search books - --json < question.txt | jq -r '.hits[0].chunk.text'")]
 pub(crate) struct Search {
     /// Names of memories, separated by commas.
-    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1)]
+    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1, required = true)]
     pub(crate) memories: Vec<String>,
     /// What to look for; '-' reads it from standard input.
     pub(crate) query: String,
@@ -266,7 +310,7 @@ Examples:
   mnemon generate books \"Once\" --temperature 0.8 --seed 7 --json | jq .citations")]
 pub(crate) struct Generate {
     /// Names of memories, separated by commas.
-    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1)]
+    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1, required = true)]
     pub(crate) memories: Vec<String>,
     /// Text to continue; '-' reads it from standard input.
     pub(crate) prompt: String,
@@ -309,7 +353,7 @@ Examples:
   head -c 2000 chapter.txt | mnemon score books - --json | jq .perplexity")]
 pub(crate) struct Score {
     /// Names of memories, separated by commas.
-    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1)]
+    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1, required = true)]
     pub(crate) memories: Vec<String>,
     /// UTF-8 text file; '-' is standard input.
     pub(crate) file: PathBuf,

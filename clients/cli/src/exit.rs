@@ -4,6 +4,9 @@ use std::fmt;
 use std::io::{self, Write};
 
 use mnemon_client::{Code, Error as ClientError};
+use mnemon_memory_store::Error as StoreError;
+use mnemon_runtime::Error as ModelError;
+use mnemon_server::Error as ServerError;
 use serde_json::{Value, json};
 
 use crate::render::{Ink, Ui, harmless};
@@ -106,13 +109,13 @@ impl Failure {
     }
 
     fn write_for_people(&self, err: &mut impl Write, ui: &Ui) -> io::Result<()> {
-        writeln!(err, "{} {}", ui.paint_err(Ink::Bad, "error:"), harmless(&self.message))?;
+        ui.paragraph_err(err, Ink::Bad, "error:", &self.message)?;
         // The message often says the same as its only field.
         for (field, reason) in self.fields.iter().filter(|(_, reason)| !self.message.contains(reason.as_str())) {
             writeln!(err, "  {field}: {}", harmless(reason))?;
         }
         if let Some(hint) = &self.hint {
-            writeln!(err, "{} {}", ui.paint_err(Ink::Key, "try:"), harmless(hint))?;
+            ui.paragraph_err(err, Ink::Key, "try:", hint)?;
         }
         Ok(())
     }
@@ -142,6 +145,36 @@ impl From<&ClientError> for Failure {
             ClientError::EndedEarly => Self::new(Exit::Unreachable, error.to_string()),
             _ => Self::new(Exit::Failure, error.to_string()),
         }
+    }
+}
+
+impl From<&ServerError> for Failure {
+    /// Why the server of `serve` or `demo` did not start or go on.
+    fn from(error: &ServerError) -> Self {
+        let exit = match error {
+            ServerError::Settings { .. }
+            | ServerError::InsecureRemote { .. }
+            | ServerError::File { .. }
+            | ServerError::Tls { .. } => Exit::Usage,
+            ServerError::PortInUse { .. } | ServerError::Listen { .. } => Exit::Conflict,
+            ServerError::Store(error) => match error {
+                StoreError::InUse { .. } => Exit::Conflict,
+                StoreError::Limit { .. } | StoreError::NoSpace { .. } => Exit::Refused,
+                StoreError::Damaged { .. } | StoreError::UnknownFormat { .. } => Exit::Damaged,
+                _ => Exit::Failure,
+            },
+            ServerError::Model(error) => match error {
+                ModelError::Truncated { .. } | ModelError::Damaged { .. } => Exit::Damaged,
+                ModelError::UnknownSource { .. }
+                | ModelError::MissingFile { .. }
+                | ModelError::UnsupportedArchitecture { .. }
+                | ModelError::UnsupportedDtype { .. }
+                | ModelError::Config { .. } => Exit::Usage,
+                _ => Exit::Failure,
+            },
+            _ => Exit::Failure,
+        };
+        Self::new(exit, error.to_string())
     }
 }
 

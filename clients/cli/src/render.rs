@@ -139,6 +139,25 @@ impl Ui {
         writeln!(io::stdout().lock(), "{}", text.as_ref())
     }
 
+    /// Writes text to standard output, on as many lines as it takes, in one ink.
+    pub(crate) fn paragraph(&self, ink: Option<Ink>, text: &str) -> io::Result<()> {
+        for line in excerpt(text, self.width, usize::MAX) {
+            self.line(ink.map_or_else(|| line.clone(), |ink| self.paint(ink, &line)))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a label and text to standard error; broken into lines only for a person, who may have a narrow terminal.
+    pub(crate) fn paragraph_err(&self, err: &mut impl Write, ink: Ink, label: &str, text: &str) -> io::Result<()> {
+        let indent = measure_text_width(label) + 1;
+        let lines = if self.err_is_terminal {
+            excerpt(text, self.width - indent, usize::MAX)
+        } else {
+            vec![harmless(text)]
+        };
+        writeln!(err, "{} {}", self.paint_err(ink, label), lines.join(&format!("\n{:indent$}", "")))
+    }
+
     /// Writes text to standard output at once, without a line break.
     pub(crate) fn piece(&self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
@@ -254,12 +273,10 @@ pub(crate) fn excerpt(text: &str, width: usize, lines: usize) -> Vec<String> {
                 break;
             }
             if wrapped.len() == lines {
-                let rest = truncate_str(&word, width.saturating_sub(used + gap + 1), "").into_owned();
-                if gap > 0 && !rest.is_empty() {
-                    wrapped[at].push(' ');
-                }
-                wrapped[at].push_str(&rest);
-                wrapped[at].push('…');
+                // As much of the word as fits, with the mark after it.
+                let line = format!("{}{}{word}", wrapped[at], " ".repeat(gap));
+                let kept = truncate_str(&line, width - 1, "");
+                wrapped[at] = format!("{}…", kept.trim_end());
                 return wrapped;
             }
             if used == 0 {
@@ -331,6 +348,15 @@ pub(crate) fn duration(span: Duration) -> String {
         format!("{} min {:02} s", whole / 60, whole % 60)
     } else {
         format!("{} h {:02} min", whole / 3_600, whole % 3_600 / 60)
+    }
+}
+
+/// A time of the server without fractions of a second: `2026-11-23T18:44:17Z`.
+pub(crate) fn time(rfc3339: Option<impl ToString>) -> String {
+    let text = rfc3339.map(|time| time.to_string()).unwrap_or_default();
+    match text.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => text,
     }
 }
 

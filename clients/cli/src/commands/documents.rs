@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Documents, Global};
 use crate::json;
-use crate::render::{Align, Ink, Ui, bytes, count, harmless, pairs, plural, table};
+use crate::render::{Align, Ink, Ui, bytes, count, harmless, pairs, plural, table, time};
 
 pub(crate) async fn run(args: Documents, global: &Global, ui: &Ui) -> Result<()> {
     let client = super::connect(global).await?;
@@ -42,7 +42,7 @@ async fn list(client: &Client, memory: &str, ui: &Ui) -> Result<()> {
             bytes(document.bytes),
             count(document.chunks),
             state(document, ui),
-            time(document.updated_at.as_ref().map(ToString::to_string)),
+            time(document.updated_at.as_ref()),
         ]
     };
     Ok(ui.line(table(ui, &heading, &documents.iter().map(row).collect::<Vec<_>>()))?)
@@ -59,8 +59,8 @@ async fn show(client: &Client, memory: &str, document: &str, ui: &Ui) -> Result<
         ("state", state(&document, ui)),
         ("holds", format!("{}, {}", plural(document.tokens, "token"), plural(document.chunks, "chunk"))),
         ("text", bytes(document.bytes)),
-        ("created", time(document.created_at.as_ref().map(ToString::to_string))),
-        ("updated", time(document.updated_at.as_ref().map(ToString::to_string))),
+        ("created", time(document.created_at.as_ref())),
+        ("updated", time(document.updated_at.as_ref())),
         ("last commit", count(document.sequence)),
     ];
     let mut metadata: Vec<_> = document.metadata.iter().collect();
@@ -82,13 +82,4 @@ async fn delete(client: &Client, memory: &str, document: &str, ui: &Ui) -> Resul
 
 fn state(document: &v1::Document, ui: &Ui) -> String {
     if document.complete { "complete".to_owned() } else { ui.paint(Ink::Warn, "interrupted") }
-}
-
-/// A time without fractions of a second.
-fn time(rfc3339: Option<String>) -> String {
-    let text = rfc3339.unwrap_or_default();
-    match text.split_once('.') {
-        Some((seconds, _)) => format!("{seconds}Z"),
-        None => text,
-    }
 }

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: Generate, global: &Global, ui: &Ui) -> Result<()> 
         passages::citations(ui, &finish.citations)?;
         ui.line("")?;
     }
-    Ok(ui.line(ui.paint(Ink::Dim, &closing(&finish)))?)
+    Ok(ui.paragraph(Some(Ink::Dim), &closing(&finish))?)
 }
 
 fn request(args: &Generate) -> Result<v1::GenerateRequest> {

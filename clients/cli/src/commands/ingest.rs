@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use mnemon_client::{Client, Code, Error as ClientError, IngestMode, IngestOptions, v1};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -116,8 +116,8 @@ impl Work {
         let text = Cursor::new(first).chain(text);
         let ended = tokio::select! {
             ended = client.ingest(&self.memory, document_id, options, text, |progress| meter.update(progress)) => ended,
-            _ = tokio::signal::ctrl_c() => {
-                meter.bar.abandon();
+            () = super::interrupted() => {
+                meter.bar.finish_and_clear();
                 return Err(self.interrupted(source, document_id, &meter));
             }
         };
@@ -127,7 +127,7 @@ impl Work {
                 Ok(meter.report(ui, document_id, &progress)?)
             }
             Err(error) => {
-                meter.bar.abandon();
+                meter.bar.finish_and_clear();
                 Err(self.explain(error, source, document_id, &meter))
             }
         }
@@ -221,7 +221,7 @@ impl Meter {
         let new_tokens = end.durable_tokens.saturating_sub(self.tokens_before);
         let rate = new_tokens as f64 / elapsed.as_secs_f64().max(1e-9);
         if !ui.json() && !ui.quiet() {
-            ui.line(sentence(document_id, end, new_tokens, elapsed, rate))?;
+            ui.paragraph(None, &sentence(document_id, end, new_tokens, elapsed, rate))?;
         }
         Ok(json!({
             "document_id": document_id,
@@ -257,7 +257,8 @@ pub(crate) fn progress_bar(ui: &Ui, title: &str, length: Option<u64>) -> Progres
     if !ui.shows_progress() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND));
+    let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND))
+        .with_finish(ProgressFinish::AndClear);
     let template = match (length, ui.color_err()) {
         (Some(_), true) => "{prefix} {wide_bar:.cyan} {percent:>3} %  {msg}  ETA {eta}",
         (Some(_), false) => "{prefix} {wide_bar} {percent:>3} %  {msg}  ETA {eta}",

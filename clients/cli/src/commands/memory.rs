@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::args::{Global, Memory};
 use crate::exit::{Exit, Failure};
 use crate::json;
-use crate::render::{Align, Ink, Ui, bytes, count, harmless, pairs, plural, table};
+use crate::render::{Align, Ink, Ui, bytes, count, harmless, pairs, plural, table, time};
 
 pub(crate) async fn run(args: Memory, global: &Global, ui: &Ui) -> Result<()> {
     let client = super::connect(global).await?;
@@ -75,7 +75,7 @@ async fn show(client: &Client, name: &str, ui: &Ui) -> Result<()> {
     if !memory.description.is_empty() {
         rows.push(("description", harmless(&memory.description)));
     }
-    rows.push(("created", memory.created_at.as_ref().map(ToString::to_string).unwrap_or_default()));
+    rows.push(("created", time(memory.created_at.as_ref())));
     rows.push(("model", format!("{}  {}", harmless(&memory.model), ui.paint(Ink::Dim, &memory.fingerprint))));
     if let Some(geometry) = &memory.geometry {
         let layers = geometry.layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

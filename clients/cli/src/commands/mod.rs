@@ -62,3 +62,21 @@ fn memory_options(memories: &[String], recall: &RecallArgs) -> v1::MemoryOptions
         exact: recall.exact,
     }
 }
+
+/// Ends on Ctrl-C, and on SIGTERM where there is such a thing.
+async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
