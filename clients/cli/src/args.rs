@@ -176,10 +176,13 @@ Examples:
         description: String,
     },
     /// List memories by name.
-    #[command(visible_alias = "ls", after_long_help = "\
+    #[command(
+        visible_alias = "ls",
+        after_long_help = "\
 Examples:
   mnemon memory list
-  mnemon memory list --json | jq -r '.memories[].name'")]
+  mnemon memory list --json | jq -r '.memories[].name'"
+    )]
     List,
     /// Show what a memory holds, what it takes on disk, and which model made it.
     #[command(after_long_help = "\
@@ -191,12 +194,15 @@ Examples:
         memory: String,
     },
     /// Delete a memory with all its documents.
-    #[command(visible_alias = "rm", after_long_help = "\
+    #[command(
+        visible_alias = "rm",
+        after_long_help = "\
 Asks first if a person is at the keyboard.
 
 Examples:
   mnemon memory delete books
-  mnemon memory delete books --yes")]
+  mnemon memory delete books --yes"
+    )]
     Delete {
         /// Name of the memory.
         memory: String,
@@ -246,10 +252,13 @@ pub(crate) struct Ingest {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Documents {
     /// List documents by name.
-    #[command(visible_alias = "ls", after_long_help = "\
+    #[command(
+        visible_alias = "ls",
+        after_long_help = "\
 Examples:
   mnemon documents list books
-  mnemon documents list books --json | jq -r '.documents[] | select(.complete | not) | .document_id'")]
+  mnemon documents list books --json | jq -r '.documents[] | select(.complete | not) | .document_id'"
+    )]
     List {
         /// Name of the memory.
         memory: String,
@@ -265,9 +274,12 @@ Examples:
         document: String,
     },
     /// Delete a document: it is never returned again.
-    #[command(visible_alias = "rm", after_long_help = "\
+    #[command(
+        visible_alias = "rm",
+        after_long_help = "\
 Examples:
-  mnemon documents delete books war_and_peace.txt")]
+  mnemon documents delete books war_and_peace.txt"
+    )]
     Delete {
         /// Name of the memory.
         memory: String,

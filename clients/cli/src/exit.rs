@@ -220,11 +220,6 @@ pub(crate) fn report(error: &anyhow::Error, ui: &Ui) -> Option<Exit> {
     };
     let mut err = io::stderr().lock();
     // Nobody is left to tell if standard error is gone.
-    let _ = if ui.json() {
-        writeln!(err, "{}", failure.as_json())
-    } else {
-        failure.write_for_people(&mut err, ui)
-    };
+    let _ = if ui.json() { writeln!(err, "{}", failure.as_json()) } else { failure.write_for_people(&mut err, ui) };
     Some(failure.exit)
 }
-

@@ -150,9 +150,7 @@ impl CheckedText {
     pub(crate) async fn open(source: &Source) -> Result<Self, Failure> {
         let inner: Pin<Box<dyn AsyncRead + Send>> = match source {
             Source::Stdin => Box::pin(tokio::io::stdin()),
-            Source::File { path, .. } => {
-                Box::pin(tokio::fs::File::open(path).await.map_err(|e| unreadable(path, &e))?)
-            }
+            Source::File { path, .. } => Box::pin(tokio::fs::File::open(path).await.map_err(|e| unreadable(path, &e))?),
         };
         Ok(Self { inner, name: source.name(), check: Some(Utf8Check::default()) })
     }

@@ -150,11 +150,8 @@ impl Ui {
     /// Writes a label and text to standard error; broken into lines only for a person, who may have a narrow terminal.
     pub(crate) fn paragraph_err(&self, err: &mut impl Write, ink: Ink, label: &str, text: &str) -> io::Result<()> {
         let indent = measure_text_width(label) + 1;
-        let lines = if self.err_is_terminal {
-            excerpt(text, self.width - indent, usize::MAX)
-        } else {
-            vec![harmless(text)]
-        };
+        let lines =
+            if self.err_is_terminal { excerpt(text, self.width - indent, usize::MAX) } else { vec![harmless(text)] };
         writeln!(err, "{} {}", self.paint_err(ink, label), lines.join(&format!("\n{:indent$}", "")))
     }
 
@@ -423,7 +420,8 @@ mod tests {
     #[test]
     fn tables_align_and_give_way() {
         let heading = [("NAME", Align::Left), ("TOKENS", Align::Right)];
-        let rows = vec![vec!["books".into(), "1,200".into()], vec!["a-very-long-name-that-needs-room".into(), "3".into()]];
+        let rows =
+            vec![vec!["books".into(), "1,200".into()], vec!["a-very-long-name-that-needs-room".into(), "3".into()]];
         let text = table(&plain(), &heading, &rows);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "NAME                    TOKENS");

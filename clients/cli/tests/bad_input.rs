@@ -116,8 +116,7 @@ fn what_the_server_refuses_is_told_with_its_own_code() {
     long.push(0xc3);
     let cut = server.run_with(&["ingest", "one", "-", "--doc", "cut"], &long);
     cut.fails(2, &[&format!("byte {at}")]);
-    if let Some(document) = server
-        .json(&["documents", "list", "one", "--json"])["documents"]
+    if let Some(document) = server.json(&["documents", "list", "one", "--json"])["documents"]
         .as_array()
         .unwrap()
         .iter()

@@ -21,7 +21,7 @@ fn a_generated_history_is_asked_about_and_measured() {
     assert_eq!(questions[0]["depth"], 0.0);
     assert!(questions[7]["depth"].as_f64().unwrap() > 0.9);
     let exact = questions.iter().filter(|q| q["with_memory"]["exact"] == true).count();
-    assert_eq!(pair(&demo["measures"]["exact_answers"])[0], exact as f64);
+    assert_eq!(pair(&demo["measures"]["exact_answers"])[0] as usize, exact);
     for question in questions {
         let [expected, said] = [&question["expected"], &question["with_memory"]["text"]].map(|v| v.as_str().unwrap());
         assert_eq!(question["with_memory"]["exact"] == true, said.contains(expected), "{question}");

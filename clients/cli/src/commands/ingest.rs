@@ -170,11 +170,9 @@ impl Work {
     /// How to go on after an interruption. Appending may not be repeated from its start; other text may.
     fn resume_hint(&self, failure: Failure, source: &Source, document_id: &str) -> Failure {
         match (source, self.mode) {
-            (Source::File { path, .. }, IngestMode::Create | IngestMode::Resume) => failure.hint(format!(
-                "mnemon ingest {} {} --doc {document_id} --resume",
-                self.memory,
-                path.display()
-            )),
+            (Source::File { path, .. }, IngestMode::Create | IngestMode::Resume) => {
+                failure.hint(format!("mnemon ingest {} {} --doc {document_id} --resume", self.memory, path.display()))
+            }
             _ => failure,
         }
     }
@@ -201,7 +199,13 @@ impl Meter {
         let bar = progress_bar(ui, document_id, length);
         bar.set_position(before.bytes - bytes_before);
         bar.reset_eta();
-        Self { bar, started: Instant::now(), bytes_before, tokens_before: before.tokens, last: v1::IngestProgress::default() }
+        Self {
+            bar,
+            started: Instant::now(),
+            bytes_before,
+            tokens_before: before.tokens,
+            last: v1::IngestProgress::default(),
+        }
     }
 
     fn update(&mut self, progress: &v1::IngestProgress) {

@@ -79,13 +79,32 @@ async fn show(client: &Client, name: &str, ui: &Ui) -> Result<()> {
     rows.push(("model", format!("{}  {}", harmless(&memory.model), ui.paint(Ink::Dim, &memory.fingerprint))));
     if let Some(geometry) = &memory.geometry {
         let layers = geometry.layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        rows.push(("layers", format!("{layers}; {} of {} values, {}", plural(geometry.kv_heads.into(), "head"), geometry.head_dim, geometry.dtype)));
+        rows.push((
+            "layers",
+            format!(
+                "{layers}; {} of {} values, {}",
+                plural(geometry.kv_heads.into(), "head"),
+                geometry.head_dim,
+                geometry.dtype
+            ),
+        ));
         rows.push(("chunks of", format!("{} tokens, entries {}", geometry.chunk_tokens, geometry.entry_policy)));
     }
-    rows.push(("holds", format!("{}, {}, {}", plural(memory.documents, "document"), plural(memory.tokens, "token"), plural(memory.chunks, "chunk"))));
+    rows.push((
+        "holds",
+        format!(
+            "{}, {}, {}",
+            plural(memory.documents, "document"),
+            plural(memory.tokens, "token"),
+            plural(memory.chunks, "chunk")
+        ),
+    ));
     rows.push(("text", bytes(memory.text_bytes)));
     rows.push(("on disk", format!("{}{per_token}", bytes(memory.stored_bytes))));
-    rows.push(("index", format!("{}, {}", plural(memory.entries, "entry").replace("entrys", "entries"), bytes(memory.index_bytes))));
+    rows.push((
+        "index",
+        format!("{}, {}", plural(memory.entries, "entry").replace("entrys", "entries"), bytes(memory.index_bytes)),
+    ));
     rows.push(("commits", count(memory.sequence)));
     Ok(ui.line(pairs(ui, &rows))?)
 }

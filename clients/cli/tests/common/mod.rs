@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The binary, with an environment that settings of the machine cannot reach.
-pub fn mnemon() -> Command {
+pub(crate) fn mnemon() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mnemon"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MNEMON_")) {
         command.env_remove(name);
@@ -21,14 +21,14 @@ pub fn mnemon() -> Command {
 }
 
 /// A running `mnemon serve`; killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub url: String,
-    pub folder: TempDir,
+    pub(crate) url: String,
+    pub(crate) folder: TempDir,
 }
 
 impl Server {
-    pub fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = mnemon();
         command.args(["serve", "--listen", "127.0.0.1:0", "--json", "--log", "warn", "--data"]);
@@ -42,33 +42,33 @@ impl Server {
     }
 
     /// Runs a command against this server.
-    pub fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         self.run_with(arguments, b"")
     }
 
     /// As `run`, with something on standard input.
-    pub fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ran {
+    pub(crate) fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ran {
         run(mnemon().env("MNEMON_SERVER", &self.url).args(arguments), input)
     }
 
     /// Runs a command with `--json` that must succeed; returns what it wrote.
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         self.run(arguments).with_json(arguments).value()
     }
 
     /// A file in the server's folder.
-    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         let path = self.folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         text(&path)
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
     /// Sends SIGTERM and returns the exit code.
-    pub fn terminate(mut self) -> Option<i32> {
+    pub(crate) fn terminate(mut self) -> Option<i32> {
         Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         self.child.wait().unwrap().code()
     }
@@ -82,10 +82,10 @@ impl Drop for Server {
 }
 
 /// How a command ended.
-pub struct Ran {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
@@ -95,13 +95,13 @@ impl Ran {
     }
 
     /// Standard output as JSON; the command must have succeeded.
-    pub fn value(&self) -> Value {
+    pub(crate) fn value(&self) -> Value {
         assert_eq!(self.code, 0, "{}", self.err);
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
     }
 
     /// The error on standard error as JSON; nothing may stand beside it.
-    pub fn error(&self) -> Value {
+    pub(crate) fn error(&self) -> Value {
         let value: Value = serde_json::from_str(&self.err).unwrap_or_else(|e| panic!("{e}: {}", self.err));
         assert_eq!(value["error"]["exit"], self.code);
         value["error"].clone()
@@ -109,7 +109,7 @@ impl Ran {
 
     /// Checks the exit code, and that the error says all of `words`.
     #[track_caller]
-    pub fn fails(&self, code: i32, words: &[&str]) {
+    pub(crate) fn fails(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, code, "out: {}\nerr: {}", self.out, self.err);
         for word in words {
             assert!(self.err.contains(word), "{word:?} is not in {:?}", self.err);
@@ -118,17 +118,16 @@ impl Ran {
     }
 
     #[track_caller]
-    pub fn succeeds(&self) -> &Self {
+    pub(crate) fn succeeds(&self) -> &Self {
         assert_eq!(self.code, 0, "out: {}\nerr: {}", self.out, self.err);
         self
     }
 }
 
 /// Runs a command with something on standard input. One that does not end is killed, and the test with it.
-pub fn run(command: &mut Command, input: &[u8]) -> Ran {
+pub(crate) fn run(command: &mut Command, input: &[u8]) -> Ran {
     const PATIENCE: Duration = Duration::from_secs(120);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let read = |mut stream: Box<dyn Read + Send>| {
         std::thread::spawn(move || {
             let mut text = String::new();
@@ -159,17 +158,16 @@ pub fn run(command: &mut Command, input: &[u8]) -> Ran {
     }
 }
 
-pub fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
 /// A story with a line of its own for each number.
-pub fn story(lines: usize) -> String {
+pub(crate) fn story(lines: usize) -> String {
     const WHO: [&str; 7] = ["baker", "captain", "widow", "clerk", "miller", "gardener", "judge"];
     const WHAT: [&str; 11] =
         ["lamp", "boat", "violin", "garden", "letter", "clock", "bridge", "horse", "cellar", "coat", "map"];
-    let line = |n: usize| {
-        format!("On page {n} the {} of village {} lost a {}.\n", WHO[n % 7], n * 37 % 101, WHAT[n * 5 % 11])
-    };
+    let line =
+        |n: usize| format!("On page {n} the {} of village {} lost a {}.\n", WHO[n % 7], n * 37 % 101, WHAT[n * 5 % 11]);
     (0..lines).map(line).collect()
 }

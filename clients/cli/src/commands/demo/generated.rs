@@ -106,7 +106,8 @@ impl Said<'_> {
             return Ok(());
         }
         let windows = self.tokens / u64::from(session.model.window_tokens.max(1));
-        let times = if windows > 1 { format!(", {} times what it sees at once", count(windows)) } else { String::new() };
+        let times =
+            if windows > 1 { format!(", {} times what it sees at once", count(windows)) } else { String::new() };
         let read = format!("It has read {} tokens{times}.", count(self.tokens));
         self.ui.paragraph(None, &format!("{read} Now it is asked about {QUESTIONS} of the facts."))
     }

@@ -131,9 +131,16 @@ async fn continuation(
         None => "nothing".to_owned(),
         Some((weight, chunk)) => {
             let ink = if rank.is_some() { Ink::Good } else { Ink::Warn };
-            let remark = rank.map_or("another passage".to_owned(), |rank| format!("this passage, in place {rank} of {}", with.citations.len()));
+            let remark = rank.map_or("another passage".to_owned(), |rank| {
+                format!("this passage, in place {rank} of {}", with.citations.len())
+            });
             let bar = ui.paint(Ink::Key, &bar(f64::from(weight), BAR_COLUMNS));
-            format!("{bar} {}  {}  {}", percent(f64::from(weight)), ui.paint(ink, &remark), ui.paint(Ink::Dim, &span(chunk)))
+            format!(
+                "{bar} {}  {}  {}",
+                percent(f64::from(weight)),
+                ui.paint(ink, &remark),
+                ui.paint(Ink::Dim, &span(chunk))
+            )
         }
     };
     say(ui, || format!("   {}  {drew_on}\n", ui.paint(Ink::Dim, &format!("{:<12}", "drew on"))))?;
@@ -184,7 +191,8 @@ impl Text {
                 .hint("mnemon demo, without --file, generates a history")
                 .into());
         }
-        let (before, text) = whole_characters(&mut file, read, held_back_bytes as usize).map_err(|e| unreadable(path, &e))?;
+        let (before, text) =
+            whole_characters(&mut file, read, held_back_bytes as usize).map_err(|e| unreadable(path, &e))?;
         let name = path.file_name().map_or_else(|| "text".to_owned(), |name| name.to_string_lossy().into_owned());
         Ok(Self { file, name, read: before, held_back: text })
     }

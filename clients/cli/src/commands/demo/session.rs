@@ -89,12 +89,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reads a text of known length, showing progress.
-    pub(super) async fn read(
-        &self,
-        document_id: &str,
-        bytes: u64,
-        text: impl AsyncRead + Unpin,
-    ) -> Result<Reading> {
+    pub(super) async fn read(&self, document_id: &str, bytes: u64, text: impl AsyncRead + Unpin) -> Result<Reading> {
         let bar = progress_bar(self.ui, "reading", Some(bytes));
         let started = Instant::now();
         let on_progress = |progress: &v1::IngestProgress| {
