@@ -1,4 +1,6 @@
 //! The command line as typed. Nothing is resolved or checked against the world here.
+// The comments are help text: backticks would be shown.
+#![allow(clippy::doc_markdown)]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -61,7 +63,7 @@ pub(crate) struct Global {
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
 
-    /// When to use colours. `auto` uses them on terminals, unless NO_COLOR is set.
+    /// When to use colours: always, never, or auto, which means on terminals, unless NO_COLOR is set.
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Color::Auto, hide_possible_values = true)]
     pub(crate) color: Color,
 }

@@ -5,7 +5,7 @@
 //! What is kept is the list of planted facts, at most [`FACTS_MAX`].
 //!
 //! The same seed, length and number of questions give the same text on every machine: numbers are drawn from
-//! ChaCha8 by a rule of our own, so that no library update changes them.
+//! `ChaCha8` by a rule of our own, so that no library update changes them.
 
 use std::collections::{BTreeMap, HashSet};
 

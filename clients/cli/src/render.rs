@@ -52,7 +52,7 @@ impl Ink {
 /// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Color {
-    /// On terminals, unless NO_COLOR is set.
+    /// On terminals, unless `NO_COLOR` is set.
     Auto,
     /// Also in pipes.
     Always,
@@ -61,6 +61,8 @@ pub(crate) enum Color {
 }
 
 /// Where output goes and what it may look like.
+// Each is a question that the commands ask; together they are no state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone)]
 pub(crate) struct Ui {
     json: bool,
@@ -72,6 +74,8 @@ pub(crate) struct Ui {
     width: usize,
 }
 
+// Whatever is shown goes through it, also what looks the same everywhere.
+#[allow(clippy::unused_self)]
 impl Ui {
     pub(crate) fn new(json: bool, quiet: bool, color: Color) -> Self {
         let (out_is_terminal, err_is_terminal) = (io::stdout().is_terminal(), io::stderr().is_terminal());

@@ -128,7 +128,7 @@ impl Work {
             }
             Err(error) => {
                 meter.bar.finish_and_clear();
-                Err(self.explain(error, source, document_id, &meter))
+                Err(self.explain(&error, source, document_id, &meter))
             }
         }
     }
@@ -151,8 +151,8 @@ impl Work {
     }
 
     /// Adds what can be done about an error.
-    fn explain(&self, error: ClientError, source: &Source, document_id: &str, meter: &Meter) -> anyhow::Error {
-        let failure = Failure::from(&error);
+    fn explain(&self, error: &ClientError, source: &Source, document_id: &str, meter: &Meter) -> anyhow::Error {
+        let failure = Failure::from(error);
         match error {
             ClientError::Status { code: Code::AlreadyExists, .. } => failure
                 .hint("--append adds to the document, --resume continues an interrupted ingest, --doc ID gives another name")

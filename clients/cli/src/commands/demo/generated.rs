@@ -8,7 +8,6 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::BYTES_PER_TOKEN;
 use super::session::{Answer, Session};
 use super::summary::{Measures, Pair};
 use crate::args::Demo;
@@ -17,6 +16,9 @@ use crate::passages::span;
 use crate::render::{Ink, Ui, bar, bytes, count, excerpt, harmless, percent, plural, rough_count};
 
 const TOKENS_DEFAULT: u64 = 100_000;
+
+/// Bytes of a history that make a token of the built-in model, about; the real number is counted and shown.
+const BYTES_PER_TOKEN: f64 = 3.9;
 
 /// Facts asked about, from the first line of the history to the last.
 const QUESTIONS: usize = 8;

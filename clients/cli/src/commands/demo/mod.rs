@@ -32,9 +32,6 @@ use host::Host;
 use session::Session;
 use summary::Measures;
 
-/// Bytes of text that make a token of the built-in model, about; the real number is counted and shown.
-const BYTES_PER_TOKEN: f64 = 3.2;
-
 pub(crate) async fn run(args: Demo, ui: &Ui) -> Result<()> {
     if let Some(path) = &args.file {
         check_file(path)?;

@@ -8,7 +8,6 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
-use super::BYTES_PER_TOKEN;
 use super::session::{MEMORY, Session, rank_of};
 use super::summary::{Measures, Pair};
 use crate::exit::Failure;
@@ -26,6 +25,9 @@ const PASSAGE_BYTES: usize = 160;
 /// Bytes after it that a continuation is compared with, and tokens generated for that.
 const REST_BYTES: usize = 100;
 const REST_TOKENS: u32 = 32;
+
+/// Bytes of a text that make a token, about: English prose in the built-in model.
+const BYTES_PER_TOKEN: f64 = 3.2;
 
 /// Shorter texts show nothing.
 const TEXT_BYTES_MIN: u64 = 8_000;
@@ -232,7 +234,7 @@ fn whole_characters(file: &mut File, at: u64, bytes: usize) -> io::Result<(u64, 
 
 /// The end of the last whole word within the first `most` bytes; `most` itself, about, if that is one word.
 fn word_end(text: &str, most: usize) -> usize {
-    let most = text.floor_char_boundary(most);
+    let most = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     if most == text.len() {
         return most;
     }

@@ -129,5 +129,6 @@ fn compare(ui: &Ui, name: &str, pair: Pair, full: f64, show: impl Fn(f64) -> Str
         format!("{:<9} {}", show(value), ui.paint(ink, &bar))
     };
     let (with, without) = (side(pair.with_memory, Ink::Key), side(pair.without_memory, Ink::Dim));
-    ui.line(format!("{}{with}   {without}", ui.paint(Ink::Dim, &format!("{name:<18}"))))
+    let line = format!("{}{with}   {without}", ui.paint(Ink::Dim, &format!("{name:<18}")));
+    ui.line(line.trim_end())
 }
