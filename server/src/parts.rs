@@ -33,7 +33,7 @@ pub(crate) struct Parts {
     /// The memories of all tenants.
     pub(crate) store: Store,
     /// Dropped last: tells [`Server::serve`](crate::Server::serve) that the data folder is free again.
-    pub(crate) closed: DropGuard,
+    pub(crate) _closed: DropGuard,
 }
 
 /// Where the server is in its life: serving, closing (finish what was accepted), cut (end at once).

@@ -106,7 +106,7 @@ impl Server {
             })?,
             model: self.model,
             store: self.store,
-            closed: closed.clone().drop_guard(),
+            _closed: closed.clone().drop_guard(),
             settings,
         });
 

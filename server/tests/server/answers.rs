@@ -53,7 +53,11 @@ async fn a_passage_finds_its_own_chunk() {
             assert_eq!((chunk.memory.as_str(), chunk.document_id.as_str()), ("m", "d"));
         }
     }
-    assert_eq!(world.client.search(&["m", "m"], "twice", 1000, false).await.unwrap().len(), 6000_usize.div_ceil(16));
+    // A memory named twice is searched once.
+    let hits = world.client.search(&["m", "m"], &text[..32], 1000, false).await.unwrap();
+    let mut ids: Vec<_> = hits.iter().map(|hit| hit.chunk.as_ref().unwrap().chunk_id).collect();
+    ids.sort_unstable();
+    assert!(ids.len() > 5 && ids.windows(2).all(|pair| pair[0] < pair[1]));
 }
 
 #[tokio::test]

@@ -56,9 +56,9 @@ fn tokenizer() -> String {
             "added_tokens": [{{"id": 256, "content": "<eos>", "single_word": false, "lstrip": false,
                               "rstrip": false, "normalized": false, "special": true}}],
             "pre_tokenizer": {{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
-                              "use_regex": false}},
+                              "use_regex": true}},
             "post_processor": null,
-            "decoder": {{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}},
+            "decoder": {{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true}},
             "model": {{"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                       "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
                       "vocab": {{{vocab}"<eos>": 256}}, "merges": []}}}}"#

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mnemon_client::{Client, Code, ConnectOptions, Error, IngestMode, IngestOptions, v1};
 use mnemon_memory_store::storage::{FaultyStorage, InMemoryStorage, SledOptions, SledStorage};
-use mnemon_memory_store::Storage;
+use mnemon_memory_store::{ChunkId, Recall as _, Sealing, SourceSpan, Storage, Store, StoreOptions};
 use mnemon_server::{Embedded, Server, Settings, bind};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -16,7 +16,8 @@ use tonic::transport::Channel;
 
 use crate::model;
 
-/// Commits fall on the ends of segments, which are of 512 tokens: of 512 bytes, with the model of these tests.
+/// Commits fall on the ends of segments, which are of 512 tokens: of 512 bytes, with the model of these tests. Text is
+/// read once some 2 KiB of it are there, so documents that are to be interrupted are larger than that.
 pub(crate) const SEGMENT_BYTES: usize = 512;
 
 /// Longest time that a test waits for anything.
@@ -52,6 +53,45 @@ impl World {
         let server = serve(settings(self.data.path())).await;
         let client = connect(&server).await;
         Self { server, client, data: self.data }
+    }
+
+    /// Stops the server and opens what it stored.
+    pub(crate) async fn stop(self) -> Stored {
+        drop(self.client);
+        self.server.stop().await.unwrap();
+        Stored::open(Arc::new(SledStorage::open(self.data.path(), SledOptions::default()).unwrap()))
+    }
+}
+
+/// What a server left behind.
+pub(crate) struct Stored(Store);
+
+/// A chunk in full: where it stands, its tokens, its text, its keys and values.
+pub(crate) type StoredChunk = (SourceSpan, Vec<u32>, String, Vec<f32>, Vec<f32>);
+
+impl Stored {
+    pub(crate) fn open(storage: Arc<dyn Storage>) -> Self {
+        Self(Store::open(storage, StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() }).unwrap())
+    }
+
+    /// All chunks of a document, in order.
+    pub(crate) fn chunks(&self, memory: &str, document: &str) -> Vec<StoredChunk> {
+        let memory = self.0.memory("default", memory).unwrap();
+        let infos = memory.document_chunks(document, 0, usize::MAX).unwrap();
+        let ids: Vec<ChunkId> = infos.iter().map(|info| info.id).collect();
+        let fetched = memory.snapshot().unwrap().fetch(0, &ids).unwrap();
+        let whole = |(info, kv): (mnemon_memory_store::ChunkInfo, Arc<mnemon_memory_store::ChunkKv>)| {
+            (info.span, info.tokens, info.text, kv.keys.to_f32(), kv.values.to_f32())
+        };
+        infos.into_iter().zip(fetched).map(whole).collect()
+    }
+
+    /// Asserts that a document holds `text`, and is the same, to the last bit, as another one.
+    pub(crate) fn assert_same(&self, memory: &str, document: &str, other: &str, text: &str) {
+        let chunks = self.chunks(memory, document);
+        let stored: String = chunks.iter().map(|chunk| chunk.2.as_str()).collect();
+        assert_eq!(stored, text, "{document}");
+        assert!(chunks == self.chunks(memory, other), "{document} differs from {other}");
     }
 }
 
