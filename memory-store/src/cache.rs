@@ -11,16 +11,26 @@ use crate::sync::lock;
 pub(crate) struct Cache<K: Hash + Eq, V> {
     contents: Mutex<Contents<K, V>>,
     capacity_bytes: usize,
+    /// Of so many values that would push others out, one is let in.
+    admit_one_of: u32,
 }
 
 struct Contents<K: Hash + Eq, V> {
     values: LruCache<K, (Arc<V>, usize)>,
     bytes: usize,
+    refused: u32,
 }
 
 impl<K: Hash + Eq, V> Cache<K, V> {
     pub(crate) fn new(capacity_bytes: usize) -> Self {
-        Self { contents: Mutex::new(Contents { values: LruCache::unbounded(), bytes: 0 }), capacity_bytes }
+        let contents = Contents { values: LruCache::unbounded(), bytes: 0, refused: 0 };
+        Self { contents: Mutex::new(contents), capacity_bytes, admit_one_of: 1 }
+    }
+
+    /// A cache for values that are all used in turn, again and again, as a search uses the segments of a memory. Were
+    /// each of them let in, a cache a little smaller than all of them would never hold the next one.
+    pub(crate) fn for_rounds(capacity_bytes: usize) -> Self {
+        Self { admit_one_of: 4, ..Self::new(capacity_bytes) }
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<Arc<V>> {
@@ -33,6 +43,13 @@ impl<K: Hash + Eq, V> Cache<K, V> {
             return;
         }
         let mut contents = lock(&self.contents);
+        if contents.bytes + bytes > self.capacity_bytes {
+            contents.refused += 1;
+            if contents.refused < self.admit_one_of {
+                return;
+            }
+            contents.refused = 0;
+        }
         let mut freed = Vec::new();
         if let Some(old) = contents.values.put(key, (value, bytes)) {
             contents.bytes -= old.1;
@@ -71,5 +88,22 @@ mod tests {
         assert!(cache.get(&5).is_none());
         cache.insert(77, Arc::new(77), 101);
         assert!(cache.get(&77).is_none(), "larger than the bound");
+    }
+
+    #[test]
+    fn rounds_over_more_than_fits_still_hit() {
+        let (plain, rounds) = (Cache::new(1000), Cache::for_rounds(1000));
+        let hits = |cache: &Cache<i32, i32>| {
+            let mut hits = 0;
+            for key in (0..50).flat_map(|_| 0..15) {
+                match cache.get(&key) {
+                    Some(_) => hits += 1,
+                    None => cache.insert(key, Arc::new(key), 100),
+                }
+            }
+            hits
+        };
+        assert_eq!(hits(&plain), 0);
+        assert!(hits(&rounds) > 250, "{} of 750, at best 500", hits(&rounds));
     }
 }

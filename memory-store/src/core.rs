@@ -113,13 +113,17 @@ impl Core {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.seal_threads)
             .thread_name(|index| format!("mnemon-seal-{index}"))
+            .start_handler(|_| {
+                // On Linux this concerns the thread alone: who reads or writes goes first. Refusal costs only speed.
+                let _ = rustix::process::nice(10);
+            })
             .build()
             .map_err(|error| Error::Io { what: "start the sealing threads".into(), source: io::Error::other(error) })?;
         Ok(Self {
             pool,
             storage,
             names: RwLock::default(),
-            index_cache: Cache::new(options.index_cache_bytes),
+            index_cache: Cache::for_rounds(options.index_cache_bytes),
             chunk_cache: Cache::new(options.chunk_cache_bytes),
             options,
             numbers: Mutex::new(numbers),
@@ -202,8 +206,7 @@ impl Core {
             return Ok(Arc::clone(graph));
         }
         let file = &segment.graphs[at];
-        let owner =
-            GraphOwner { memory: cell.number, segment: segment.number, slot: slot as u32, head: head as u32 };
+        let owner = GraphOwner { memory: cell.number, segment: segment.number, slot: slot as u32, head: head as u32 };
         let what = format!("blob {} in {}", file.name, self.storage.location());
         let graph = decode_graph(&file.read(0, file.bytes as usize)?, &what, owner)?;
         if graph.dim != cell.spec.geometry.head_dim as usize {

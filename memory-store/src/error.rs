@@ -84,7 +84,9 @@ pub enum Error {
         why: String,
     },
     /// The data folder was written in a format that this version does not know.
-    #[error("{path} is in format {found}, but this version of Mnemon knows format {known}; use the version that wrote it")]
+    #[error(
+        "{path} is in format {found}, but this version of Mnemon knows format {known}; use the version that wrote it"
+    )]
     UnknownFormat {
         /// Data folder.
         path: String,

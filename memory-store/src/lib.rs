@@ -1,4 +1,40 @@
 //! Durable kNN memory of attention keys and values.
+//!
+//! A [`Store`] keeps named memories over a [`Storage`]; a [`Memory`] keeps documents, each a sequence of chunks: tokens,
+//! text, and the keys and values that a model's memory layers computed for them. A [`Writer`] appends to one document
+//! and acknowledges only what survives `kill -9` and loss of power; a [`Snapshot`] is an immutable view that searches
+//! keys by inner product and hands out chunks while others write.
+//!
+//! Who should not use it: whoever wants vectors of documents rather than keys of attention (use a vector database), or
+//! many processes on one folder (one process holds it; others talk to that one). There are no tensors, no async and no
+//! clock in here: callers bring numbers, threads and time.
+//!
+//! # Layout
+//!
+//! | module | idea |
+//! |---|---|
+//! | `geometry`, `chunk`, `recall`, `info`, `error` | plain data and the seam to the runtime |
+//! | `storage` | ordered records and immutable blobs: sled and files, memory, faulty |
+//! | `codec`, `records`, `extent` | bytes: `docs/format.md` |
+//! | `store`, `memory`, `writer`, `snapshot`, `union` | the handles |
+//! | `state` | what a memory consists of at one moment |
+//! | `core` | storage, numbers and caches that the handles share; the one way to commit |
+//! | `index` | flat scan; graphs: build, freeze, search |
+//! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
+//!
+//! # Invariants
+//!
+//! - A blob is durable before a record refers to it, and no record refers to it when it is deleted; then it goes with
+//!   its last reader. Blobs without record are removed at opening.
+//! - A state never changes. A change makes a new state, commits its records, then replaces the old one.
+//! - Commits, deletions and sealings of one memory take turns; readers never wait for them.
+//! - Chunk ids are given out once in the life of a store.
+//!
+//! # Bounds
+//!
+//! Memory grows with the configured caches, with 12 bytes for each chunk, some 300 for each commit and 1 KiB for each
+//! memory; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about 2.5 KB for each
+//! entry of one segment, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
 
 mod cache;
 mod chunk;
@@ -16,8 +52,8 @@ mod recall;
 mod records;
 mod seal;
 mod snapshot;
-pub mod storage;
 mod state;
+pub mod storage;
 mod store;
 mod sync;
 mod tail;

@@ -1,6 +1,6 @@
 //! One memory: its documents, its snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::core::{Cell, Core};
@@ -179,7 +179,8 @@ pub(crate) struct Change<'a> {
     pub(crate) documents: u64,
     extents: Vec<LiveExtent>,
     segments: Vec<Arc<Segment>>,
-    removed_extents: Vec<LiveExtent>,
+    /// First chunks of extents that go.
+    removed: HashSet<u64>,
 }
 
 impl<'a> Change<'a> {
@@ -191,7 +192,7 @@ impl<'a> Change<'a> {
             documents: state.documents,
             extents: state.extents.clone(),
             segments: state.segments().collect(),
-            removed_extents: Vec::new(),
+            removed: HashSet::new(),
         }
     }
 
@@ -203,16 +204,14 @@ impl<'a> Change<'a> {
 
     pub(crate) fn remove_extent(&mut self, first_chunk: u64) {
         self.batch.delete(extent_key(self.cell.number, first_chunk));
-        if let Some(at) = self.extents.iter().position(|extent| extent.extent.first_chunk == first_chunk) {
-            self.removed_extents.push(self.extents.remove(at));
-        }
+        self.removed.insert(first_chunk);
     }
 
     /// Keeps the first `live` chunks of an extent.
     pub(crate) fn shorten_extent(&mut self, first_chunk: u64, live: u32) {
-        if let Some(at) = self.extents.iter().position(|extent| extent.extent.first_chunk == first_chunk) {
-            let old = self.extents.remove(at);
-            self.add_extent(LiveExtent::new(&self.cell.spec.geometry, old.extent, live));
+        if let Some(old) = self.extents.iter_mut().find(|extent| extent.extent.first_chunk == first_chunk) {
+            *old = LiveExtent::new(&self.cell.spec.geometry, Arc::clone(&old.extent), live);
+            self.batch.put(extent_key(self.cell.number, first_chunk), old.extent.record(live).encode());
         }
     }
 
@@ -221,20 +220,19 @@ impl<'a> Change<'a> {
         self.segments.push(segment);
     }
 
-    #[allow(dead_code)]
-    pub(crate) fn has_extent(&self, first_chunk: u64) -> bool {
-        self.extents.iter().any(|extent| extent.extent.first_chunk == first_chunk)
-    }
-
     /// Makes the change durable, then visible. After an error nothing has changed.
     pub(crate) fn commit(mut self, core: &Core) -> Result<Arc<MemoryState>> {
-        let (extents, segments) = (std::mem::take(&mut self.extents), std::mem::take(&mut self.segments));
+        let segments = std::mem::take(&mut self.segments);
+        let is_removed = |extent: &LiveExtent| self.removed.contains(&extent.extent.first_chunk);
+        let (removed_extents, extents): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.extents).into_iter().partition(is_removed);
         let state = MemoryState::new(self.sequence, self.documents, extents, segments.iter().cloned());
         // Segments without life are gone from the state; worn ones give their extents back to the tail.
         let worn = state.segments.iter().filter(|segment| segment.worn()).map(|segment| segment.segment.number);
         let worn: Vec<u64> = worn.collect();
         let keep = |segment: &LiveSegment| !worn.contains(&segment.segment.number);
-        let kept: Vec<_> = state.segments.iter().filter(|segment| keep(segment)).map(|s| Arc::clone(&s.segment)).collect();
+        let kept: Vec<_> =
+            state.segments.iter().filter(|segment| keep(segment)).map(|s| Arc::clone(&s.segment)).collect();
         let state = if worn.is_empty() {
             state
         } else {
@@ -247,7 +245,7 @@ impl<'a> Change<'a> {
         core.commit(&self.batch)?;
         let state = Arc::new(state);
         let old = std::mem::replace(&mut *write(&self.cell.state), Arc::clone(&state));
-        self.removed_extents.iter().for_each(|extent| extent.extent.file.doom());
+        removed_extents.iter().for_each(|extent| extent.extent.file.doom());
         removed.iter().for_each(|segment| segment.doom());
         drop(old);
         Ok(state)

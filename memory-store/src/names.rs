@@ -28,7 +28,8 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
 /// Document identifiers: 1 to 512 bytes of UTF-8 without control characters (a path, a URL, a title).
 pub(crate) fn check_document_id(id: &str) -> Result<()> {
     if id.is_empty() || id.len() > MAX_DOCUMENT_ID_BYTES || id.chars().any(char::is_control) {
-        let why = format!("'{}'; 1 to {MAX_DOCUMENT_ID_BYTES} bytes without control characters are accepted", shown(id));
+        let why =
+            format!("'{}'; 1 to {MAX_DOCUMENT_ID_BYTES} bytes without control characters are accepted", shown(id));
         return Err(Error::Invalid { what: "document id", why });
     }
     Ok(())

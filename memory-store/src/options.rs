@@ -58,7 +58,7 @@ impl Default for StoreOptions {
             seal_entries: 65_536,
             m: 16,
             ef_construction: 128,
-            ef_search: 64,
+            ef_search: 128,
             seal_threads: 1,
             sealing: Sealing::Background,
             writer_buffer_bytes: 8 << 20,

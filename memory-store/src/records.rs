@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use crate::codec::{Decoder, Encoder};
 use crate::extent::ChunkPlace;
-use crate::{DocumentInfo, MemorySpec, ResumePoint, Result};
+use crate::{DocumentInfo, MemorySpec, Result, ResumePoint};
 
 /// Version of records and blobs that this code writes and reads.
 pub(crate) const FORMAT_VERSION: u32 = 1;

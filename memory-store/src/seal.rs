@@ -127,7 +127,9 @@ fn build(
 ) -> Result<Option<(Segment, SegmentRecord)>> {
     let geometry = &cell.spec.geometry;
     let heads = geometry.kv_heads as usize;
-    let live = |extent: &LiveExtent| (0..extent.live as u64).map(|index| ChunkId(extent.extent.first_chunk + index)).collect::<Vec<_>>();
+    let live = |extent: &LiveExtent| {
+        (0..extent.live as u64).map(|index| ChunkId(extent.extent.first_chunk + index)).collect::<Vec<_>>()
+    };
     let chunks: Vec<ChunkId> = extents.iter().flat_map(live).collect();
     let number = core.number(Number::Segment, 1)?;
     // Doomed until committed: whatever happens below leaves no blob behind.
@@ -177,8 +179,7 @@ impl Drop for DoomedFiles {
 fn gather(core: &Core, cell: &Cell, extents: &[LiveExtent], slot: usize) -> Result<Vec<FlatIndex>> {
     let geometry = &cell.spec.geometry;
     let dim = geometry.head_dim as usize;
-    let mut heads: Vec<_> =
-        (0..geometry.kv_heads).map(|_| FlatIndex::new(dim, geometry.dtype)).collect();
+    let mut heads: Vec<_> = (0..geometry.kv_heads).map(|_| FlatIndex::new(dim, geometry.dtype)).collect();
     let mut first = 0;
     for LiveExtent { extent, live, entries: live_entries, .. } in extents {
         let entries = core.tail_entries(geometry, slot, extent, false)?;

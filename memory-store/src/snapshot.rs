@@ -14,6 +14,8 @@ use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result,
 const MAX_TOP_K: usize = 65_536;
 /// Unsealed entries that one task scans.
 const TAIL_TASK_ENTRIES: u32 = 8192;
+/// Hits, over all parts, that a block of queries may have in memory at once: 24 bytes each.
+const BLOCK_HITS: usize = 1 << 20;
 
 /// An immutable view of one memory. Clones share it. While it is held, the blobs that it shows stay.
 #[derive(Clone)]
@@ -55,7 +57,10 @@ impl Snapshot {
             return invalid(format!("slot {}; the memory has {}", request.slot, geometry.layers.len()));
         }
         if request.n_heads == 0 || !request.n_heads.is_multiple_of(geometry.kv_heads as usize) {
-            return invalid(format!("{} query heads; a multiple of {} is accepted", request.n_heads, geometry.kv_heads));
+            return invalid(format!(
+                "{} query heads; a multiple of {} is accepted",
+                request.n_heads, geometry.kv_heads
+            ));
         }
         let row = request.n_heads * geometry.head_dim as usize;
         if !request.queries.len().is_multiple_of(row) {
@@ -96,6 +101,34 @@ impl Snapshot {
             parts.push(Part::Tail(group));
         }
         parts
+    }
+
+    /// Searches few enough queries that the hits of all parts fit in memory.
+    fn search_block(&self, request: &SearchRequest<'_>, parts: &[Part<'_>]) -> Result<Vec<Vec<Hit>>> {
+        let (heads, dim) = (self.geometry().kv_heads as usize, self.geometry().head_dim as usize);
+        let group = request.n_heads / heads;
+        let n_queries = request.queries.len() / (request.n_heads * dim);
+        let by_head = self.queries_by_head(request);
+        let tasks: Vec<_> = (0..heads).flat_map(|head| parts.iter().map(move |part| (head, part))).collect();
+        let run = |(head, part): &(usize, &Part<'_>)| {
+            self.search_part(request, *head, &by_head[*head], part).map(|hits| (*head, hits))
+        };
+        let found: Vec<_> = if tasks.len() > 1 {
+            tasks.par_iter().map(run).collect::<Result<_>>()?
+        } else {
+            tasks.iter().map(run).collect::<Result<_>>()?
+        };
+        let mut answers = vec![Vec::new(); n_queries * request.n_heads];
+        for (head, lists) in found {
+            for (at, hits) in lists.into_iter().enumerate() {
+                answers[at / group * request.n_heads + head * group + at % group].extend(hits);
+            }
+        }
+        for hits in &mut answers {
+            keep_best(hits, request.top_k);
+            hits.sort_unstable_by(best_first);
+        }
+        Ok(answers)
     }
 
     fn search_part(
@@ -179,29 +212,13 @@ impl Recall for Snapshot {
 
     fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> {
         self.check_request(request)?;
-        let (heads, dim) = (self.geometry().kv_heads as usize, self.geometry().head_dim as usize);
-        let group = request.n_heads / heads;
-        let n_queries = request.queries.len() / (request.n_heads * dim);
-        let by_head = self.queries_by_head(request);
+        let row = request.n_heads * self.geometry().head_dim as usize;
         let parts = self.parts();
-        let tasks: Vec<_> = (0..heads).flat_map(|head| parts.iter().map(move |part| (head, part))).collect();
-        let run = |(head, part): &(usize, &Part<'_>)| {
-            self.search_part(request, *head, &by_head[*head], part).map(|hits| (*head, hits))
-        };
-        let found: Vec<_> = if tasks.len() > 1 {
-            tasks.par_iter().map(run).collect::<Result<_>>()?
-        } else {
-            tasks.iter().map(run).collect::<Result<_>>()?
-        };
-        let mut answers = vec![Vec::new(); n_queries * request.n_heads];
-        for (head, lists) in found {
-            for (at, hits) in lists.into_iter().enumerate() {
-                answers[at / group * request.n_heads + head * group + at % group].extend(hits);
-            }
-        }
-        for hits in &mut answers {
-            keep_best(hits, request.top_k);
-            hits.sort_unstable_by(best_first);
+        let hits_of_query = request.n_heads * request.top_k * parts.len().max(1);
+        let block = (BLOCK_HITS / hits_of_query).max(1);
+        let mut answers = Vec::with_capacity(request.queries.len() / row * request.n_heads);
+        for queries in request.queries.chunks(block * row) {
+            answers.append(&mut self.search_block(&SearchRequest { queries, ..*request }, &parts)?);
         }
         Ok(answers)
     }

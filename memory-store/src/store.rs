@@ -52,9 +52,11 @@ impl Store {
         for cell in load_memories(&core)? {
             let state = cell.state();
             used.extend(state.extents.iter().map(|extent| extent.extent.file.name.clone()));
-            used.extend(state.segments().flat_map(|segment| {
-                segment.graphs.iter().map(|graph| graph.name.clone()).collect::<Vec<_>>()
-            }));
+            used.extend(
+                state
+                    .segments()
+                    .flat_map(|segment| segment.graphs.iter().map(|graph| graph.name.clone()).collect::<Vec<_>>()),
+            );
             write(&core.names).insert((cell.tenant.clone(), cell.name.clone()), cell);
         }
         for blob in core.storage.list_blobs()? {

@@ -29,7 +29,8 @@ impl TailEntries {
             let count = entries_of(geometry.entry_policy, tokens);
             for (head, flat) in indexes.iter_mut().enumerate() {
                 let of_head = head * tokens * dim..(head + 1) * tokens * dim;
-                let entry = |start: usize, len: usize| EntryRef { chunk: index as u32, start: start as u16, len: len as u16 };
+                let entry =
+                    |start: usize, len: usize| EntryRef { chunk: index as u32, start: start as u16, len: len as u16 };
                 match geometry.entry_policy {
                     EntryPolicy::PerToken => {
                         flat.extend(&keys, of_head, (0..tokens).map(|token| entry(token, 1)));
@@ -47,7 +48,9 @@ impl TailEntries {
                         };
                         for start in starts.iter().map(|start| *start as usize) {
                             if start >= tokens {
-                                return Err(extent.file.damaged(format!("an entry of chunk {index} lies past its end")));
+                                return Err(extent
+                                    .file
+                                    .damaged(format!("an entry of chunk {index} lies past its end")));
                             }
                             let at = of_head.start + start * dim;
                             flat.extend(&keys, at..at + dim, [entry(start, 1)]);

@@ -9,9 +9,7 @@ use crate::memory::Change;
 use crate::records::{DocumentRecord, document_key};
 use crate::state::{LiveExtent, entries_of};
 use crate::sync::lock;
-use crate::{
-    ChunkId, Committed, EntryPolicy, Error, KvChunk, KvGeometry, Memory, Result, ResumePoint, WriterState,
-};
+use crate::{ChunkId, Committed, EntryPolicy, Error, KvChunk, KvGeometry, Memory, Result, ResumePoint, WriterState};
 
 /// Most bytes of keys and values of one chunk.
 const MAX_CHUNK_BYTES: usize = 1 << 30;

@@ -61,12 +61,10 @@ fn what_was_written_is_read_back() {
 
 #[test]
 fn search_equals_brute_force_for_every_policy_and_type() {
-    let policies = [
-        EntryPolicy::PerToken,
-        EntryPolicy::BlockMean { tokens: 3 },
-        EntryPolicy::Representative { count: 2 },
-    ];
-    for (dtype, policy) in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16].into_iter().flat_map(|d| policies.map(|p| (d, p)))
+    let policies =
+        [EntryPolicy::PerToken, EntryPolicy::BlockMean { tokens: 3 }, EntryPolicy::Representative { count: 2 }];
+    for (dtype, policy) in
+        [KvDtype::F32, KvDtype::F16, KvDtype::Bf16].into_iter().flat_map(|d| policies.map(|p| (d, p)))
     {
         let store = open(Arc::new(InMemoryStorage::new()));
         let geometry = geometry(dtype, policy);
@@ -86,7 +84,8 @@ fn search_equals_brute_force_for_every_policy_and_type() {
                     let chunk = &written[ids.iter().position(|id| *id == hit.chunk).unwrap()];
                     let key = |token: usize| &chunk.keys[slot][(head * 8 + token) * 8..][..8];
                     let tokens = hit.start as usize..hit.start as usize + hit.len as usize;
-                    let mean: f32 = tokens.clone().map(|t| query.iter().zip(key(t)).map(|(a, b)| a * b).sum::<f32>()).sum();
+                    let mean: f32 =
+                        tokens.clone().map(|t| query.iter().zip(key(t)).map(|(a, b)| a * b).sum::<f32>()).sum();
                     let mean = mean / tokens.len() as f32;
                     let tolerance = if dtype == KvDtype::F32 { 1e-5 } else { 0.03 };
                     assert!((mean - hit.score).abs() < tolerance, "{dtype:?} {policy:?}: {mean} {}", hit.score);

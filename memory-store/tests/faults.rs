@@ -96,7 +96,10 @@ fn check(inner: &Arc<InMemoryStorage>, told: &Acknowledged, name: &str) {
         let either = [told.documents.get(id), told.uncertain.get(id).and_then(Option::as_ref)];
         let gone = told.uncertain.get(id).is_some_and(Option::is_none);
         let shown = found.get(id);
-        assert!(shown == either[0] || (shown.is_some() && shown == either[1]) || (shown.is_none() && gone), "{name}: {id}");
+        assert!(
+            shown == either[0] || (shown.is_some() && shown == either[1]) || (shown.is_none() && gone),
+            "{name}: {id}"
+        );
     }
     let snapshot = memory.snapshot().unwrap();
     let info = memory.info();

@@ -30,7 +30,8 @@ fn vectors(n: usize, dim: usize, spread: f32, seed: u64) -> Vec<f32> {
 
 fn index(vectors: &[f32], dim: usize, dtype: KvDtype) -> (FlatIndex, GraphIndex) {
     let mut flat = FlatIndex::new(dim, dtype);
-    let entries = (0..vectors.len() / dim).map(|index| EntryRef { chunk: index as u32 / 64, start: index as u16 % 64, len: 1 });
+    let entries =
+        (0..vectors.len() / dim).map(|index| EntryRef { chunk: index as u32 / 64, start: index as u16 % 64, len: 1 });
     flat.extend(&KvData::F32(vectors.to_vec()), 0..vectors.len(), entries);
     let chunks = (0..flat.len().div_ceil(64) as u64).map(ChunkId).collect();
     let params = BuildParams { m: 16, ef_construction: 128 };

@@ -273,8 +273,7 @@ fn several_memories_as_one() {
     let other = store.create_memory("tenant", "more", small_spec()).unwrap();
     write_document(&memory, "a", 20, 1);
     write_document(&other, "b", 20, 500);
-    let members: Vec<Arc<dyn Recall>> =
-        vec![Arc::new(memory.snapshot().unwrap()), Arc::new(other.snapshot().unwrap())];
+    let members: Vec<Arc<dyn Recall>> = vec![Arc::new(memory.snapshot().unwrap()), Arc::new(other.snapshot().unwrap())];
     let union = UnionRecall::new(members.clone()).unwrap();
     assert_eq!(union.len(), 40);
     let ids = union.chunks(100).unwrap();
@@ -310,8 +309,14 @@ fn limits_are_enforced() {
     let snapshot = memory.snapshot().unwrap();
     for (heads, top_k, slot) in [(3, 1, 0), (2, 0, 0), (2, 100_000, 0), (2, 1, 2)] {
         let queries = queries(1, heads, 8, 1);
-        let request =
-            mnemon_memory_store::SearchRequest { slot, queries: &queries, n_heads: heads, top_k, ef: None, exact: false };
+        let request = mnemon_memory_store::SearchRequest {
+            slot,
+            queries: &queries,
+            n_heads: heads,
+            top_k,
+            ef: None,
+            exact: false,
+        };
         assert!(matches!(snapshot.search(&request), Err(Error::Invalid { .. })), "{heads} {top_k} {slot}");
     }
 }

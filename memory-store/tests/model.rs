@@ -14,8 +14,15 @@ use proptest::prelude::*;
 #[derive(Debug, Clone)]
 enum Operation {
     /// Keeps some chunks of a document, appends others, commits or gives up.
-    Write { document: u8, drop_tail: u8, append: Vec<u8>, commit: bool },
-    Delete { document: u8 },
+    Write {
+        document: u8,
+        drop_tail: u8,
+        append: Vec<u8>,
+        commit: bool,
+    },
+    Delete {
+        document: u8,
+    },
     Snapshot,
     DropSnapshots,
     Reopen,

@@ -90,7 +90,8 @@ pub(crate) fn scan(dim: usize, vectors: &KvData, queries: &[f32], params: &Searc
     let skip = skip.as_ref().map(|skip| skip as &(dyn Fn(usize) -> bool + Sync));
     match top_k_inner_product(queries, dim, as_kernel_data(vectors), params.top_k, skip) {
         Ok(found) => {
-            let scored = |found: Vec<(f32, u32)>| found.into_iter().map(|(score, entry)| Scored { score, entry }).collect();
+            let scored =
+                |found: Vec<(f32, u32)>| found.into_iter().map(|(score, entry)| Scored { score, entry }).collect();
             found.into_iter().map(scored).collect()
         }
         Err(error) => {

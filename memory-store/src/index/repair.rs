@@ -27,9 +27,10 @@ impl Rows<'_> {
 
 /// Repairs `links`, `[nodes, width]`, whose rows end where they name their own node.
 pub(super) fn repair(links: &mut [u16], width: usize, entry_point: u32) {
-    let len = links.chunks_exact(width).enumerate().map(|(node, row)| {
-        row.iter().position(|link| usize::from(*link) == node).unwrap_or(width)
-    });
+    let len = links
+        .chunks_exact(width)
+        .enumerate()
+        .map(|(node, row)| row.iter().position(|link| usize::from(*link) == node).unwrap_or(width));
     let len = len.collect();
     let mut rows = Rows { links, width, len };
     link_back(&mut rows);

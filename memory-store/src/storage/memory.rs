@@ -80,9 +80,9 @@ impl Storage for InMemoryStorage {
         let blob = blob.ok_or_else(|| damaged("it is missing".into()))?;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let range = start..start.saturating_add(len);
-        let bytes = blob.get(range).ok_or_else(|| {
-            damaged(format!("{len} bytes at {offset} were asked, but it has {} bytes", blob.len()))
-        })?;
+        let bytes = blob
+            .get(range)
+            .ok_or_else(|| damaged(format!("{len} bytes at {offset} were asked, but it has {} bytes", blob.len())))?;
         Ok(bytes.to_vec())
     }
 

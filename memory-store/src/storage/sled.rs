@@ -90,8 +90,10 @@ impl SledStorage {
     }
 
     fn check_space(&self, more: u64) -> Result<()> {
-        let space = rustix::fs::statvfs(&self.directory)
-            .map_err(|error| Error::Io { what: format!("look at the space of {}", self.location()), source: error.into() })?;
+        let space = rustix::fs::statvfs(&self.directory).map_err(|error| Error::Io {
+            what: format!("look at the space of {}", self.location()),
+            source: error.into(),
+        })?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
         if free < self.min_free_bytes.saturating_add(more) {
             return Err(Error::NoSpace { what: self.location() });

@@ -93,7 +93,14 @@ pub fn queries(n: usize, heads: usize, dim: usize, seed: u64) -> Vec<f32> {
     (0..n * heads * dim).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
-pub fn search(recall: &dyn Recall, slot: usize, queries: &[f32], n_heads: usize, top_k: usize, exact: bool) -> Vec<Vec<Hit>> {
+pub fn search(
+    recall: &dyn Recall,
+    slot: usize,
+    queries: &[f32],
+    n_heads: usize,
+    top_k: usize,
+    exact: bool,
+) -> Vec<Vec<Hit>> {
     recall.search(&SearchRequest { slot, queries, n_heads, top_k, ef: Some(top_k.max(64)), exact }).unwrap()
 }
 
