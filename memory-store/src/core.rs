@@ -140,7 +140,9 @@ impl Core {
             let mut reserved = numbers.reserved;
             reserved[kind] = end + RESERVE;
             let mut record = Encoder::default();
-            reserved.iter().for_each(|number| _ = record.u64(*number));
+            for number in reserved {
+                record.u64(number);
+            }
             let mut batch = Batch::default();
             batch.put(RESERVED_KEY.to_vec(), record.checked());
             self.commit(&batch)?;
@@ -209,8 +211,9 @@ impl Core {
         let owner = GraphOwner { memory: cell.number, segment: segment.number, slot: slot as u32, head: head as u32 };
         let what = format!("blob {} in {}", file.name, self.storage.location());
         let graph = decode_graph(&file.read(0, file.bytes as usize)?, &what, owner)?;
-        if graph.dim != cell.spec.geometry.head_dim as usize {
-            return Err(file.damaged(format!("its vectors have {} values", graph.dim)));
+        let (dim, entries) = (graph.dim, graph.entries.len());
+        if dim != cell.spec.geometry.head_dim as usize || entries != segment.entries as usize {
+            return Err(file.damaged(format!("it has {entries} entries of {dim} values")));
         }
         let graph = Arc::new(graph);
         self.index_cache.insert(key, Arc::new(IndexPart::Graph(Arc::clone(&graph))), graph.bytes());

@@ -281,18 +281,24 @@ fn decode_numbers(bytes: &[u8], dtype: KvDtype) -> KvData {
 fn encode_numbers(out: &mut Vec<u8>, values: &[f32], dtype: KvDtype) -> bool {
     let mut finite = true;
     match dtype {
-        KvDtype::F32 => values.iter().for_each(|value| {
-            finite &= value.is_finite();
-            out.extend_from_slice(&value.to_le_bytes());
-        }),
-        KvDtype::F16 => values.iter().map(|value| f16::from_f32(*value)).for_each(|value| {
-            finite &= value.is_finite();
-            out.extend_from_slice(&value.to_le_bytes());
-        }),
-        KvDtype::Bf16 => values.iter().map(|value| bf16::from_f32(*value)).for_each(|value| {
-            finite &= value.is_finite();
-            out.extend_from_slice(&value.to_le_bytes());
-        }),
+        KvDtype::F32 => {
+            for value in values {
+                finite &= value.is_finite();
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+        KvDtype::F16 => {
+            for value in values.iter().map(|value| f16::from_f32(*value)) {
+                finite &= value.is_finite();
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+        KvDtype::Bf16 => {
+            for value in values.iter().map(|value| bf16::from_f32(*value)) {
+                finite &= value.is_finite();
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+        }
     }
     finite
 }
@@ -376,8 +382,12 @@ impl ExtentBuilder {
         meta.u64(chunk.span.byte_start).u64(chunk.span.byte_end);
         meta.u64(chunk.span.token_start).u64(chunk.span.token_end);
         meta.u32(chunk.tokens.len() as u32).u32(entry_starts.len() as u32).u32(chunk.text.len() as u32);
-        chunk.tokens.iter().for_each(|token| _ = meta.u32(*token));
-        entry_starts.iter().for_each(|start| _ = meta.u16(*start));
+        for token in &chunk.tokens {
+            meta.u32(*token);
+        }
+        for start in entry_starts {
+            meta.u16(*start);
+        }
         meta.bytes.extend_from_slice(chunk.text.as_bytes());
         meta.checked()
     }

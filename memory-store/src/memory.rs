@@ -240,13 +240,19 @@ impl<'a> Change<'a> {
         };
         let removed: Vec<_> =
             segments.iter().filter(|segment| !kept.iter().any(|kept| kept.number == segment.number)).collect();
-        removed.iter().for_each(|segment| self.batch.delete(segment_key(self.cell.number, segment.number)));
+        for segment in &removed {
+            self.batch.delete(segment_key(self.cell.number, segment.number));
+        }
         self.batch.put(memory_key(b'm', self.cell.number), self.sequence.to_le_bytes().to_vec());
         core.commit(&self.batch)?;
         let state = Arc::new(state);
         let old = std::mem::replace(&mut *write(&self.cell.state), Arc::clone(&state));
-        removed_extents.iter().for_each(|extent| extent.extent.file.doom());
-        removed.iter().for_each(|segment| segment.doom());
+        for extent in &removed_extents {
+            extent.extent.file.doom();
+        }
+        for segment in &removed {
+            segment.doom();
+        }
         drop(old);
         Ok(state)
     }

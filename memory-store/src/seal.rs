@@ -171,7 +171,9 @@ struct DoomedFiles(Vec<BlobFile>);
 
 impl Drop for DoomedFiles {
     fn drop(&mut self) {
-        self.0.iter().for_each(BlobFile::doom);
+        for file in &self.0 {
+            file.doom();
+        }
     }
 }
 

@@ -81,7 +81,9 @@ impl Snapshot {
         let group = request.n_heads / heads * dim;
         let mut by_head = vec![Vec::with_capacity(request.queries.len() / heads); heads];
         for row in request.queries.chunks_exact(request.n_heads * dim) {
-            by_head.iter_mut().zip(row.chunks_exact(group)).for_each(|(head, part)| head.extend_from_slice(part));
+            for (head, part) in by_head.iter_mut().zip(row.chunks_exact(group)) {
+                head.extend_from_slice(part);
+            }
         }
         by_head
     }
@@ -147,7 +149,9 @@ impl Snapshot {
                 for extent in extents {
                     self.search_extent(request.slot, head, queries, extent, params, &mut hits)?;
                 }
-                hits.iter_mut().for_each(|hits| keep_best(hits, request.top_k));
+                for hits in &mut hits {
+                    keep_best(hits, request.top_k);
+                }
                 Ok(hits)
             }
         }

@@ -42,7 +42,9 @@ impl Segment {
     }
 
     pub(crate) fn doom(&self) {
-        self.graphs.iter().for_each(BlobFile::doom);
+        for graph in &self.graphs {
+            graph.doom();
+        }
     }
 }
 
@@ -105,7 +107,9 @@ impl MemoryState {
         segments: impl IntoIterator<Item = Arc<Segment>>,
     ) -> Self {
         extents.sort_by_key(|extent| extent.extent.first_chunk);
-        extents.iter_mut().for_each(|extent| extent.segment = 0);
+        for extent in &mut extents {
+            extent.segment = 0;
+        }
         let mut totals = Totals::default();
         let mut live_segments = Vec::new();
         for segment in segments {

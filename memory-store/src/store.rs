@@ -145,8 +145,12 @@ impl Store {
             tracing::warn!(%error, "records of a deleted memory stay until the store is opened again");
         }
         let state = std::mem::replace(&mut *write(&cell.state), Arc::new(MemoryState::new(0, 0, Vec::new(), [])));
-        state.extents.iter().for_each(|extent| extent.extent.file.doom());
-        state.segments().for_each(|segment| segment.doom());
+        for extent in &state.extents {
+            extent.extent.file.doom();
+        }
+        for segment in &state.segments {
+            segment.segment.doom();
+        }
         Ok(())
     }
 
@@ -206,7 +210,9 @@ fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
         loop {
             let page = core.storage.scan(&memory_key(kind, memory), None, SWEEP)?;
             let mut batch = Batch::default();
-            page.into_iter().for_each(|(key, _)| batch.delete(key));
+            for (key, _) in page {
+                batch.delete(key);
+            }
             if batch.is_empty() {
                 break;
             }

@@ -76,9 +76,13 @@ fn block_means(keys: &KvData, range: Range<usize>, dim: usize, block: usize) -> 
             let start = means.len();
             means.resize(start + dim, 0.0);
             for vector in vectors.chunks_exact(dim) {
-                means[start..].iter_mut().zip(vector).for_each(|(sum, value)| *sum += widen(*value));
+                for (sum, value) in means[start..].iter_mut().zip(vector) {
+                    *sum += widen(*value);
+                }
             }
-            means[start..].iter_mut().for_each(|sum| *sum *= scale);
+            for sum in &mut means[start..] {
+                *sum *= scale;
+            }
         }
         means
     }

@@ -126,6 +126,7 @@ impl Writer {
     /// Buffers a chunk. It must start where the document ends (after [`truncate`](Self::truncate), at its new end),
     /// fit the geometry, and hold numbers that are finite in the stored type. When the buffer is full it is written
     /// to a blob, which the next commit attaches. After an error the writer is as before the call.
+    #[expect(clippy::needless_pass_by_value, reason = "its f32 numbers are not needed again: free them here")]
     pub fn append(&mut self, chunk: KvChunk) -> Result<()> {
         check_chunk(self.geometry(), &chunk)?;
         let (_, tokens, bytes) = self.end();

@@ -78,13 +78,15 @@ fn one_writer_for_a_document_many_for_a_memory() {
     assert_eq!(memory.writer("a", BTreeMap::new()).unwrap().state().chunks, 3);
 }
 
+type Damage = fn(&mut mnemon_memory_store::KvChunk);
+
 #[test]
 fn appended_chunks_must_fit() {
     let (_, _, memory) = fresh();
     let geometry = memory.geometry().clone();
     let mut writer = memory.writer("a", BTreeMap::new()).unwrap();
     let good = chunk(&geometry, (0, 0), 8, 1);
-    let bad: [(&str, fn(&mut mnemon_memory_store::KvChunk)); 8] = [
+    let bad: [(&str, Damage); 8] = [
         ("a gap", |chunk| {
             chunk.span.token_start += 1;
             chunk.span.token_end += 1;

@@ -1,6 +1,6 @@
-//! Building a graph with hnsw_rs and freezing it.
+//! Building a graph with `hnsw_rs` and freezing it.
 //!
-//! hnsw_rs looks for small distances that are never negative or NaN. Here the distance of two keys is
+//! `hnsw_rs` looks for small distances that are never negative or NaN. Here the distance of two keys is
 //! `C - a.b` with `C` just above the largest squared length: by Cauchy and Schwarz no product exceeds it, and the
 //! order is that of the inner product, which normalising or adding a dimension would not keep as well.
 
@@ -14,7 +14,7 @@ use super::graph::{GraphIndex, MAX_GRAPH_ENTRIES, UpperLevel};
 use super::{FlatIndex, VectorIndex};
 use crate::{ChunkId, Error, Result};
 
-/// Levels that hnsw_rs may use; with `m` = 16 the chance to need more is 16^-16.
+/// Levels that `hnsw_rs` may use; with `m` = 16 the chance to need more is 16^-16.
 const MAX_LEVELS: usize = 16;
 /// Entries inserted between two looks at the stop flag.
 const SLICE: usize = 1024;
@@ -110,7 +110,7 @@ fn freeze(hnsw: &Hnsw<'_, f32, InnerProduct>, n: usize, m: usize) -> Links {
         if level > entry_point.0 {
             entry_point = (level, node as u32);
         }
-        // What hnsw_rs keeps above a node's own level only helps inserting.
+        // What `hnsw_rs` keeps above a node's own level only helps inserting.
         for (at, neighbours) in point.get_neighborhood_id().into_iter().take(level + 1).enumerate() {
             let width = if at == 0 { m0 } else { m };
             let own = node as u16;

@@ -25,7 +25,9 @@ pub(crate) struct GraphOwner {
 }
 
 fn push_u16s(out: &mut Vec<u8>, values: &[u16]) {
-    values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+    for value in values {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
 }
 
 pub(crate) fn encode_graph(graph: &GraphIndex, owner: GraphOwner) -> Vec<u8> {
@@ -36,18 +38,24 @@ pub(crate) fn encode_graph(graph: &GraphIndex, owner: GraphOwner) -> Vec<u8> {
     out.u32(graph.entries.len() as u32).u32(graph.dim as u32).u8(dtype_code(dtype)).u8(2);
     out.u32(graph.m as u32).u32(graph.m0 as u32).u32(graph.entry_point);
     out.u32(graph.chunks.len() as u32).u32(upper.len() as u32);
-    upper.iter().for_each(|level| _ = out.u32(level.nodes.len() as u32));
-    graph.chunks.iter().for_each(|chunk| _ = out.u64(chunk.0));
-    graph.entries.iter().for_each(|entry| _ = out.u32(entry.chunk).u16(entry.start).u16(entry.len));
+    for level in upper {
+        out.u32(level.nodes.len() as u32);
+    }
+    for chunk in &graph.chunks {
+        out.u64(chunk.0);
+    }
+    for entry in &graph.entries {
+        out.u32(entry.chunk).u16(entry.start).u16(entry.len);
+    }
     push_u16s(&mut out.bytes, &graph.links);
     for level in upper {
         push_u16s(&mut out.bytes, &level.nodes);
         push_u16s(&mut out.bytes, &level.links);
     }
     match &graph.vectors {
-        KvData::F32(data) => data.iter().for_each(|value| out.bytes.extend_from_slice(&value.to_le_bytes())),
-        KvData::F16(data) => data.iter().for_each(|value| out.bytes.extend_from_slice(&value.to_le_bytes())),
-        KvData::Bf16(data) => data.iter().for_each(|value| out.bytes.extend_from_slice(&value.to_le_bytes())),
+        KvData::F32(data) => out.bytes.extend(data.iter().flat_map(|value| value.to_le_bytes())),
+        KvData::F16(data) => out.bytes.extend(data.iter().flat_map(|value| value.to_le_bytes())),
+        KvData::Bf16(data) => out.bytes.extend(data.iter().flat_map(|value| value.to_le_bytes())),
     }
     out.checked()
 }
@@ -99,15 +107,15 @@ pub(crate) fn decode_graph(bytes: &[u8], what: &str, expected: GraphOwner) -> Re
         links,
         upper,
         vectors,
-        entries: entries.iter().map(entry_of).collect(),
+        entries: entries.iter().map(|bytes| entry_of(*bytes)).collect(),
         chunks: chunks.iter().map(|bytes| ChunkId(u64::from_le_bytes(*bytes))).collect(),
     };
     graph.check(what)?;
     Ok(graph)
 }
 
-fn entry_of(bytes: &[u8; 8]) -> EntryRef {
-    let [c0, c1, c2, c3, s0, s1, l0, l1] = *bytes;
+fn entry_of(bytes: [u8; 8]) -> EntryRef {
+    let [c0, c1, c2, c3, s0, s1, l0, l1] = bytes;
     EntryRef {
         chunk: u32::from_le_bytes([c0, c1, c2, c3]),
         start: u16::from_le_bytes([s0, s1]),

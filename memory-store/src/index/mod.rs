@@ -3,7 +3,7 @@
 //! | module | what | when |
 //! |---|---|---|
 //! | `flat` | exact scan | unsealed tail, `exact` searches, the oracle of tests |
-//! | `build` | hnsw_rs makes the links | sealing, in the pool of the store |
+//! | `build` | `hnsw_rs` makes the links | sealing, in the pool of the store |
 //! | `repair` | links back, and to what nobody links to | sealing |
 //! | `graph` | the frozen graph: links, vectors, entries side by side | after sealing |
 //! | `format` | its bytes, as one blob | sealing, first use after opening |

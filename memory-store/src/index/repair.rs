@@ -1,6 +1,6 @@
-//! Making the most of level 0 once hnsw_rs is done with it.
+//! Making the most of level 0 once `hnsw_rs` is done with it.
 //!
-//! hnsw_rs often leaves room in the rows of level 0, and with inner products some nodes that nobody links to: short
+//! `hnsw_rs` often leaves room in the rows of level 0, and with inner products some nodes that nobody links to: short
 //! keys are nobody's best neighbour. Two passes, neither of which computes a distance:
 //!
 //! 1. where `a` links to `b` and the row of `b` has room, `b` links back;
@@ -60,7 +60,9 @@ fn adopt(rows: &mut Rows<'_>, entry_point: u32) -> usize {
     reach(rows, entry_point as usize, &mut reached);
     let mut linked_by = vec![0_u32; nodes];
     for node in 0..nodes {
-        rows.row(node).iter().for_each(|other| linked_by[usize::from(*other)] += 1);
+        for other in rows.row(node) {
+            linked_by[usize::from(*other)] += 1;
+        }
     }
     let mut adopted = 0;
     for node in 0..nodes {

@@ -69,7 +69,7 @@ impl Walk<'_> {
         let start = self.descend(query, scratch);
         self.beam(query, start, scratch);
         let mut found: Vec<Scored> = scratch.results.drain().map(|Reverse(ranked)| ranked.0).collect();
-        found.sort_unstable_by(|a, b| Ranked(*b).cmp(&Ranked(*a)));
+        found.sort_unstable_by_key(|scored| Reverse(Ranked(*scored)));
         found.truncate(self.params.top_k);
         found
     }

@@ -115,7 +115,7 @@ impl Storage for FaultyStorage {
             return Err(refused("the storage crashed"));
         }
         let mut changed: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
-        for (key, value) in state.unflushed.iter().flat_map(|batch| batch.changes()) {
+        for (key, value) in state.unflushed.iter().flat_map(Batch::changes) {
             if key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after) {
                 changed.insert(key, value.as_deref());
             }

@@ -51,6 +51,7 @@ pub struct SledStorage {
 impl SledStorage {
     /// Opens or creates the data folder `directory`. [`Error::InUse`] when another process (or another storage of
     /// this process) has it open.
+    #[expect(clippy::needless_pass_by_value, reason = "options are made for the call")]
     pub fn open(directory: impl AsRef<Path>, options: SledOptions) -> Result<Self> {
         let directory = directory.as_ref().to_path_buf();
         let blobs = directory.join("blobs");
@@ -100,14 +101,14 @@ impl SledStorage {
         }
         Ok(())
     }
+}
 
-    fn write_file(&self, path: &Path, parts: &[&[u8]]) -> Result<()> {
-        let mut file = File::create(path).map_err(io_error("create", path))?;
-        for part in parts {
-            file.write_all(part).map_err(io_error("write", path))?;
-        }
-        file.sync_data().map_err(io_error("sync", path))
+fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
+    let mut file = File::create(path).map_err(io_error("create", path))?;
+    for part in parts {
+        file.write_all(part).map_err(io_error("write", path))?;
     }
+    file.sync_data().map_err(io_error("sync", path))
 }
 
 fn lock_folder(directory: &Path) -> Result<File> {
@@ -203,7 +204,7 @@ impl Storage for SledStorage {
         self.check_space(parts.iter().map(|part| part.len() as u64).sum())?;
         let path = self.blobs.join(name);
         let unfinished = self.blobs.join(format!("{name}.tmp"));
-        let written = self.write_file(&unfinished, parts).and_then(|()| {
+        let written = write_file(&unfinished, parts).and_then(|()| {
             fs::rename(&unfinished, &path).map_err(io_error("rename", &unfinished))?;
             self.blobs_folder.sync_all().map_err(io_error("sync", &self.blobs))
         });
@@ -245,7 +246,7 @@ impl Storage for SledStorage {
         for entry in fs::read_dir(&self.blobs).map_err(io_error("list", &self.blobs))? {
             let entry = entry.map_err(io_error("list", &self.blobs))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(".tmp") || check_blob_name(&name).is_err() {
+            if entry.path().extension().is_some_and(|extension| extension == "tmp") || check_blob_name(&name).is_err() {
                 continue;
             }
             match entry.metadata() {

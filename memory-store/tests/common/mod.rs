@@ -1,6 +1,6 @@
 //! What the tests share: deterministic chunks and an oracle.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::format_collect, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
