@@ -66,13 +66,13 @@ fn dead_entries_are_walked_through_but_not_returned() {
     let dim = 16;
     let (flat, graph) = index(&vectors(2000, dim, 2.0, 3), dim, KvDtype::F32);
     let queries = vectors(50, dim, 1.0, 4);
-    let live = |entry: u32| entry % 3 == 0;
+    let live = |entry: u32| entry.is_multiple_of(3);
     let params = SearchParams { top_k: 10, ef: 64, live: Some(&live) };
     let (exact, found) = (flat.search(&queries, &params), graph.search(&queries, &params));
     let mut same = 0;
     for (exact, found) in exact.iter().zip(&found) {
         assert_eq!(found.len(), 10);
-        assert!(found.iter().all(|scored| scored.entry % 3 == 0));
+        assert!(found.iter().all(|scored| scored.entry.is_multiple_of(3)));
         same += found.iter().filter(|scored| exact.iter().any(|other| other.entry == scored.entry)).count();
     }
     assert!(same >= 475, "{same} of 500");

@@ -111,7 +111,9 @@ proptest! {
             prop_assert_eq!(memory.info().documents, model.len() as u64);
         }
         held.push((memory.snapshot().unwrap(), model));
-        held.iter().for_each(|(snapshot, model)| check(snapshot, model));
+        for (snapshot, model) in &held {
+            check(snapshot, model);
+        }
         held.drain(..held.len() - 1);
         let bytes: u64 = storage.list_blobs().unwrap().iter().map(|blob| blob.bytes).sum();
         let info = memory.info();

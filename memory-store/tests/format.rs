@@ -1,0 +1,127 @@
+//! Bytes as `docs/format.md` specifies them, read without the store's own code: a change of format shows here.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{open, small_spec, write_document};
+use mnemon_memory_store::{InMemoryStorage, Storage};
+
+/// Reads fields one after the other.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(len);
+        self.0 = rest;
+        taken
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take(4).try_into().unwrap())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take(8).try_into().unwrap())
+    }
+
+    fn text(&mut self) -> &'a str {
+        let len = self.u32() as usize;
+        str::from_utf8(self.take(len)).unwrap()
+    }
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    // The definition, bit by bit.
+    !bytes.iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+#[test]
+fn a_chunk_blob_tells_everything_about_its_chunks() {
+    let storage = Arc::new(InMemoryStorage::new());
+    let store = open(Arc::clone(&storage) as Arc<dyn Storage>);
+    let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
+    let written = write_document(&memory, "a/book", 2, 1);
+    let info = storage.list_blobs().unwrap().remove(0);
+    assert_eq!(info.name, "chunks-0000000000000001");
+    let blob = storage.read_blob(&info.name, 0, info.bytes as usize).unwrap();
+
+    let mut header = Fields(&blob);
+    assert_eq!(header.take(8), b"MNMNCHNK");
+    let (format, body, fields) = (header.u32(), header.u32() as usize, header.u32() as usize);
+    assert_eq!((format, body % 64), (1, 0));
+    assert_eq!(crc(&blob[..20 + fields]), u32::from_le_bytes(blob[20 + fields..24 + fields].try_into().unwrap()));
+    assert_eq!((header.u64(), header.u64(), header.text(), header.text()), (1, 1, "tenant", "books"));
+    assert_eq!(header.take(32), [7; 32]);
+    // Two layers, 2 heads of 8 values, binary32, chunks of 8 tokens, an entry for each token.
+    let geometry = (header.u32(), header.u32(), header.u32(), header.u32(), header.u32());
+    assert_eq!(geometry, (2, 1, 3, 2, 8));
+    assert_eq!((header.take(1), header.u32(), header.take(3)), (&[0][..], 8, &[0, 0, 0][..]));
+    assert_eq!((header.text(), header.text()), ("test model", "for tests"));
+    assert_eq!((header.u64(), header.text(), header.u32()), (1, "a/book", 0));
+    let (first_chunk, ordinal, token, byte) = (header.u64(), header.u64(), header.u64(), header.u64());
+    assert_eq!((first_chunk, ordinal, token, byte), (1, 0, 0, 0));
+    assert_eq!(header.u32(), 2);
+    let body_bytes = header.u64() as usize;
+
+    let mut footer = Fields(&blob[body + body_bytes..]);
+    let places: Vec<_> = (0..3).map(|_| (footer.u32() as usize, footer.u32(), footer.u32())).collect();
+    assert_eq!(places[0], (0, 0, 0));
+    assert_eq!(places[2], (body_bytes, 16, written[1].span.byte_end as u32));
+    let checked = &blob[body + body_bytes..][..3 * 12 + 4];
+    assert_eq!((footer.u32(), footer.u32(), footer.take(8)), (3, crc(checked), &b"MNMNEND1"[..]));
+    assert!(footer.0.is_empty());
+
+    for (place, chunk) in places.iter().zip(&written) {
+        let bytes = &blob[body + place.0..];
+        let side_bytes = 2 * 8 * 8 * 4;
+        let side = (side_bytes + 4_usize).next_multiple_of(8);
+        for slot in 0..2 {
+            for (at, numbers) in [(2 * slot, &chunk.keys[slot]), (2 * slot + 1, &chunk.values[slot])] {
+                let stored = &bytes[at * side..][..side_bytes];
+                assert!(stored.chunks(4).zip(numbers).all(|(stored, number)| stored == number.to_le_bytes()));
+                assert_eq!(crc(stored).to_le_bytes(), bytes[at * side + side_bytes..][..4]);
+            }
+        }
+        let mut meta = Fields(&bytes[4 * side..]);
+        let (magic, len) = (meta.take(4), meta.u32() as usize);
+        assert_eq!(magic, b"META");
+        assert_eq!(crc(&bytes[4 * side..][..len - 4]).to_le_bytes(), bytes[4 * side + len - 4..][..4]);
+        assert_eq!(meta.u64(), chunk.span.token_start / 8);
+        let span = (meta.u64(), meta.u64(), meta.u64(), meta.u64());
+        assert_eq!(span, (chunk.span.byte_start, chunk.span.byte_end, chunk.span.token_start, chunk.span.token_end));
+        let (tokens, starts, text) = (meta.u32(), meta.u32(), meta.u32());
+        assert_eq!((tokens, starts, text as usize), (8, 0, chunk.text.len()));
+        assert!(chunk.tokens.iter().all(|token| meta.u32() == *token));
+        assert_eq!(meta.take(text as usize), chunk.text.as_bytes());
+    }
+}
+
+#[test]
+fn a_graph_blob_names_its_owner() {
+    let storage = Arc::new(InMemoryStorage::new());
+    let store = open(Arc::clone(&storage) as Arc<dyn Storage>);
+    let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
+    write_document(&memory, "a", 12, 1);
+    let blobs = storage.list_blobs().unwrap();
+    let info = blobs.iter().find(|blob| blob.name.starts_with("graph-")).unwrap();
+    let blob = storage.read_blob(&info.name, 0, info.bytes as usize).unwrap();
+    let (body, checksum) = blob.split_last_chunk::<4>().unwrap();
+    assert_eq!(crc(body), u32::from_le_bytes(*checksum));
+    let mut fields = Fields(&blob);
+    assert_eq!((fields.take(8), fields.u32()), (&b"MNMNGRPH"[..], 1));
+    assert_eq!((fields.u64(), fields.u64(), fields.u32(), fields.u32()), (1, 1, 0, 0));
+    let (n, dim) = (fields.u32() as usize, fields.u32() as usize);
+    assert_eq!((n, dim, fields.take(2)), (64, 8, &[0, 2][..]));
+    let (m, m0) = (fields.u32() as usize, fields.u32() as usize);
+    assert_eq!((m, m0), (8, 16));
+    assert!((fields.u32() as usize) < n);
+    let (chunks, levels) = (fields.u32() as usize, fields.u32() as usize);
+    let nodes: usize = (0..levels).map(|_| fields.u32() as usize).sum();
+    assert_eq!(fields.0.len(), chunks * 8 + n * 8 + n * m0 * 2 + nodes * (2 + 2 * m) + n * dim * 4 + 4);
+    assert_eq!(fields.u64(), 1, "the first chunk");
+}
