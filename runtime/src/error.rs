@@ -112,9 +112,6 @@ pub enum Error {
         /// What happened.
         why: String,
     },
-    /// This build carries no model.
-    #[error("this build carries no default model; give a folder or a hub identifier")]
-    NoEmbeddedModel,
     /// The device cannot be used.
     #[error("device {device} cannot be used: {why}")]
     Device {

@@ -22,6 +22,8 @@ mod options;
 mod recall;
 mod sequence;
 mod tensors;
+#[cfg(test)]
+mod tests;
 
 use candle_core::Tensor;
 

@@ -18,7 +18,6 @@ const TEXT_BYTES_MAX: u64 = 256 << 20;
 const SHARDS_MAX: usize = 4096;
 
 /// The default model.
-#[cfg(mnemon_default_model)]
 mod embedded {
     macro_rules! file {
         ($name:literal) => {
@@ -39,19 +38,10 @@ pub(super) enum Folder {
     /// A folder in the layout of the Hugging Face hub.
     Directory(PathBuf),
     /// The program itself.
-    #[cfg(mnemon_default_model)]
     Embedded,
 }
 
 impl Folder {
-    /// The default model, if this build has one.
-    pub(super) fn embedded() -> Result<Self> {
-        #[cfg(mnemon_default_model)]
-        return Ok(Self::Embedded);
-        #[cfg(not(mnemon_default_model))]
-        Err(Error::NoEmbeddedModel)
-    }
-
     /// A text file that the model cannot do without.
     pub(super) fn needed(&self, name: &str) -> Result<String> {
         self.optional(name)?.ok_or_else(|| Error::MissingFile {
@@ -64,8 +54,7 @@ impl Folder {
     pub(super) fn optional(&self, name: &str) -> Result<Option<String>> {
         let path = self.path(name);
         let bytes = match self {
-            #[cfg(mnemon_default_model)]
-            Self::Embedded => embedded::TEXTS.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.to_vec()),
+                    Self::Embedded => embedded::TEXTS.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.to_vec()),
             Self::Directory(_) => read(&path)?,
         };
         let Some(bytes) = bytes else { return Ok(None) };
@@ -75,16 +64,14 @@ impl Folder {
     pub(super) fn path(&self, name: &str) -> PathBuf {
         match self {
             Self::Directory(folder) => folder.join(name),
-            #[cfg(mnemon_default_model)]
-            Self::Embedded => Path::new("(built in)").join(name),
+                    Self::Embedded => Path::new("(built in)").join(name),
         }
     }
 
     /// The weights: `model.safetensors`, or the files named by `model.safetensors.index.json`.
     pub(super) fn weights(&self, model: &str, device: &Device, dtype: DType) -> Result<Weights> {
         let folder = match self {
-            #[cfg(mnemon_default_model)]
-            Self::Embedded => return Weights::embedded(embedded::WEIGHTS, model, device, dtype),
+                    Self::Embedded => return Weights::embedded(embedded::WEIGHTS, model, device, dtype),
             Self::Directory(folder) => folder,
         };
         let single = folder.join("model.safetensors");

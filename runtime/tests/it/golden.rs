@@ -10,7 +10,14 @@ use mnemon_runtime::{
 use crate::common::{cpu, difference, golden, load, logits, rows, tokens};
 
 const ALL: [&str; 9] = [
-    "llama", "llama_scaled", "llama_linear", "llama_dynamic", "mistral", "mistral_yarn", "qwen2", "qwen2_sliding",
+    "llama",
+    "llama_scaled",
+    "llama_linear",
+    "llama_dynamic",
+    "mistral",
+    "mistral_yarn",
+    "qwen2",
+    "qwen2_sliding",
     "qwen3",
 ];
 
@@ -48,7 +55,11 @@ fn a_local_window_longer_than_the_text_changes_nothing() {
         for (window, sinks) in [(48, 0), (1000, 4)] {
             let options = CaptureOptions { window, sinks, local: LocalMask::Sliding, recall: None };
             let local = logits(
-                &model, &mut SequenceState::new(&model), &mut LocalAttention::new(&model, window, sinks), &tokens, 5,
+                &model,
+                &mut SequenceState::new(&model),
+                &mut LocalAttention::new(&model, window, sinks),
+                &tokens,
+                5,
             );
             let capture = logits(
                 &model,

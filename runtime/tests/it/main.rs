@@ -2,6 +2,7 @@
 
 mod common;
 mod cuda;
+mod engine;
 mod generate;
 mod golden;
 mod identity;

@@ -38,9 +38,8 @@ fn trained_memory_layers_equal_the_training_code() {
         let prompt = tokens(&golden["prompt_tokens"]);
         let (memory, _) = read(&model, &tokens(&golden["memory_tokens"]), 11, window);
         let memory: Arc<dyn Recall> = Arc::new(memory);
-        let without = logits(
-            &model, &mut SequenceState::new(&model), &mut LocalAttention::new(&model, window, 0), &prompt, 21,
-        );
+        let without =
+            logits(&model, &mut SequenceState::new(&model), &mut LocalAttention::new(&model, window, 0), &prompt, 21);
         let error = difference(&without, &rows(&golden["logits_without_memory"]));
         assert!(error < 1e-3, "{name} without memory: {error}");
         let everything = RecallOptions { everything: true, ..RecallOptions::default() };
@@ -48,7 +47,8 @@ fn trained_memory_layers_equal_the_training_code() {
         let top_k = RecallOptions { top_k_chunks: 5, entries_per_query: 40, block_tokens: 4, ..Default::default() };
         for recall in [everything, top_k] {
             for step in [21, 1] {
-                let mut attention = RecallAttention::new(&model, window, 0, Arc::clone(&memory), recall.clone()).unwrap();
+                let mut attention =
+                    RecallAttention::new(&model, window, 0, Arc::clone(&memory), recall.clone()).unwrap();
                 let beside = logits(&model, &mut SequenceState::new(&model), &mut attention, &prompt, step);
                 let error = difference(&beside, &rows(&golden["logits_with_memory"]));
                 println!("{name}, {step} tokens a call: max error {error:e}");
@@ -79,11 +79,8 @@ fn an_empty_memory_changes_nothing() {
 
 #[test]
 fn what_is_captured_does_not_depend_on_the_pieces() {
-    let options = LoadOptions {
-        chunk_tokens: Some(8),
-        entry_policy: Some(EntryPolicy::Representative { count: 2 }),
-        ..cpu()
-    };
+    let options =
+        LoadOptions { chunk_tokens: Some(8), entry_policy: Some(EntryPolicy::Representative { count: 2 }), ..cpu() };
     let model = load("memory_joint", &options);
     let text = some_tokens(100, 64, 3);
     let join = |pieces: Vec<Captured>| {
