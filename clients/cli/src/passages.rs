@@ -56,13 +56,13 @@ fn passage(ui: &Ui, number: &str, share: f64, chunk: &v1::Chunk) -> io::Result<(
 }
 
 /// Document and bytes of a chunk.
-pub(crate) fn place(ui: &Ui, chunk: &v1::Chunk) -> String {
+fn place(ui: &Ui, chunk: &v1::Chunk) -> String {
     let document = excerpt(&chunk.document_id, 32, 1).concat();
     format!("{}  {}", ui.paint(Ink::Bold, &document), ui.paint(Ink::Dim, &span(chunk)))
 }
 
 /// Bytes of a chunk in its document.
-pub(crate) fn span(chunk: &v1::Chunk) -> String {
+fn span(chunk: &v1::Chunk) -> String {
     let span = chunk.span.unwrap_or_default();
     format!("bytes {}–{}", count(span.byte_start), count(span.byte_end))
 }

@@ -73,7 +73,7 @@ fn files_that_cannot_be_read_are_told_before_anything_is_sent() {
 
 #[test]
 fn what_the_server_refuses_is_told_with_its_own_code() {
-    let server = Server::start(&["--limit", "memories=2"]);
+    let server = Server::start(&["--limit", "memories=2", "--limit", "prompt_tokens=500"]);
     server.run(&["memory", "create", "one"]).succeeds();
     server.run(&["memory", "create", "one"]).fails(4, &["one"]);
     server.run(&["memory", "create", "no spaces please"]).fails(2, &["name"]);
@@ -105,7 +105,7 @@ fn what_the_server_refuses_is_told_with_its_own_code() {
     server.run(&["generate", "one", "x", "--max-tokens", "100000"]).fails(2, &["max_tokens"]);
     server.run(&["generate", "one", "x", "--top-k-chunks", "257"]).fails(2, &["top_k_chunks"]);
     server.run(&["generate", "one", "x", "--temperature", "-1"]).fails(2, &[]);
-    server.run(&["generate", "one", &"word ".repeat(20_000)]).fails(2, &["prompt"]);
+    server.run(&["generate", "one", &"word ".repeat(1_000)]).fails(2, &["prompt"]);
 
     // Invalid text on standard input: what came before it is kept, marked, and can be removed.
     server.run_with(&["ingest", "one", "-", "--doc", "bad"], b"\xff").fails(2, &["byte 0"]);

@@ -162,12 +162,17 @@ pub(crate) fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// A story with a line of its own for each number.
+/// A sentence of every story that is unlike all others.
+pub(crate) const ODD_LINE: &str =
+    "Meanwhile the keeper of the lighthouse had painted seventeen purple umbrellas for the queen of Portugal.\n";
+
+/// A story with a line of its own for each number, and `ODD_LINE` in the middle.
 pub(crate) fn story(lines: usize) -> String {
     const WHO: [&str; 7] = ["baker", "captain", "widow", "clerk", "miller", "gardener", "judge"];
     const WHAT: [&str; 11] =
         ["lamp", "boat", "violin", "garden", "letter", "clock", "bridge", "horse", "cellar", "coat", "map"];
     let line =
         |n: usize| format!("On page {n} the {} of village {} lost a {}.\n", WHO[n % 7], n * 37 % 101, WHAT[n * 5 % 11]);
-    (0..lines).map(line).collect()
+    let (first, second) = (0..lines / 2, lines / 2..lines);
+    first.map(line).chain([ODD_LINE.to_owned()]).chain(second.map(line)).collect()
 }

@@ -12,7 +12,6 @@ use super::session::{Answer, Session};
 use super::summary::{Measures, Pair};
 use crate::args::Demo;
 use crate::history::{Fact, History, Plan, Planted, Survey};
-use crate::passages::span;
 use crate::render::{Ink, Ui, bar, bytes, count, excerpt, harmless, percent, plural, rough_count};
 
 const TOKENS_DEFAULT: u64 = 100_000;
@@ -163,9 +162,9 @@ impl Said<'_> {
         };
         let of = with.citations.len();
         let (ink, remark) = match rank {
-            Some(1) => (Ink::Good, "the fact, before all else".to_owned()),
-            Some(rank) => (Ink::Good, format!("the fact, in place {rank} of {of}")),
-            None => (Ink::Warn, format!("this and {}, not the fact", plural(of as u64 - 1, "other passage"))),
+            Some(1) => (Ink::Good, "the fact, first of all".to_owned()),
+            Some(rank) => (Ink::Good, format!("the fact, {rank} of {of}")),
+            None => (Ink::Warn, format!("not the fact, nor are {} others", of - 1)),
         };
         ui.line(format!(
             "   {}  {} {}  {}  {}",
@@ -173,12 +172,11 @@ impl Said<'_> {
             ui.paint(Ink::Key, &bar(f64::from(citation.weight), BAR_COLUMNS)),
             percent(f64::from(citation.weight)),
             ui.paint(ink, &remark),
-            ui.paint(Ink::Dim, &span(chunk)),
+            ui.paint(Ink::Dim, &format!("at byte {}", count(chunk.span.unwrap_or_default().byte_start))),
         ))?;
         let text = around(&chunk.text, &planted.fact);
         for line in excerpt(text, ui.width() - 17, 2) {
-            let marked = ui.paint(Ink::Dim, &line);
-            ui.line(format!("                 {marked}"))?;
+            ui.line(format!("                 {}", marked(ui, &line, &planted.fact.value)))?;
         }
         Ok(())
     }
@@ -197,6 +195,12 @@ impl Said<'_> {
         ui.line("")?;
         ui.paragraph(Some(Ink::Warn), &format!("{wrong} of {QUESTIONS} {are} wrong{found}. It is a small model."))
     }
+}
+
+/// A line of a passage, with a value in it set off.
+fn marked(ui: &Ui, line: &str, value: &str) -> String {
+    let set_off = ui.paint(Ink::Good, value);
+    line.split(value).map(|part| ui.paint(Ink::Dim, part)).collect::<Vec<_>>().join(&set_off)
 }
 
 /// The text from the line on that says the fact, or as much of it as a chunk has that ends or begins within it.

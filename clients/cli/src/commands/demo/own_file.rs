@@ -13,7 +13,6 @@ use super::summary::{Measures, Pair};
 use crate::exit::Failure;
 use crate::input::unreadable;
 use crate::json;
-use crate::passages::span;
 use crate::render::{Ink, Ui, bar, bytes, count, excerpt, harmless, percent};
 
 /// Where passages are taken, as shares of the text: all are searched for, the inner ones continued.
@@ -93,7 +92,7 @@ async fn search(session: &Session<'_>, passage: &Passage) -> Result<Value> {
         Some(rank) => (ui.paint(Ink::Warn, "~"), format!("found in place {rank} of {HITS}")),
         None => (ui.paint(Ink::Bad, "✗"), format!("not among the first {HITS}")),
     };
-    say(ui, || format!("   {mark} {}  {}", at(ui, passage), remark))?;
+    say(ui, || format!("   {mark} {}  {}", ui.paint(Ink::Dim, &at(passage.byte_start)), remark))?;
     for line in excerpt(&passage.text, ui.width() - EXCERPT_INDENT, 1) {
         say(ui, || format!("{:EXCERPT_INDENT$}{}", "", ui.paint(Ink::Dim, &line)))?;
     }
@@ -123,7 +122,7 @@ async fn continuation(
         let text = ink.map_or_else(|| text.clone(), |ink| ui.paint(ink, &text));
         format!("   {}  {text}", ui.paint(Ink::Dim, &format!("{name:<12}")))
     };
-    say(ui, || format!("   {}", at(ui, passage)))?;
+    say(ui, || format!("   {}", ui.paint(Ink::Dim, &at(passage.byte_start))))?;
     say(ui, || row("prompt", Some(Ink::Dim), &passage.text))?;
     say(ui, || row("the text", None, &passage.rest))?;
     say(ui, || row("with memory", None, &with.text))?;
@@ -141,7 +140,7 @@ async fn continuation(
                 "{bar} {}  {}  {}",
                 percent(f64::from(weight)),
                 ui.paint(ink, &remark),
-                ui.paint(Ink::Dim, &span(chunk))
+                ui.paint(Ink::Dim, &at(chunk.span.unwrap_or_default().byte_start))
             )
         }
     };
@@ -158,8 +157,8 @@ async fn continuation(
     Ok((value, rest.len(), agreement))
 }
 
-fn at(ui: &Ui, passage: &Passage) -> String {
-    ui.paint(Ink::Dim, &format!("byte {}", count(passage.byte_start)))
+fn at(byte: u64) -> String {
+    format!("at byte {}", count(byte))
 }
 
 /// A place in the text.

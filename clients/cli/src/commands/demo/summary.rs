@@ -115,10 +115,18 @@ pub(super) fn show(ui: &Ui, measures: &Measures, memory: &v1::Memory, took: Dura
                 per_token(memory.text_bytes, memory.tokens),
             ),
         ),
-        ("index", format!("{}, {} entries", bytes(memory.index_bytes), count(memory.entries))),
+        ("index", index(memory)),
         ("all in all", duration(took)),
     ];
     ui.line(pairs(ui, &rows))
+}
+
+fn index(memory: &v1::Memory) -> String {
+    let entries = count(memory.entries);
+    match memory.index_bytes {
+        0 => format!("{entries} entries; all are scanned, which needs no graph"),
+        graph => format!("{entries} entries, {}", bytes(graph)),
+    }
 }
 
 /// One line: a name, and for each side a number with a bar.
