@@ -55,7 +55,7 @@ fn finds_what_the_scan_finds() {
     for (spread, dtype) in [(1.0, KvDtype::F16), (3.0, KvDtype::F32), (3.0, KvDtype::Bf16)] {
         let dim = 32;
         let (flat, graph) = index(&vectors(5000, dim, spread, 1), dim, dtype);
-        let recall = recall(&flat, &graph, &vectors(200, dim, 2.0, 2), 32, 64);
+        let recall = recall(&flat, &graph, &vectors(200, dim, 2.0, 2), 32, 128);
         println!("spread {spread} {dtype:?}: recall@32 {recall:.4}, unreachable {}", graph.unreachable());
         assert!(recall >= 0.95, "spread {spread} {dtype:?}: recall {recall}");
     }
