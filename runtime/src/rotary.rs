@@ -154,7 +154,7 @@ fn frequencies(config: RopeConfig, head_dim: usize, span: usize) -> (Vec<f64>, f
             let (low, high) = (border(beta_fast), border(beta_slow));
             let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
             let (low, high) = (low.max(0.0), high.min(dim - 1.0));
-            let high = if low == high { high + 0.001 } else { high };
+            let high = if high - low < 0.001 { low + 0.001 } else { high };
             let scaled = plain(theta).enumerate().map(|(i, frequency)| {
                 let interpolated = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
                 frequency / factor * interpolated + frequency * (1.0 - interpolated)

@@ -108,7 +108,7 @@ struct Page {
 }
 
 impl Pages {
-    /// `sizes` are n_kv_heads and head_dim.
+    /// `sizes` are `n_kv_heads` and `head_dim`.
     fn append(&mut self, first: usize, sizes: candle_core::Result<(usize, usize)>, k: &[f32], v: &[f32]) -> Result<()> {
         let (heads, head_dim) = sizes?;
         let n = k.len() / (heads * head_dim).max(1);

@@ -15,13 +15,11 @@ enum Values<'a> {
 impl<'a> Values<'a> {
     fn of(tensor: &'a Tensor) -> Result<Self> {
         let (storage, layout) = tensor.storage_and_layout();
-        match (&*storage, layout.contiguous_offsets()) {
-            (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => Ok(Self::Borrowed { storage, start, end }),
-            _ => {
-                drop(storage);
-                Ok(Self::Copied(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?))
-            }
+        if let (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
+            return Ok(Self::Borrowed { storage, start, end });
         }
+        drop(storage);
+        Ok(Self::Copied(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?))
     }
 
     fn slice(&self) -> &[f32] {

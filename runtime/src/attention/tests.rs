@@ -4,9 +4,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest,
-};
+use mnemon_memory_store::{ChunkId, ChunkInfo, ChunkKv, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest};
 
 use super::*;
 use crate::{DeviceChoice, LoadOptions, Logits, Model, ModelSource, SequenceState};
@@ -133,7 +131,7 @@ fn recalling_and_capturing_agree_between_backends() {
         let memory: Arc<dyn Recall> = Arc::new(Fetched::new(&model, &captured));
         for positions in [PositionScheme::Contiguous, PositionScheme::Fixed { distance: 9 }] {
             for everything in [true, false] {
-                let options = RecallOptions { positions, everything, ..RecallOptions::default() };
+                let options = RecallOptions { everything, positions, ..RecallOptions::default() };
                 let fresh = || RecallAttention::new(&model, 10, 2, Arc::clone(&memory), options.clone()).unwrap();
                 let (mut host, mut tensors) = (fresh(), fresh().on_tensors());
                 let what = format!("{name} {positions:?} everything: {everything}");

@@ -112,6 +112,7 @@ pub struct MemoryConfig {
 
 /// Sizes and switches of a model.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::struct_excessive_bools)] // as many switches as the families differ in
 pub struct ModelConfig {
     /// Family.
     pub architecture: Architecture,

@@ -65,6 +65,7 @@ impl ModelConfig {
         if activation != "silu" && activation != "swish" {
             return invalid("hidden_act", format!("'{activation}'; silu is supported"));
         }
+        #[allow(clippy::float_cmp)] // exactly 1 means all
         if raw.partial_rotary_factor.is_some_and(|factor| factor != 1.0) {
             return invalid("partial_rotary_factor", "rotating a part of each head is not supported");
         }

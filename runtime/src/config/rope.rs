@@ -17,6 +17,7 @@ pub(super) fn parse(raw: &Raw, max_position_embeddings: usize) -> Result<RopeCon
     if !(theta > 1.0 && theta < 1e12) {
         return invalid("rope_theta", format!("{theta}; a number above 1 is needed"));
     }
+    #[allow(clippy::float_cmp)] // exactly 1 means all
     if settings.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
         return invalid("partial_rotary_factor", "rotating a part of each head is not supported");
     }

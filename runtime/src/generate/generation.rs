@@ -115,7 +115,9 @@ impl Generation {
             return Err(Error::PromptTooLong { tokens: prompt.len(), limit: options.prompt_tokens_max });
         }
         let mut sampler = Sampler::new(&options.sampling)?;
-        prompt.iter().for_each(|&id| sampler.saw(id));
+        for &id in &prompt {
+            sampler.saw(id);
+        }
         Ok(Self {
             session: Session::new(&model, options.recall)?,
             state: SequenceState::new(&model),

@@ -22,7 +22,7 @@ const BLOCK_TOKENS: usize = 128;
 /// The attention of a session: with memory or without.
 enum Session {
     Local(LocalAttention),
-    Recall(RecallAttention),
+    Recall(Box<RecallAttention>),
 }
 
 impl Session {
@@ -32,7 +32,9 @@ impl Session {
         let (window, sinks) = (memory.window, memory.sinks);
         Ok(match recall {
             None => Self::Local(LocalAttention::new(model, window, sinks)),
-            Some((recall, options)) => Self::Recall(RecallAttention::new(model, window, sinks, recall, options)?),
+            Some((recall, options)) => {
+                Self::Recall(Box::new(RecallAttention::new(model, window, sinks, recall, options)?))
+            }
         })
     }
 }

@@ -54,7 +54,7 @@ impl Folder {
     pub(super) fn optional(&self, name: &str) -> Result<Option<String>> {
         let path = self.path(name);
         let bytes = match self {
-                    Self::Embedded => embedded::TEXTS.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.to_vec()),
+            Self::Embedded => embedded::TEXTS.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.to_vec()),
             Self::Directory(_) => read(&path)?,
         };
         let Some(bytes) = bytes else { return Ok(None) };
@@ -64,14 +64,14 @@ impl Folder {
     pub(super) fn path(&self, name: &str) -> PathBuf {
         match self {
             Self::Directory(folder) => folder.join(name),
-                    Self::Embedded => Path::new("(built in)").join(name),
+            Self::Embedded => Path::new("(built in)").join(name),
         }
     }
 
     /// The weights: `model.safetensors`, or the files named by `model.safetensors.index.json`.
     pub(super) fn weights(&self, model: &str, device: &Device, dtype: DType) -> Result<Weights> {
         let folder = match self {
-                    Self::Embedded => return Weights::embedded(embedded::WEIGHTS, model, device, dtype),
+            Self::Embedded => return Weights::embedded(embedded::WEIGHTS, model, device, dtype),
             Self::Directory(folder) => folder,
         };
         let single = folder.join("model.safetensors");

@@ -26,8 +26,7 @@ fn on_a_gpu() {
     // f32: sums are taken in another order, and products may be rounded to TF32's neighbourhood by the library.
     // bf16: 8 bits of mantissa through 2 layers with large random weights; logits are of the order of 10.
     for (dtype, tolerance) in [(DType::F32, 1e-3), (DType::BF16, 0.8)] {
-        let options =
-            LoadOptions { device: DeviceChoice::Cuda(0), dtype: Some(dtype), ..LoadOptions::default() };
+        let options = LoadOptions { device: DeviceChoice::Cuda(0), dtype: Some(dtype), ..LoadOptions::default() };
         for name in FOUR {
             let errors = compare(name, &options);
             println!("{name} on the GPU in {dtype:?}: {errors:?}");

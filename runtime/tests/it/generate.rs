@@ -48,8 +48,7 @@ fn run(prompt: &str, options: GenerateOptions) -> Outcome {
                 assert_eq!(prompt_tokens, *prefills.last().unwrap());
                 assert!(generated_tokens == ids.len() || reason == FinishReason::Stop);
                 let again = generation.step().unwrap();
-                let empty =
-                    GenerateStep::Finished { reason, text: String::new(), generated_tokens, prompt_tokens };
+                let empty = GenerateStep::Finished { reason, text: String::new(), generated_tokens, prompt_tokens };
                 assert_eq!(again, empty);
                 return Outcome { pieces, ids, reason, masses: masses_seen, prefills };
             }
@@ -172,7 +171,10 @@ fn streaming_text_is_the_whole_text() {
     let model = model();
     let tokenizer = model.tokenizer();
     for text in [
-        "plain words, and some more", "Straße, naïve, 北京, ελληνικά, 🙂🙃👩‍👩‍👧", "a\u{fffd}b", " leading  and double  spaces\n\n",
+        "plain words, and some more",
+        "Straße, naïve, 北京, ελληνικά, 🙂🙃👩‍👩‍👧",
+        "a\u{fffd}b",
+        " leading  and double  spaces\n\n",
         "e\u{301}\u{200d}end",
     ] {
         let ids = tokenizer.encode(text, false).unwrap().get_ids().to_vec();

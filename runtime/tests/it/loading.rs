@@ -177,7 +177,8 @@ fn configurations_out_of_bounds_are_refused() {
     let found = message(folder.path());
     assert!(found.contains("GPT2LMHeadModel") && found.contains("Qwen3ForCausalLM"), "{found}");
     fs::write(&path, before).unwrap();
-    fs::write(folder.path().join("tokenizer.json"), crate::common::TINY_TOKENIZER.replace("\"b\":2", "\"b\":64")).unwrap();
+    fs::write(folder.path().join("tokenizer.json"), crate::common::TINY_TOKENIZER.replace("\"b\":2", "\"b\":64"))
+        .unwrap();
     assert!(message(folder.path()).contains("vocab_size is 64"));
 }
 
@@ -198,8 +199,14 @@ fn both_layouts_of_configurations_are_read() {
     // The defaults of a model that was not trained with memory.
     assert_eq!((config.memory.layers.as_slice(), config.memory.window, config.memory.sinks), (&[3, 4][..], 512, 4));
     let mut types = old;
-    types["layer_types"] = json!(["sliding_attention", "full_attention", "full_attention", "full_attention",
-        "full_attention", "sliding_attention"]);
+    types["layer_types"] = json!([
+        "sliding_attention",
+        "full_attention",
+        "full_attention",
+        "full_attention",
+        "full_attention",
+        "sliding_attention"
+    ]);
     let config = ModelConfig::parse(&types.to_string()).unwrap();
     assert_eq!(config.sliding_windows[..2], [Some(100), None]);
 }
@@ -252,7 +259,8 @@ fn sources_are_told_apart() {
     for bad in ["", "name", "a/b/c", "../x", "/no/such/folder", "a/b@", "a/ b"] {
         assert!(matches!(ModelSource::parse(bad), Err(Error::UnknownSource { .. })), "{bad}");
     }
-    for (text, choice) in [("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda:3", DeviceChoice::Cuda(3))] {
+    for (text, choice) in [("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda:3", DeviceChoice::Cuda(3))]
+    {
         assert_eq!(text.parse::<DeviceChoice>().unwrap(), choice);
         assert_eq!(choice.to_string(), text);
     }

@@ -24,7 +24,9 @@ fn read(model: &Model, tokens: &[u32], step: usize, window: usize) -> (TestMemor
     }
     pieces.extend(capture.drain(true).unwrap());
     assert!(capture.drain(true).unwrap().is_none());
-    pieces.iter().for_each(|captured| memory.add(captured, model.geometry().chunk_tokens as usize));
+    for captured in &pieces {
+        memory.add(captured, model.geometry().chunk_tokens as usize);
+    }
     (memory, pieces)
 }
 

@@ -133,7 +133,11 @@ fn recalled_chunks_stand_where_the_scheme_says() {
             let expected = logits(&model, &mut SequenceState::new(&model), &mut plain, &prompt, 30);
             let all = RecallOptions { everything: true, positions, ..RecallOptions::default() };
             let top_k = RecallOptions {
-                top_k_chunks: 5, entries_per_query: 23, block_tokens: 4, positions, ..RecallOptions::default()
+                top_k_chunks: 5,
+                entries_per_query: 23,
+                block_tokens: 4,
+                positions,
+                ..RecallOptions::default()
             };
             for (options, step) in [(all.clone(), 30), (all, 7), (top_k.clone(), 30), (top_k, 1)] {
                 let mut recall =
