@@ -77,7 +77,7 @@ impl CaptureAttention {
     }
 
     /// Tokens that left the window since the last call, in multiples of the geometry's `chunk_tokens`; with `flush`,
-    /// all that remain. With [`LocalMask::SinceHandover`] they are no longer seen locally.
+    /// all that remain. With [`LocalMask::SinceHandover`](crate::LocalMask::SinceHandover) they are no longer seen locally.
     ///
     /// A token has left the window when the next token to come will not see it.
     pub fn drain(&mut self, flush: bool) -> Result<Option<Captured>> {
