@@ -62,6 +62,7 @@ pub(crate) fn interceptor(parts: Arc<Parts>) -> impl FnMut(Request<()>) -> Resul
     move |mut request| {
         let header = request.metadata().get("authorization").map(|value| value.to_str().unwrap_or_default());
         let tenant = parts.credentials.identify(header)?;
+        tracing::Span::current().record("tenant", tenant.name());
         if parts.life.closing.is_cancelled() {
             return Err(status::shutting_down());
         }

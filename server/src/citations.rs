@@ -129,8 +129,12 @@ impl Masses {
     /// The `most` heaviest chunks with their mean weight over tokens, descending; equal ones by identifier.
     pub(crate) fn heaviest(&self, most: usize) -> Vec<(ChunkId, f32)> {
         let tokens = self.tokens.max(1) as f64;
-        let mut heaviest: Vec<_> =
-            self.total.iter().filter(|(_, mass)| **mass > 0.0).map(|(chunk, mass)| (*chunk, (mass / tokens) as f32)).collect();
+        let mut heaviest: Vec<_> = self
+            .total
+            .iter()
+            .filter(|(_, mass)| **mass > 0.0)
+            .map(|(chunk, mass)| (*chunk, (mass / tokens) as f32))
+            .collect();
         heaviest.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         heaviest.truncate(most);
         heaviest

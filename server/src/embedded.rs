@@ -25,9 +25,8 @@ impl Embedded {
 
     /// Serves what is open already.
     pub fn serve(server: Server, listener: tokio::net::TcpListener) -> Result<Self> {
-        let address = listener
-            .local_addr()
-            .map_err(|source| Error::Listen { listen: server.settings().listen, source })?;
+        let address =
+            listener.local_addr().map_err(|source| Error::Listen { listen: server.settings().listen, source })?;
         let stop = CancellationToken::new();
         let task = tokio::spawn(server.serve(listener, stop.clone().cancelled_owned()));
         Ok(Self { address, stop, task })

@@ -1,4 +1,5 @@
-//! Before and after each call: its span, its log line, and whether its request body ended cleanly.
+//! Before and after each call: whether there is room for it, its span, its log line, and whether its request body
+//! ended cleanly.
 //!
 //! A client that hangs up resets its stream; to a handler that reads the request this looks like the end of the
 //! stream. An ingest must not take it for the end of the document, so the body is watched on its way in, and what
@@ -12,12 +13,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Code;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Span;
-use tracing::instrument::{Instrument as _, Instrumented};
+use tracing::field::Empty;
+use tracing::instrument::Instrument as _;
+
+use crate::status;
 
 /// How a request body ended.
 #[derive(Debug, Clone, Default)]
@@ -31,17 +37,26 @@ impl BodyEnd {
 }
 
 /// Wraps the whole server.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct FrontLayer {
     /// Number of the next call: names it in the log.
     next: Arc<AtomicU64>,
+    /// One permit for each call that may be open: each may hold a message in memory.
+    places: Arc<Semaphore>,
+}
+
+impl FrontLayer {
+    /// At most `calls` open calls of the contract at one time. Health and reflection always have room.
+    pub(crate) fn new(calls: u64) -> Self {
+        Self { next: Arc::default(), places: Arc::new(Semaphore::new(calls as usize)) }
+    }
 }
 
 impl<S> Layer<S> for FrontLayer {
     type Service = Front<S>;
 
     fn layer(&self, inner: S) -> Front<S> {
-        Front { inner, next: Arc::clone(&self.next) }
+        Front { inner, layer: self.clone() }
     }
 }
 
@@ -49,7 +64,7 @@ impl<S> Layer<S> for FrontLayer {
 #[derive(Debug, Clone)]
 pub(crate) struct Front<S> {
     inner: S,
-    next: Arc<AtomicU64>,
+    layer: FrontLayer,
 }
 
 impl<S> Service<http::Request<Body>> for Front<S>
@@ -57,19 +72,28 @@ where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
 {
-    type Response = http::Response<Body>;
+    type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let call = self.next.fetch_add(1, Ordering::Relaxed);
-        let span = tracing::info_span!("call", id = call, path = request.uri().path());
-        let mut log = CallLog { span: span.clone(), started: Instant::now(), code: None };
-        let answer: Instrumented<S::Future> = self.inner.call(watch(request)).instrument(span);
+        let call = self.layer.next.fetch_add(1, Ordering::Relaxed);
+        let path = request.uri().path();
+        let is_probe = !path.starts_with("/mnemon.");
+        let span = tracing::info_span!("call", id = call, path, tenant = Empty);
+        let place = Arc::clone(&self.layer.places).try_acquire_owned().ok();
+        let refused = place.is_none() && !is_probe;
+        let mut log = CallLog { span: span.clone(), started: Instant::now(), is_probe, code: None, _place: place };
+        if refused {
+            log.code = Some(Code::ResourceExhausted);
+            let status = status::overloaded("too many calls are open; try again later", "CALLS_FULL");
+            return Box::pin(std::future::ready(Ok(status.into_http())));
+        }
+        let answer = self.inner.call(watch(request)).instrument(span);
         Box::pin(async move {
             let answer = answer.await?;
             // An error before the first message comes in the headers; anything else ends with trailers.
@@ -103,7 +127,7 @@ impl HttpBody for WatchedBody {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         // Some resets end the body without an error; only an end that the client announced counts.
-        if matches!(polled, Poll::Ready(None) | Poll::Ready(Some(Ok(_)))) && self.inner.is_end_stream() {
+        if matches!(polled, Poll::Ready(None | Some(Ok(_)))) && self.inner.is_end_stream() {
             self.end.0.store(true, Ordering::Release);
         }
         polled
@@ -154,14 +178,19 @@ impl HttpBody for LoggedBody {
 struct CallLog {
     span: Span,
     started: Instant,
+    /// Health and reflection are asked often.
+    is_probe: bool,
     /// None until the answer is complete: a call that is dropped before was given up by its client.
     code: Option<Code>,
+    /// Its place among the open calls; a probe does without if there is none.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for CallLog {
     fn drop(&mut self) {
         let milliseconds = self.started.elapsed().as_secs_f64() * 1e3;
         self.span.in_scope(|| match self.code {
+            Some(code) if self.is_probe => tracing::debug!(code = ?code, milliseconds, "answered"),
             Some(code) => tracing::info!(code = ?code, milliseconds, "answered"),
             None => tracing::info!(milliseconds, "given up by the client"),
         });

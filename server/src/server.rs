@@ -83,7 +83,7 @@ impl Server {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .max_concurrent_streams(Some(settings.limits.streams_per_connection as u32))
-            .layer(front::FrontLayer::default());
+            .layer(front::FrontLayer::new(settings.limits.calls));
         if let Some(tls) = &settings.tls {
             let cert = read(&tls.cert).await?;
             let key = read(&tls.key).await?;
@@ -92,6 +92,8 @@ impl Server {
         }
         announce(&settings, &self.model);
         let (life, grace) = (Life::default(), settings.shutdown_grace);
+        // If this future is dropped, everything that it started ends as well.
+        let _ends = (life.closing.clone().drop_guard(), life.cut.clone().drop_guard());
         let limits = settings.limits.clone();
         let parts = Arc::new(Parts {
             credentials: Credentials::new(&settings.tenants),

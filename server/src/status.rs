@@ -33,9 +33,7 @@ impl IntoStatus for StoreError {
             Self::UnknownDocument { .. } => with_reason(Code::NotFound, message, "DOCUMENT_NOT_FOUND"),
             Self::MemoryExists { .. } => with_reason(Code::AlreadyExists, message, "MEMORY_EXISTS"),
             Self::DocumentBusy { .. } => with_reason(Code::Aborted, message, "DOCUMENT_BUSY"),
-            Self::FingerprintMismatch { .. } => {
-                with_reason(Code::FailedPrecondition, message, "FINGERPRINT_MISMATCH")
-            }
+            Self::FingerprintMismatch { .. } => with_reason(Code::FailedPrecondition, message, "FINGERPRINT_MISMATCH"),
             Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
             Self::Limit { .. } => with_reason(Code::ResourceExhausted, message, "LIMIT"),
             Self::NoSpace { .. } => {
@@ -93,9 +91,8 @@ pub(crate) fn violation(field: impl Into<String>, description: impl Into<String>
 
 /// INVALID_ARGUMENT; the message tells the first violation, the details tell all.
 pub(crate) fn invalid(violations: Vec<FieldViolation>) -> Status {
-    let message = violations
-        .first()
-        .map_or_else(String::new, |first| format!("invalid {}: {}", first.field, first.description));
+    let message =
+        violations.first().map_or_else(String::new, |first| format!("invalid {}: {}", first.field, first.description));
     let mut details = ErrorDetails::with_bad_request(violations);
     details.set_error_info("INVALID_ARGUMENT", DOMAIN, HashMap::new());
     Status::with_error_details(Code::InvalidArgument, message, details)

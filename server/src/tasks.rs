@@ -26,7 +26,10 @@ pub(crate) trait Job: Send + 'static {
 pub(crate) async fn run_new<J: Job>(parts: &Arc<Parts>, job: J) -> Result<J, Status> {
     let place = Arc::clone(&parts.engine_places).try_acquire_owned().map_err(|_| {
         let limit = parts.settings.limits.engine_queue;
-        status::overloaded(&format!("{limit} requests are waiting for the model already; try again later"), "QUEUE_FULL")
+        status::overloaded(
+            &format!("{limit} requests are waiting for the model already; try again later"),
+            "QUEUE_FULL",
+        )
     })?;
     run(parts, job, place).await
 }

@@ -1,5 +1,6 @@
 //! Where the server is, and how to reach it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7117";
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// How to reach a server.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ConnectOptions {
     /// `http://HOST:PORT`, or `https://HOST:PORT` for TLS.
     pub endpoint: String,
@@ -29,6 +30,18 @@ pub struct ConnectOptions {
     /// Longest time to wait for the connection, and for answers about memories and documents. Ingest, search,
     /// generate and score take as long as they need.
     pub timeout: Duration,
+}
+
+impl fmt::Debug for ConnectOptions {
+    /// Without the token: options get logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectOptions")
+            .field("endpoint", &self.endpoint)
+            .field("has_token", &self.token.is_some())
+            .field("tls_ca", &self.tls_ca)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
 }
 
 impl Default for ConnectOptions {
@@ -51,10 +64,11 @@ pub struct Client {
 impl Client {
     /// Connects. Fails at once if nothing listens there.
     pub async fn connect(options: ConnectOptions) -> Result<Self> {
-        let channel = endpoint(&options).await?.connect().await.map_err(|error| Error::Connect {
-            endpoint: options.endpoint.clone(),
-            why: innermost(&error),
-        })?;
+        let channel = endpoint(&options)
+            .await?
+            .connect()
+            .await
+            .map_err(|error| Error::Connect { endpoint: options.endpoint.clone(), why: innermost(&error) })?;
         let authorization = options.token.as_deref().map(bearer).transpose()?;
         let transport = Transport::new(channel, authorization);
         Ok(Self {

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use mnemon_memory_store::ChunkId;
 use mnemon_proto::v1;
-use mnemon_runtime::{
-    Error, FinishReason, GenerateOptions, GenerateStep, Generation, Message, SamplingOptions, Turn,
-};
+use mnemon_runtime::{Error, FinishReason, GenerateOptions, GenerateStep, Generation, Message, SamplingOptions, Turn};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -115,11 +113,8 @@ fn prompt(parts: &Parts, request: v1::GenerateRequest) -> Result<String, Status>
         let why = "the model has no chat template; give a prompt instead";
         status::invalid(vec![status::violation("messages", why)])
     })?;
-    let messages: Vec<Message> = request
-        .messages
-        .into_iter()
-        .map(|message| Message { role: message.role, content: message.content })
-        .collect();
+    let messages: Vec<Message> =
+        request.messages.into_iter().map(|message| Message { role: message.role, content: message.content }).collect();
     template.render(&messages, true).map_err(|error| error.into_status("messages"))
 }
 
@@ -192,8 +187,7 @@ impl GenerateJob {
                     FinishReason::Stop => v1::FinishReason::StopString,
                     FinishReason::Length => v1::FinishReason::MaxTokens,
                 };
-                let finish =
-                    v1::GenerateFinish { reason: reason.into(), usage: Some(usage), citations: Vec::new() };
+                let finish = v1::GenerateFinish { reason: reason.into(), usage: Some(usage), citations: Vec::new() };
                 Some(Made::End { text, finish })
             }
         })

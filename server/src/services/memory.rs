@@ -110,9 +110,8 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let v1::GetDocumentRequest { memory, document_id } = request.into_inner();
         validate::document(&memory, &document_id)?;
-        let info = tasks::store(&self.parts, move |parts| {
-            parts.store.memory(tenant.name(), &memory)?.document(&document_id)
-        });
+        let info =
+            tasks::store(&self.parts, move |parts| parts.store.memory(tenant.name(), &memory)?.document(&document_id));
         Ok(Response::new(convert::document(info.await?)))
     }
 
@@ -133,12 +132,7 @@ impl MemoryService for MemoryCalls {
 
 /// Cuts `items`, of which there may be one more than a page has, to a page; returns the token of the next page, the
 /// key of the last item, or nothing when this was the last page.
-fn cut<T>(
-    items: &mut Vec<T>,
-    page_size: usize,
-    bytes: impl Fn(&T) -> usize,
-    key: impl Fn(&T) -> String,
-) -> String {
+fn cut<T>(items: &mut Vec<T>, page_size: usize, bytes: impl Fn(&T) -> usize, key: impl Fn(&T) -> String) -> String {
     let mut total = 0;
     let fitting = items.iter().take_while(|item| {
         // The first always fits.

@@ -44,10 +44,10 @@ pub(crate) async fn routes(parts: &Arc<Parts>) -> Result<(HealthReporter, Routes
         .build_v1()
         .map_err(|_| Error::Internal { part: "the reflection service" })?;
     let message_bytes = parts.settings.limits.message_bytes as usize;
-    let memories = MemoryServiceServer::new(MemoryCalls::new(Arc::clone(parts)))
-        .max_decoding_message_size(message_bytes);
-    let recalls = RecallServiceServer::new(RecallCalls::new(Arc::clone(parts)))
-        .max_decoding_message_size(message_bytes);
+    let memories =
+        MemoryServiceServer::new(MemoryCalls::new(Arc::clone(parts))).max_decoding_message_size(message_bytes);
+    let recalls =
+        RecallServiceServer::new(RecallCalls::new(Arc::clone(parts))).max_decoding_message_size(message_bytes);
     let mut routes = Routes::builder();
     routes
         .add_service(InterceptedService::new(memories, auth::interceptor(Arc::clone(parts))))

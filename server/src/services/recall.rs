@@ -40,10 +40,7 @@ impl RecallService for RecallCalls {
         search::answer(&self.parts, tenant, request.into_inner()).await.map(Response::new)
     }
 
-    async fn generate(
-        &self,
-        request: Request<v1::GenerateRequest>,
-    ) -> Result<Response<Self::GenerateStream>, Status> {
+    async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Self::GenerateStream>, Status> {
         let tenant = tenant(&request)?;
         generate::start(&self.parts, tenant, request.into_inner()).await.map(Response::new)
     }

@@ -37,9 +37,10 @@ impl PartialSettings {
                 table.insert("tenants".into(), Value::Array(tenants(&value)?));
             }
         }
-        table
-            .try_into()
-            .map_err(|error: toml::de::Error| Error::Settings { what: "MNEMON_* variable".into(), why: error.to_string() })
+        table.try_into().map_err(|error: toml::de::Error| Error::Settings {
+            what: "MNEMON_* variable".into(),
+            why: error.to_string(),
+        })
     }
 }
 

@@ -50,6 +50,8 @@ bounds! {
         connections: 1024,
         /// Calls at one time over one connection; more wait.
         streams_per_connection: 128,
+        /// Calls at one time, over all connections; more are refused. Each may hold one message in memory.
+        calls: 256,
         /// Documents being read at one time, over all tenants.
         ingests: 16,
         /// Seconds that an ingest stream may be silent before it is ended (what it sent is kept).
@@ -85,6 +87,7 @@ impl Limits {
         for (name, value) in [
             ("connections", self.connections),
             ("streams_per_connection", self.streams_per_connection),
+            ("calls", self.calls),
             ("ingests", self.ingests),
             ("engine_queue", self.engine_queue),
             ("store_calls", self.store_calls),

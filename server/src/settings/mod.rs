@@ -122,9 +122,9 @@ impl Settings {
     /// `MNEMON_*` variables, and `flags`.
     pub fn load(file: Option<&Path>, flags: PartialSettings) -> Result<Self> {
         let variables = || std::env::vars().filter(|(name, _)| name.starts_with(environment::PREFIX));
-        let file = file.map(Path::to_owned).or_else(|| {
-            variables().find(|(name, _)| name == "MNEMON_CONFIG").map(|(_, path)| PathBuf::from(path))
-        });
+        let file = file
+            .map(Path::to_owned)
+            .or_else(|| variables().find(|(name, _)| name == "MNEMON_CONFIG").map(|(_, path)| PathBuf::from(path)));
         let mut layers = match file {
             Some(path) => PartialSettings::from_file(&path)?,
             None => PartialSettings::default(),

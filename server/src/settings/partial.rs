@@ -95,6 +95,7 @@ layer! {
         documents_per_memory: u64,
         connections: u64,
         streams_per_connection: u64,
+        calls: u64,
         ingests: u64,
         ingest_idle_s: u64,
         engine_queue: u64,
@@ -116,8 +117,7 @@ layer! {
 impl PartialSettings {
     /// Reads a TOML file. Unknown keys are refused: they are misspelt ones.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
         Self::from_toml(&text, path)
     }
 

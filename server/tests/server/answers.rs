@@ -201,6 +201,16 @@ async fn texts_are_scored() {
 }
 
 #[tokio::test]
+async fn too_many_calls_are_refused() {
+    let world = World::with(|settings| settings.limits.calls = 1).await;
+    let open = Pieces::open(channel(&world.server).await).await;
+    let refused = world.client.list_memories().await.unwrap_err();
+    assert_status(&refused, Code::ResourceExhausted, "too many calls", "");
+    drop(open);
+    eventually(|| async { world.client.list_memories().await.ok() }).await;
+}
+
+#[tokio::test]
 async fn overload_is_refused_early() {
     let world = World::with(|settings| settings.limits.engine_queue = 1).await;
     let client = &world.client;

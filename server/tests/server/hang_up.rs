@@ -183,10 +183,8 @@ async fn a_piece_in_work_is_left_within_a_segment() {
     call.message(Message::Text(text.clone().into_bytes()));
     let acknowledged = call.until_durable(1024).await;
     call.send.send_reset(h2::Reason::CANCEL);
-    let appended = eventually(|| async {
-        ingest_as(&world.client, "m", "d", IngestMode::Append, b"the end").await.ok()
-    })
-    .await;
+    let appended =
+        eventually(|| async { ingest_as(&world.client, "m", "d", IngestMode::Append, b"the end").await.ok() }).await;
     let document = world.client.get_document("m", "d").await.unwrap();
     assert!(appended.durable_bytes >= acknowledged && document.bytes < text.len() as u64, "{document:?}");
 }

@@ -85,10 +85,11 @@ async fn bad_documents_are_refused() {
     assert!(client.list_documents("m").await.unwrap().is_empty());
 
     // What was durable before the bad byte stays, and says that it is not all.
-    let mut long = text(6, 9000).into_bytes();
-    long.push(0xff);
-    let late = ingest_as(client, "m", "late", IngestMode::Create, &long).await.unwrap_err();
-    assert_status(&late, Code::InvalidArgument, "byte 9000", "text");
+    let mut late = Pieces::start(channel(&world.server).await, start("m", "late")).await;
+    late.text(text(6, 9000)).await;
+    late.until(|progress| progress.durable_bytes > 0).await;
+    late.text([0xff]).await;
+    assert_status(&late.error().await, Code::InvalidArgument, "byte 9000", "text");
     assert!(!client.get_document("m", "late").await.unwrap().complete);
 }
 

@@ -124,11 +124,8 @@ async fn a_shutdown_cuts_what_does_not_finish() {
     let mut health = HealthClient::new(channel(&world.server).await);
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     watch.message().await.unwrap();
-    let request = v1::GenerateRequest {
-        prompt: text(51, 2 << 20),
-        memory: Some(without_memory()),
-        ..Default::default()
-    };
+    let request =
+        v1::GenerateRequest { prompt: text(51, 2 << 20), memory: Some(without_memory()), ..Default::default() };
     let mut answer = world.client.generate(request).await.unwrap();
     let (stopped, cut) = tokio::join!(patiently(world.server.stop()), answer.message());
     stopped.unwrap();

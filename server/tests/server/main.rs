@@ -1,5 +1,5 @@
 //! Behaviour of a real server on a free port, with a small random model whose tokens are bytes.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::wildcard_imports, missing_docs)]
 
 mod answers;
 mod callers;

@@ -59,24 +59,30 @@ impl World {
     pub(crate) async fn stop(self) -> Stored {
         drop(self.client);
         self.server.stop().await.unwrap();
-        Stored::open(Arc::new(SledStorage::open(self.data.path(), SledOptions::default()).unwrap()))
+        let storage = Arc::new(SledStorage::open(self.data.path(), SledOptions::default()).unwrap());
+        Stored { _data: Some(self.data), ..Stored::open(storage) }
     }
 }
 
 /// What a server left behind.
-pub(crate) struct Stored(Store);
+pub(crate) struct Stored {
+    store: Store,
+    /// Its folder, removed after it.
+    _data: Option<TempDir>,
+}
 
 /// A chunk in full: where it stands, its tokens, its text, its keys and values.
 pub(crate) type StoredChunk = (SourceSpan, Vec<u32>, String, Vec<f32>, Vec<f32>);
 
 impl Stored {
     pub(crate) fn open(storage: Arc<dyn Storage>) -> Self {
-        Self(Store::open(storage, StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() }).unwrap())
+        let options = StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() };
+        Self { store: Store::open(storage, options).unwrap(), _data: None }
     }
 
     /// All chunks of a document, in order.
     pub(crate) fn chunks(&self, memory: &str, document: &str) -> Vec<StoredChunk> {
-        let memory = self.0.memory("default", memory).unwrap();
+        let memory = self.store.memory("default", memory).unwrap();
         let infos = memory.document_chunks(document, 0, usize::MAX).unwrap();
         let ids: Vec<ChunkId> = infos.iter().map(|info| info.id).collect();
         let fetched = memory.snapshot().unwrap().fetch(0, &ids).unwrap();
