@@ -403,7 +403,7 @@ Examples:
   mnemon demo --json > demo.json")]
 pub(crate) struct Demo {
     /// Length of the history, about; with --file: read this much of it, all of it otherwise. [default: 100000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=200_000_000))]
     pub(crate) tokens: Option<u64>,
     /// UTF-8 text file to read instead of a generated history.
     #[arg(long, value_name = "PATH")]

@@ -129,6 +129,12 @@ impl From<&ClientError> for Failure {
                 Self::new(Exit::Unreachable, format!("no server answers at {endpoint}: {why}"))
                     .hint("start one with `mnemon serve`, or name another with --server URL")
             }
+            // A server gives a reason with every error; one without comes from this end of the connection.
+            ClientError::Status { code: Code::Unknown | Code::Internal | Code::Cancelled, message, reason, .. }
+                if reason.is_empty() =>
+            {
+                Self::new(Exit::Unreachable, format!("the connection to the server was lost ({message})"))
+            }
             ClientError::Status { code, message, violations, .. } => {
                 let fields = violations.iter().map(|v| (v.field.clone(), v.description.clone())).collect();
                 let failure = Self::new(exit_of(*code), message.clone()).fields(fields);

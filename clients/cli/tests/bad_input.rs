@@ -3,8 +3,10 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use common::{Server, mnemon, run, story};
 
@@ -182,4 +184,27 @@ fn a_reader_that_goes_away_is_no_error() {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(output.stderr.is_empty());
     }
+}
+
+#[test]
+fn a_server_that_dies_is_told_with_how_to_go_on() {
+    let server = Server::start(&["--commit-tokens", "256"]);
+    server.run(&["memory", "create", "m"]).succeeds();
+    // Standard input stays open, so that the ingest is under way when the server is killed.
+    let mut command = mnemon();
+    command.env("MNEMON_SERVER", &server.url).args(["ingest", "m", "-", "--doc", "cut"]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(story(2_000).as_bytes()).unwrap();
+    stdin.flush().unwrap();
+    let begun = Instant::now();
+    while server.run(&["documents", "show", "m", "cut"]).code != 0 && begun.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(server);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("connection"), "{said}");
+    drop(stdin);
 }

@@ -36,9 +36,6 @@ pub(crate) async fn run(args: Demo, ui: &Ui) -> Result<()> {
     if let Some(path) = &args.file {
         check_file(path)?;
     }
-    if args.tokens == Some(0) {
-        return Err(Failure::usage("--tokens 0 leaves nothing to read").into());
-    }
     let started = Instant::now();
     let host = tokio::select! {
         host = Host::start(&args, ui) => host?,
