@@ -38,6 +38,8 @@
 //! Async threads never compute and never touch the disk: work on models runs on the engine's thread, store calls on
 //! tokio's blocking pool, both behind bounds. The text of documents and prompts is never logged.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod auth;
 mod citations;
 mod connection;

@@ -70,7 +70,7 @@ impl Server {
         &self.settings
     }
 
-    /// Serves until `shutdown`, then stops in order: no new connections and calls, health says NOT_SERVING; ingests
+    /// Serves until `shutdown`, then stops in order: no new connections and calls, health says `NOT_SERVING`; ingests
     /// commit what they accepted; generations finish or are cut after the grace period; the store closes.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
         let listen = self.settings.listen;

@@ -89,7 +89,7 @@ pub(crate) fn violation(field: impl Into<String>, description: impl Into<String>
     FieldViolation::new(field, description)
 }
 
-/// INVALID_ARGUMENT; the message tells the first violation, the details tell all.
+/// `INVALID_ARGUMENT`; the message tells the first violation, the details tell all.
 pub(crate) fn invalid(violations: Vec<FieldViolation>) -> Status {
     let message =
         violations.first().map_or_else(String::new, |first| format!("invalid {}: {}", first.field, first.description));
@@ -98,7 +98,7 @@ pub(crate) fn invalid(violations: Vec<FieldViolation>) -> Status {
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
-/// RESOURCE_EXHAUSTED for now: the same request may be accepted a little later.
+/// `RESOURCE_EXHAUSTED` for now: the same request may be accepted a little later.
 pub(crate) fn overloaded(message: &str, reason: &str) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     details.set_retry_info(Some(RETRY_AFTER));

@@ -21,7 +21,7 @@ pub(crate) trait Job: Send + 'static {
     fn step(&mut self) -> Turn;
 }
 
-/// Runs a job that just arrived: refused with RESOURCE_EXHAUSTED when the engine's queue is full. Dropping the future
+/// Runs a job that just arrived: refused with `RESOURCE_EXHAUSTED` when the engine's queue is full. Dropping the future
 /// ends the job at its next step.
 pub(crate) async fn run_new<J: Job>(parts: &Arc<Parts>, job: J) -> Result<J, Status> {
     let place = Arc::clone(&parts.engine_places).try_acquire_owned().map_err(|_| {

@@ -48,7 +48,7 @@ impl Checks {
         }
     }
 
-    /// INVALID_ARGUMENT if there is a violation.
+    /// `INVALID_ARGUMENT` if there is a violation.
     pub(crate) fn done(self) -> Result<(), Status> {
         if self.0.is_empty() { Ok(()) } else { Err(invalid(self.0)) }
     }

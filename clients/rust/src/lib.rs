@@ -40,6 +40,8 @@
 //! | `recall.rs` | ingest, search, generate, score |
 //! | `error.rs` | the one error type |
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod catalog;
 mod connect;
 mod error;

@@ -192,11 +192,8 @@ impl Ingest {
     async fn keep(&self, job: IngestJob) {
         job.stop.cancel();
         // The stop makes it a short one; it is worth waiting for its turn.
-        match tasks::run_next(&self.parts, job).await {
-            Ok(IngestJob { outcome: Err(error), .. }) => {
-                tracing::warn!(%error, "an interrupted document could not be committed; what was acknowledged is kept");
-            }
-            Ok(_) | Err(_) => {}
+        if let Ok(IngestJob { outcome: Err(error), .. }) = tasks::run_next(&self.parts, job).await {
+            tracing::warn!(%error, "an interrupted document could not be committed; what was acknowledged is kept");
         }
     }
 }

@@ -150,7 +150,8 @@ fn cut<T>(items: &mut Vec<T>, page_size: usize, bytes: impl Fn(&T) -> usize, key
 
 /// At most 256 bytes of a model's name.
 fn shortened(name: &str) -> String {
-    name[..name.floor_char_boundary(256)].to_owned()
+    let end = (0..=name.len().min(256)).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);
+    name[..end].to_owned()
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub(crate) async fn routes(parts: &Arc<Parts>) -> Result<(HealthReporter, Routes
     Ok((health, routes.routes()))
 }
 
-/// From now on health says NOT_SERVING.
+/// From now on health says `NOT_SERVING`.
 pub(crate) async fn stop_health(health: &HealthReporter) {
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::NotServing).await;

@@ -1,4 +1,4 @@
-//! GetModel, and the way to ingest, search, generate and score.
+//! `GetModel`, and the way to ingest, search, generate and score.
 
 use std::sync::Arc;
 

@@ -41,7 +41,7 @@ async fn every_call(client: &Client) -> Vec<(&'static str, Error)> {
 
 #[tokio::test]
 async fn tenants_never_see_each_other() {
-    let world = World::with(|settings| tenants(settings)).await;
+    let world = World::with(tenants).await;
     let anna = connect_as(&world.server, ANNA).await;
     let bert = connect_as(&world.server, BERT).await;
     anna.create_memory("m", "").await.unwrap();
@@ -68,7 +68,7 @@ async fn tenants_never_see_each_other() {
 
 #[tokio::test]
 async fn credentials_are_needed_for_every_call() {
-    let world = World::with(|settings| tenants(settings)).await;
+    let world = World::with(tenants).await;
     let wrong = connect_as(&world.server, "wrong-0123456789abcdef").await;
     for (client, part) in [(&world.client, "a token is needed"), (&wrong, "the token is not known")] {
         let mut errors = every_call(client).await;
