@@ -124,7 +124,7 @@ pub(super) fn show(ui: &Ui, measures: &Measures, memory: &v1::Memory, took: Dura
 fn index(memory: &v1::Memory) -> String {
     let entries = count(memory.entries);
     match memory.index_bytes {
-        0 => format!("{entries} entries; all are scanned, which needs no graph"),
+        0 => format!("{entries} entries, searched by scanning; no graph yet"),
         graph => format!("{entries} entries, {}", bytes(graph)),
     }
 }
