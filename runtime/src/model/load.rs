@@ -22,7 +22,7 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
             (Folder::Directory(path.clone()), folder_name(path))
         }
         ModelSource::Hub { id, revision } => (Folder::Directory(hub::folder(id, revision.as_deref())?), id.clone()),
-        ModelSource::Embedded => (Folder::Embedded, "default".into()),
+        ModelSource::Embedded => (Folder::Embedded, "mnemon-default".into()),
     };
     let mut config = ModelConfig::parse(&folder.needed("config.json")?)?;
     apply(&mut config, options)?;

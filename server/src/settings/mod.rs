@@ -110,7 +110,8 @@ impl Default for Settings {
             allow_insecure_remote: false,
             shutdown_grace: Duration::from_secs(10),
             log_format: LogFormat::Text,
-            log_filter: "info".into(),
+            // The graph builder tells its parameters at every build.
+            log_filter: "info,hnsw_rs=warn".into(),
             limits: Limits::default(),
             cache: CacheSizes::default(),
         }
