@@ -233,7 +233,7 @@ pub(crate) struct Ingest {
     /// UTF-8 text files; '-' is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Name of the document; the file's name otherwise, \"stdin\" for standard input.
+    /// Name of the document; the file's name otherwise, "stdin" for standard input.
     #[arg(long, value_name = "ID")]
     pub(crate) doc: Option<String>,
     /// The text follows what the document holds already.
