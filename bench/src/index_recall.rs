@@ -1,0 +1,174 @@
+//! Recall@32 of the graph index against exact search. A text is ingested except for its end; the model then reads the
+//! end with that memory, and each search that its memory layers make is answered both ways and compared.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use mnemon_encoder::{DocumentEncoder, EncodeOptions};
+use mnemon_memory_store::{
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, MemorySpec, Recall, SearchRequest, Snapshot, Store, StoreOptions,
+    storage::{SledOptions, SledStorage},
+};
+use mnemon_runtime::{LoadOptions, Model, ModelSource, RecallOptions, ScoreStep, Scoring};
+
+/// Neighbours compared.
+const K: usize = 32;
+
+/// See the module.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// UTF-8 text.
+    #[arg(long)]
+    text: PathBuf,
+    /// Bytes at the end of the text that are read as queries, and not ingested.
+    #[arg(long, default_value_t = 8192)]
+    held_out_bytes: usize,
+    /// Empty folder for the store.
+    #[arg(long)]
+    data: PathBuf,
+    /// Breadths of the graph search to compare.
+    #[arg(long, value_delimiter = ',', default_value = "64,128,256")]
+    ef: Vec<usize>,
+}
+
+/// What was seen at one breadth.
+#[derive(Default)]
+struct Seen {
+    lists: u64,
+    found: u64,
+    wanted: u64,
+    graph: Duration,
+    exact: Duration,
+}
+
+/// Answers as the snapshot does, and compares the graph with the scan on the way.
+struct Compared {
+    inner: Snapshot,
+    ef: usize,
+    seen: Mutex<Seen>,
+}
+
+impl Recall for Compared {
+    fn geometry(&self) -> &KvGeometry {
+        self.inner.geometry()
+    }
+
+    fn search(&self, request: &SearchRequest<'_>) -> mnemon_memory_store::Result<Vec<Vec<Hit>>> {
+        let request = SearchRequest { top_k: K, ef: Some(self.ef), exact: false, ..*request };
+        let start = Instant::now();
+        let graph = self.inner.search(&request)?;
+        let between = Instant::now();
+        let exact = self.inner.search(&SearchRequest { exact: true, ..request })?;
+        let end = Instant::now();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.graph += between - start;
+        seen.exact += end - between;
+        for (graph, exact) in graph.iter().zip(&exact) {
+            let found: HashSet<(ChunkId, u16)> = graph.iter().map(|hit| (hit.chunk, hit.start)).collect();
+            seen.lists += 1;
+            seen.wanted += exact.len() as u64;
+            seen.found += exact.iter().filter(|hit| found.contains(&(hit.chunk, hit.start))).count() as u64;
+        }
+        Ok(graph)
+    }
+
+    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<Arc<ChunkKv>>> {
+        self.inner.fetch(slot, chunks)
+    }
+
+    fn describe(&self, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {
+        self.inner.describe(chunks)
+    }
+
+    fn chunks(&self, limit: usize) -> mnemon_memory_store::Result<Vec<ChunkId>> {
+        self.inner.chunks(limit)
+    }
+
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+}
+
+/// Ingests, seals, reads the held-out end once for each breadth, prints one JSON object.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let text = std::fs::read_to_string(&arguments.text)
+        .with_context(|| format!("cannot read {}", arguments.text.display()))?;
+    let mut border = text.len().saturating_sub(arguments.held_out_bytes);
+    while !text.is_char_boundary(border) {
+        border -= 1;
+    }
+    let (past, held_out) = text.split_at(border);
+    if past.is_empty() || held_out.is_empty() {
+        bail!("{} holds {} bytes: too few to hold out {}", arguments.text.display(), text.len(), held_out.len());
+    }
+    let model = Arc::new(Model::load(&ModelSource::Embedded, &LoadOptions::default())?);
+    let storage = SledStorage::open(&arguments.data, SledOptions::default())?;
+    let options = StoreOptions { seal_threads: 2, index_cache_bytes: 2 << 30, ..StoreOptions::default() };
+    let store = Store::open(Arc::new(storage), options)?;
+    let memory = store.create_memory(
+        "bench",
+        "text",
+        MemorySpec {
+            fingerprint: model.fingerprint(),
+            geometry: model.geometry().clone(),
+            model_name: model.name().to_owned(),
+            description: String::new(),
+        },
+    )?;
+
+    let start = Instant::now();
+    let options = EncodeOptions::for_geometry(model.geometry());
+    let mut encoder = DocumentEncoder::create(Arc::clone(&model), memory.clone(), "text", BTreeMap::new(), options)?;
+    for piece in past.as_bytes().chunks(1 << 16) {
+        encoder.push(piece)?;
+        while encoder.step()?.is_some() {}
+    }
+    let tokens = encoder.finish()?.durable_tokens;
+    let ingest = start.elapsed();
+    eprintln!("{tokens} tokens read in {:.1} s; sealing", ingest.as_secs_f64());
+    let start = Instant::now();
+    store.seal_all()?;
+    let sealing = start.elapsed();
+    let unsealed = memory.unsealed_entries();
+    let entries = memory.info().entries;
+    eprintln!("sealed in {:.1} s; {unsealed} of {entries} entries stay unsealed", sealing.as_secs_f64());
+
+    let mut rows = Vec::new();
+    for &ef in &arguments.ef {
+        let compared = Arc::new(Compared { inner: memory.snapshot()?, ef, seen: Mutex::new(Seen::default()) });
+        let recall: Arc<dyn Recall> = Arc::clone(&compared) as _;
+        let mut scoring = Scoring::new(Arc::clone(&model), held_out, Some((recall, RecallOptions::for_model(&model))))?;
+        let perplexity = loop {
+            if let ScoreStep::Finished { tokens, log_probability, .. } = scoring.step()? {
+                break (-log_probability / tokens as f64).exp();
+            }
+        };
+        let seen = compared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let per_list = |time: Duration| time.as_secs_f64() * 1e6 / seen.lists.max(1) as f64;
+        rows.push(serde_json::json!({
+            "ef": ef,
+            "recall_at_32": seen.found as f64 / seen.wanted.max(1) as f64,
+            "queries": seen.lists,
+            "graph_us_per_query": per_list(seen.graph),
+            "exact_us_per_query": per_list(seen.exact),
+            "perplexity": perplexity,
+        }));
+    }
+    let result = serde_json::json!({
+        "measurement": "index-recall",
+        "text": arguments.text.file_name().map(|name| name.to_string_lossy()),
+        "tokens": tokens,
+        "entries": entries,
+        "unsealed_entries": unsealed,
+        "ingest_seconds": ingest.as_secs_f64(),
+        "sealing_seconds": sealing.as_secs_f64(),
+        "rows": rows,
+    });
+    println!("{}", serde_json::to_string_pretty(&result)?);
+    Ok(())
+}
