@@ -1,11 +1,12 @@
 //! The golden and identity tests on a GPU, where there is one.
 
 #[test]
+#[cfg_attr(not(feature = "cuda"), ignore = "skipped: no GPU (built without the feature 'cuda')")]
 fn golden_and_identity_hold_on_a_gpu() {
-    #[cfg(not(feature = "cuda"))]
-    println!("skipped: no GPU (built without the feature 'cuda')");
     #[cfg(feature = "cuda")]
     on_a_gpu();
+    #[cfg(not(feature = "cuda"))]
+    panic!("build with --features cuda");
 }
 
 #[cfg(feature = "cuda")]
