@@ -24,5 +24,5 @@ mod utf8;
 pub use document::{DocumentEncoder, PUSH_BYTES_MAX};
 pub use error::{Error, Result};
 pub use options::{EncodeOptions, Progress};
-pub use search::search_text;
+pub use search::{QUERY_TOKENS_MAX, SEARCH_CHUNKS_MAX, search_text};
 pub use tokenizer::{HELD_BACK_BYTES_MAX, SafePoint, StreamTokenizer, Token};

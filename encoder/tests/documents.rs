@@ -1,0 +1,291 @@
+//! Reading documents: bad input, bounds, deletion, isolation, search.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::models::{Family, model, options};
+use common::stores::{self, feed, read_all, stored};
+use common::{long_text, tokenizers as build};
+use mnemon_encoder::{
+    DocumentEncoder, EncodeOptions, Error, HELD_BACK_BYTES_MAX, PUSH_BYTES_MAX, Progress, search_text,
+};
+use mnemon_memory_store::{self as store, EntryPolicy, Memory, Recall};
+use mnemon_runtime::{LoadOptions, Model, ModelSource, RecallOptions};
+use serde_json::json;
+
+fn a_model() -> Arc<Model> {
+    let load = LoadOptions { window: Some(64), chunk_tokens: Some(32), ..options() };
+    Arc::new(model(Family::Llama, &build::llama3(), &json!({}), &load))
+}
+
+fn encode() -> EncodeOptions {
+    EncodeOptions { segment_tokens: 128, ..EncodeOptions::default() }
+}
+
+fn create(model: &Arc<Model>, memory: &Memory, id: &str) -> Result<DocumentEncoder, Error> {
+    DocumentEncoder::create(Arc::clone(model), memory.clone(), id, [].into(), encode())
+}
+
+#[test]
+fn bad_input_is_refused_and_leaves_nothing() {
+    let model = a_model();
+    let store = stores::in_memory();
+    let memory = stores::memory_for(&store, &model, "memory");
+
+    let mut encoder = create(&model, &memory, "latin1").unwrap();
+    encoder.push(b"caf").unwrap();
+    let error = encoder.push(b"\xe9 au lait").unwrap_err();
+    assert!(matches!(error, Error::InvalidUtf8 { byte_offset: 3 }), "{error}");
+    assert!(matches!(encoder.step(), Err(Error::Failed)));
+    drop(encoder);
+
+    let mut encoder = create(&model, &memory, "cut").unwrap();
+    encoder.push("Brücke".as_bytes().split_at(3).0).unwrap();
+    assert!(matches!(encoder.finish(), Err(Error::InvalidUtf8 { byte_offset: 2 })));
+    drop(encoder);
+
+    let mut encoder = create(&model, &memory, "empty").unwrap();
+    encoder.push(b"").unwrap();
+    assert!(matches!(encoder.finish(), Err(Error::EmptyDocument)));
+    drop(encoder);
+
+    assert!(memory.list_documents(None, 10).unwrap().is_empty());
+    assert_eq!(memory.info().chunks, 0);
+
+    read_all(create(&model, &memory, "twice").unwrap(), b"once", 1);
+    assert!(matches!(create(&model, &memory, "twice"), Err(Error::DocumentExists { .. })));
+    let busy = create(&model, &memory, "busy").unwrap();
+    assert!(matches!(create(&model, &memory, "busy"), Err(Error::Store(store::Error::DocumentBusy { .. }))));
+    drop(busy);
+
+    let mut encoder = create(&model, &memory, "late").unwrap();
+    encoder.push(b"some text").unwrap();
+    assert!(encoder.finish().unwrap().complete);
+    assert!(!encoder.wants_input());
+    assert!(matches!(encoder.push(b"more"), Err(Error::Finished)));
+    assert!(matches!(encoder.step(), Ok(None) | Err(Error::Failed)));
+
+    let options = EncodeOptions { segment_tokens: 100, ..encode() };
+    let refused = DocumentEncoder::create(Arc::clone(&model), memory.clone(), "odd", [].into(), options);
+    assert!(matches!(refused, Err(Error::Invalid { what: "segment_tokens", .. })));
+}
+
+#[test]
+fn a_memory_of_another_model_is_refused() {
+    let (model, other) = (a_model(), {
+        let load = LoadOptions { window: Some(64), chunk_tokens: Some(32), ..options() };
+        Arc::new(common::models::model(Family::Qwen3, &build::llama3(), &json!({}), &load))
+    });
+    let store = stores::in_memory();
+    let memory = stores::memory_for(&store, &model, "memory");
+    let Err(error) = create(&other, &memory, "document") else { panic!("accepted") };
+    assert!(matches!(error, Error::Store(store::Error::FingerprintMismatch { .. })));
+    let text = error.to_string();
+    assert!(text.contains(&model.fingerprint().to_string()) && text.contains(&other.fingerprint().to_string()));
+}
+
+/// What is held does not grow with the document, and the caller is told when to stop pushing.
+#[test]
+fn long_documents_are_held_in_bounded_memory() {
+    let model = a_model();
+    let store = stores::in_memory();
+    let memory = stores::memory_for(&store, &model, "memory");
+    let mut encoder = create(&model, &memory, "long").unwrap();
+    let text = long_text(150_000, 1);
+    let piece = 10_000;
+    let (mut most, mut refused) = (0, 0);
+    for bytes in text.as_bytes().chunks(piece) {
+        while !encoder.wants_input() {
+            // Nothing is lost by an early push that is refused.
+            assert!(matches!(encoder.push(bytes), Err(Error::BufferFull)));
+            refused += 1;
+            encoder.step().unwrap();
+            most = most.max(encoder.held_bytes());
+        }
+        encoder.push(bytes).unwrap();
+        most = most.max(encoder.held_bytes());
+    }
+    let progress = encoder.finish().unwrap();
+    assert_eq!((progress.durable_bytes, progress.bytes_received), (text.len() as u64, text.len() as u64));
+    assert!(refused > 10);
+    // A piece, the tokenizer's share, and tokens with their text of a segment, a window and what tokenizing overshoots.
+    let bound = 2 * piece + 8 * 4096 + (128 + 64 + 32 + 4096) * 40;
+    println!("held at most {most} bytes of {} (bound {bound})", text.len());
+    assert!(most < bound, "{most} bytes held");
+    assert_eq!(stored(&memory, "long").text(), text);
+
+    let mut encoder = create(&model, &memory, "huge piece").unwrap();
+    assert!(matches!(encoder.push(&vec![b'a'; PUSH_BYTES_MAX + 1]), Err(Error::Invalid { .. })));
+    let mut encoder = create(&model, &memory, "no spaces").unwrap();
+    let mut most = 0;
+    for _ in 0..20 {
+        while !encoder.wants_input() {
+            encoder.step().unwrap();
+        }
+        encoder.push(&vec![b'a'; piece]).unwrap();
+        most = most.max(encoder.held_bytes());
+    }
+    assert!(most < bound + 3 * HELD_BACK_BYTES_MAX + HELD_BACK_BYTES_MAX * 24, "{most} bytes held");
+    assert_eq!(encoder.finish().unwrap().durable_bytes, 20 * piece as u64);
+}
+
+#[test]
+fn progress_and_commits() {
+    let model = a_model();
+    let store = stores::in_memory();
+    let memory = stores::memory_for(&store, &model, "memory");
+    let options = EncodeOptions { commit_tokens: 200, ..encode() };
+    let mut encoder = DocumentEncoder::create(
+        Arc::clone(&model),
+        memory.clone(),
+        "document",
+        [("a".into(), "b".into())].into(),
+        options,
+    )
+    .unwrap();
+    let text = long_text(20_000, 2);
+    let mut last = Progress::default();
+    let mut commits = 0;
+    feed(&mut encoder, text.as_bytes(), 3000, |progress| {
+        assert!(progress.tokens_encoded >= last.tokens_encoded && progress.bytes_received >= last.bytes_received);
+        assert!(progress.durable_tokens >= last.durable_tokens && progress.durable_tokens <= progress.tokens_encoded);
+        if progress.sequence > last.sequence {
+            commits += 1;
+            let info = memory.document("document").unwrap();
+            assert_eq!(
+                (info.tokens, info.bytes, info.complete),
+                (progress.durable_tokens, progress.durable_bytes, false)
+            );
+            assert!(info.resume.safe_token <= info.tokens && info.resume.safe_byte <= info.bytes);
+            // Safe points follow closely.
+            assert!(info.bytes - info.resume.safe_byte < 8 << 10);
+        }
+        last = *progress;
+        false
+    });
+    // What is in chunks can be made durable at any time.
+    let now = encoder.commit().unwrap();
+    assert!(now.durable_tokens >= last.durable_tokens);
+    let end = encoder.finish().unwrap();
+    assert!(commits > 5 && end.complete && end.durable_tokens == end.tokens_encoded);
+    let info = memory.document("document").unwrap();
+    assert!(info.complete);
+    assert_eq!(info.metadata["a"], "b");
+    assert_eq!(stored(&memory, "document").text(), text);
+}
+
+#[test]
+fn a_document_recalls_only_itself_while_it_is_read() {
+    let load = LoadOptions { window: Some(32), chunk_tokens: Some(16), sinks: Some(0), ..options() };
+    let model = Arc::new(model(Family::Qwen2, &build::qwen(), &json!({}), &load));
+    let recall = RecallOptions { top_k_chunks: 4, ..RecallOptions::default() };
+    let options = EncodeOptions { segment_tokens: 64, commit_tokens: 64, recall_while_reading: Some(recall) };
+    let open = |memory: &Memory, id: &str| {
+        DocumentEncoder::create(Arc::clone(&model), memory.clone(), id, [].into(), options.clone()).unwrap()
+    };
+    let text = long_text(3000, 3);
+    let (first, second) = (stores::in_memory(), stores::in_memory());
+    let (alone, shared) = (stores::memory_for(&first, &model, "alone"), stores::memory_for(&second, &model, "shared"));
+    read_all(open(&alone, "document"), text.as_bytes(), 500);
+    read_all(open(&shared, "other"), long_text(2000, 4).as_bytes(), 500);
+    read_all(open(&shared, "document"), text.as_bytes(), 500);
+    let (alone, shared) = (stored(&alone, "document"), stored(&shared, "document"));
+    assert_eq!(alone.tokens(), shared.tokens());
+}
+
+fn default_model() -> Option<Arc<Model>> {
+    match Model::load(&ModelSource::Embedded, &options()) {
+        Ok(model) => Some(Arc::new(model)),
+        Err(error) => {
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// A passage, taken out of the middle of a chunk.
+fn passage(text: &str) -> &str {
+    let border = |wanted: usize| (wanted..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
+    &text[border(text.len() / 6)..border(text.len() * 5 / 6)]
+}
+
+#[test]
+fn a_verbatim_passage_finds_its_own_chunk_first() {
+    let small = |family, policy| {
+        let load = LoadOptions {
+            window: Some(64),
+            chunk_tokens: Some(48),
+            memory_layers: Some(vec![1]),
+            entry_policy: Some(policy),
+            ..options()
+        };
+        Arc::new(model(family, &build::qwen(), &json!({}), &load))
+    };
+    let models = [
+        Some(small(Family::Qwen3, EntryPolicy::PerToken)),
+        Some(small(Family::Llama, EntryPolicy::BlockMean { tokens: 4 })),
+        Some(small(Family::Qwen2, EntryPolicy::Representative { count: 12 })),
+        default_model(),
+    ];
+    for model in models.into_iter().flatten() {
+        let store = stores::in_memory();
+        let memory = stores::memory_for(&store, &model, "memory");
+        let encode = EncodeOptions::for_geometry(model.geometry());
+        for seed in 0..2 {
+            let id = format!("document {seed}");
+            let encoder =
+                DocumentEncoder::create(Arc::clone(&model), memory.clone(), &id, [].into(), encode.clone()).unwrap();
+            read_all(encoder, long_text(12_000, 20 + seed).as_bytes(), 1 << 16);
+        }
+        let snapshot = memory.snapshot().unwrap();
+        let infos = memory.document_chunks("document 1", 0, usize::MAX).unwrap();
+        let (mut tried, mut first) = (0, 0);
+        for info in infos.iter().filter(|info| info.text.len() > 80).step_by(7) {
+            let found = search_text(&model, &snapshot, passage(&info.text), 3, true).unwrap();
+            assert!(found.len() == 3 && found[0].1 >= found[1].1 && found[0].1 <= 1.001);
+            tried += 1;
+            first += u32::from(found[0].0 == info.id);
+        }
+        println!("{}: {first} of {tried} passages found first among {} chunks", model.name(), snapshot.len());
+        assert!(tried > 5 && first == tried, "{first} of {tried}");
+    }
+}
+
+#[test]
+fn what_was_deleted_is_not_found() {
+    let model = a_model();
+    let store = stores::in_memory();
+    let memory = stores::memory_for(&store, &model, "memory");
+    let (kept, gone) = (long_text(6000, 30), long_text(6000, 31));
+    read_all(create(&model, &memory, "kept").unwrap(), kept.as_bytes(), 4096);
+    read_all(create(&model, &memory, "gone").unwrap(), gone.as_bytes(), 4096);
+    let infos = memory.document_chunks("gone", 0, usize::MAX).unwrap();
+    memory.delete_document("gone").unwrap();
+    let snapshot = memory.snapshot().unwrap();
+    for info in infos.iter().step_by(5) {
+        for exact in [false, true] {
+            let found = search_text(&model, &snapshot, &info.text, 8, exact).unwrap();
+            let ids: Vec<_> = found.iter().map(|(id, _)| *id).collect();
+            assert!(!found.is_empty());
+            assert!(snapshot.describe(&ids).unwrap().iter().all(|info| info.document_id == "kept"));
+        }
+    }
+    // Reading it once more gives what it was.
+    read_all(create(&model, &memory, "gone").unwrap(), gone.as_bytes(), 100);
+    assert_eq!(stored(&memory, "gone").text(), gone);
+}
+
+#[test]
+fn bad_queries_are_refused() {
+    let model = a_model();
+    let store = stores::in_memory();
+    let memory = stores::memory_for(&store, &model, "memory");
+    let snapshot = memory.snapshot().unwrap();
+    assert!(search_text(&model, &snapshot, "anything", 5, false).unwrap().is_empty());
+    assert!(matches!(search_text(&model, &snapshot, "", 5, false), Err(Error::EmptyQuery)));
+    assert!(matches!(search_text(&model, &snapshot, "x", 0, false), Err(Error::Invalid { what: "k", .. })));
+    assert!(matches!(search_text(&model, &snapshot, "x", 1 << 30, false), Err(Error::Invalid { what: "k", .. })));
+    let long = long_text(60_000, 1);
+    assert!(matches!(search_text(&model, &snapshot, &long, 5, false), Err(Error::Invalid { what: "query", .. })));
+}
