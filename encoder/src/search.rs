@@ -3,9 +3,11 @@
 //! The query is read as a document would be. Each of its tokens looks for entries with a large inner product, in every
 //! memory layer and key/value head; the chunks that turn up high in most of these lists are candidates. They are then
 //! ranked by late interaction (`ColBERT`, Khattab and Zaharia 2020, section 3.3): for each token of the query the best
-//! cosine with a key of the chunk, averaged over tokens, heads and layers.
+//! cosine with a key of the chunk, averaged over tokens, heads and layers. Since tokens are stored too, literal
+//! agreement counts as well: the share of the query's tokens that stand in the chunk between the same neighbours. So a
+//! passage finds itself even where a model's keys tell little, and a paraphrase is ranked by its keys alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use mnemon_memory_store::{ChunkId, Recall, SearchRequest};
 use mnemon_runtime::{CaptureAttention, CaptureOptions, Captured, LocalMask, Logits, Model, SequenceState};
@@ -34,10 +36,14 @@ const ENTRIES: usize = 32;
 /// Candidates that are ranked exactly: this many for each chunk asked for, and at least so many.
 const CANDIDATES: (usize, usize) = (4, 64);
 
+/// What literal agreement of the whole query counts, where likeness of all keys counts 1.
+const LITERAL_WEIGHT: f32 = 0.25;
+
 /// Softens the weight of first ranks (reciprocal rank fusion).
 const RANK_OFFSET: f32 = 8.0;
 
-/// The `k` chunks nearest to `query`, best first, with the mean cosine described above. With `exact`, entries are
+/// The `k` chunks nearest to `query`, best first, with a score of at most 1: the weighted mean of likeness and literal
+/// agreement described above, 1 for a passage read in its own context. With `exact`, entries are
 /// scanned instead of searched in the graph.
 ///
 /// # Errors
@@ -60,7 +66,7 @@ pub fn search_text(
     let views = Views::of(model, &read(model, &tokens)?);
     let (for_each, least) = CANDIDATES;
     let candidates = candidates(recall, &views, (for_each * k).max(least), exact)?;
-    rank(recall, &views, &candidates, k)
+    rank(recall, &views, &tokens, &candidates, k)
 }
 
 /// A borrowed tokenizer.
@@ -202,9 +208,18 @@ fn candidates(recall: &dyn Recall, views: &Views, most: usize, exact: bool) -> R
 }
 
 /// Exact ranking of candidates.
-fn rank(recall: &dyn Recall, views: &Views, candidates: &[ChunkId], k: usize) -> Result<Vec<(ChunkId, f32)>> {
-    let mut scored: Vec<(ChunkId, f32)> = candidates.iter().map(|&chunk| (chunk, 0.0)).collect();
-    let share = (views.compared.len() * views.voices).max(1) as f32;
+fn rank(
+    recall: &dyn Recall,
+    views: &Views,
+    tokens: &[u32],
+    candidates: &[ChunkId],
+    k: usize,
+) -> Result<Vec<(ChunkId, f32)>> {
+    let literal = recall.describe(candidates)?.into_iter().map(|info| agreement(tokens, &info.tokens));
+    let whole = 1.0 + LITERAL_WEIGHT;
+    let mut scored: Vec<(ChunkId, f32)> =
+        candidates.iter().zip(literal).map(|(&chunk, share)| (chunk, LITERAL_WEIGHT * share / whole)).collect();
+    let share = whole * (views.compared.len() * views.voices).max(1) as f32;
     for slot in views.slots() {
         for (entry, kv) in scored.iter_mut().zip(recall.fetch(slot, candidates)?) {
             let keys = kv.keys.to_f32();
@@ -216,6 +231,17 @@ fn rank(recall: &dyn Recall, views: &Views, candidates: &[ChunkId], k: usize) ->
         }
     }
     Ok(best(scored, k))
+}
+
+/// Share of `tokens` that stand in `chunk` between the same neighbours.
+fn agreement(tokens: &[u32], chunk: &[u32]) -> f32 {
+    let around: HashSet<&[u32]> = chunk.windows(3).collect();
+    let (mut agreeing, mut all) = (0_usize, 0_usize);
+    for triple in tokens.windows(3) {
+        all += 1;
+        agreeing += usize::from(around.contains(triple));
+    }
+    if all == 0 { 0.0 } else { agreeing as f32 / all as f32 }
 }
 
 /// Sum over `voices` (of unit length) of the best cosine with one of `keys`.
@@ -250,6 +276,12 @@ mod tests {
     fn inner_products_have_no_remainder_left_out() {
         let a: Vec<f32> = (0..19_u8).map(f32::from).collect();
         assert!((dot(&a, &a) - 2109.0).abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn agreement_is_the_share_of_triples() {
+        assert!((agreement(&[1, 2, 3, 4], &[9, 1, 2, 3, 8, 4]) - 0.5).abs() < 1e-6);
+        assert!(agreement(&[1, 2], &[1, 2, 3]).abs() < 1e-6);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{Error, Result, SafePoint, StreamTokenizer, Token};
 const SLICE_BYTES: usize = 4 << 10;
 
 /// A model's tokenizer, shared without copying its vocabulary.
-pub(crate) struct ModelTokenizer(pub(crate) Arc<Model>);
+struct ModelTokenizer(Arc<Model>);
 
 impl AsRef<Tokenizer> for ModelTokenizer {
     fn as_ref(&self) -> &Tokenizer {

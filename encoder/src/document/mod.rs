@@ -13,7 +13,6 @@ use mnemon_memory_store::{ChunkId, Memory, Recall, ResumePoint, Writer};
 use mnemon_runtime::{Captured, Model};
 
 use self::input::Input;
-pub(crate) use self::input::ModelTokenizer;
 use self::own::OwnChunks;
 use self::pack::Packer;
 use self::reader::Reader;
