@@ -14,6 +14,8 @@
 //!
 //! Nothing here is asynchronous, reads a clock, or holds more than one pushed piece, one segment and one window.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+
 mod document;
 mod error;
 mod options;

@@ -1,4 +1,5 @@
 //! Documents that are interrupted, resumed and appended to end up the same, to the last bit.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 
@@ -67,8 +68,11 @@ fn open(how: Open, model: &Arc<Model>, memory: &Memory) -> DocumentEncoder {
     how(Arc::clone(model), memory.clone(), "document", [].into(), encode_options()).unwrap()
 }
 
+/// Score, first token and length of what each query finds.
+type Found = Vec<Vec<(f32, u16, u16)>>;
+
 /// What searches find: entries and where they point, which the chunks do not show.
-fn found(model: &Model, memory: &Memory) -> Vec<Vec<(f32, u16, u16)>> {
+fn found(model: &Model, memory: &Memory) -> Found {
     let geometry = model.geometry();
     let wide = (geometry.kv_heads * geometry.head_dim) as usize;
     let queries: Vec<f32> = (0..wide * 5).map(|at| ((at * 37 % 101) as f32 - 50.0) / 50.0).collect();
@@ -84,7 +88,7 @@ fn found(model: &Model, memory: &Memory) -> Vec<Vec<(f32, u16, u16)>> {
     hits.iter().map(|hits| hits.iter().map(|Hit { score, start, len, .. }| (*score, *start, *len)).collect()).collect()
 }
 
-fn at_once(model: &Arc<Model>, text: &str) -> (Stored, Vec<Vec<(f32, u16, u16)>>) {
+fn at_once(model: &Arc<Model>, text: &str) -> (Stored, Found) {
     let store = stores::in_memory();
     let memory = stores::memory_for(&store, model, "memory");
     let progress = read_all(open(DocumentEncoder::create, model, &memory), text.as_bytes(), 1 << 20);
@@ -94,7 +98,7 @@ fn at_once(model: &Arc<Model>, text: &str) -> (Stored, Vec<Vec<(f32, u16, u16)>>
     (whole, found(model, &memory))
 }
 
-fn assert_same(model: &Arc<Model>, memory: &Memory, expected: &(Stored, Vec<Vec<(f32, u16, u16)>>), what: &str) {
+fn assert_same(model: &Arc<Model>, memory: &Memory, expected: &(Stored, Found), what: &str) {
     let got = stored(memory, "document");
     assert_eq!(got.text(), expected.0.text(), "{what}");
     assert_eq!(got.tokens(), expected.0.tokens(), "{what}");
@@ -167,7 +171,7 @@ fn appended_in_parts() {
             let memory = stores::memory_for(&store, &model, "memory");
             let mut from = 0;
             for cut in parts.iter().copied().chain([text.len()]) {
-                let to = (cut..).find(|&at| text.is_char_boundary(at)).unwrap();
+                let to = (cut..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap();
                 let before = memory.document("document").map_or(0, |info| info.bytes);
                 assert_eq!(before as usize, from);
                 let mut encoder = open(DocumentEncoder::append, &model, &memory);

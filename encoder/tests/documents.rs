@@ -1,4 +1,5 @@
 //! Reading documents: bad input, bounds, deletion, isolation, search.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The identity: with everything recalled at its true position, reading into a store and generating from it is full
 //! attention over the whole sequence.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 

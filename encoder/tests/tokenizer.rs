@@ -1,4 +1,5 @@
 //! Tokens of a stream are those of the whole text, however it is split.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::unicode_not_nfc, reason = "tests")]
 
 mod common;
 

@@ -118,7 +118,7 @@ impl<T: AsRef<Tokenizer>> PlainText<T> {
     }
 }
 
-/// SentencePiece writes a space as U+2581.
+/// `SentencePiece` writes a space as U+2581.
 fn one_space(sign: char) -> char {
     if sign == ' ' { '\u{2581}' } else { sign }
 }

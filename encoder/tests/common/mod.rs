@@ -1,6 +1,6 @@
 //! What the tests share.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::unicode_not_nfc, reason = "tests")]
 
 pub mod models;
 pub mod stores;

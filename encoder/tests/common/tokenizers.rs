@@ -80,7 +80,7 @@ pub fn gpt2() -> Tokenizer {
     with_specials(train(None, Some(byte_level(false, true)), true))
 }
 
-/// GPT-2 with a space put before the text, as RoBERTa has it.
+/// GPT-2 with a space put before the text, as `RoBERTa` has it.
 pub fn gpt2_prefixed() -> Tokenizer {
     with_specials(train(None, Some(byte_level(true, true)), true))
 }
