@@ -239,7 +239,7 @@ fn the_fingerprint_tells_models_and_geometries_apart() {
 #[test]
 fn the_default_model_is_built_in() {
     let model = Model::load(&ModelSource::Embedded, &cpu()).unwrap();
-    assert_eq!(model.name(), "default");
+    assert_eq!(model.name(), "mnemon-default");
     assert!(model.parameters() > 1_000_000 && model.geometry().layers.len() == model.config().memory.layers.len());
     let (mut state, mut attention) = (SequenceState::new(&model), FullAttention::new(&model));
     let logits = model.forward(&[5, 6], &mut state, &mut attention, Logits::Last).unwrap().unwrap();
