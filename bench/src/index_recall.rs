@@ -21,7 +21,7 @@ const K: usize = 32;
 
 /// See the module.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// UTF-8 text.
     #[arg(long)]
     text: PathBuf,
@@ -95,7 +95,7 @@ impl Recall for Compared {
 }
 
 /// Ingests, seals, reads the held-out end once for each breadth, prints one JSON object.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let text = std::fs::read_to_string(&arguments.text)
         .with_context(|| format!("cannot read {}", arguments.text.display()))?;
     let mut border = text.len().saturating_sub(arguments.held_out_bytes);
