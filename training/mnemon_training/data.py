@@ -4,10 +4,12 @@ A lane is one memory: everything before a token, and out of its local reach, is 
 starts a new session, whose local window is empty: this is how questions are asked when the model
 serves. Three kinds of lane:
 
-* histories: facts planted among filler lines and asked later, mostly right after a break
+* histories: facts planted among filler lines and pieces of books, some revised later, and asked
+  later still, mostly right after a break
 * repeats: random tokens of a small or large alphabet, pieces of which return; the smaller the
   alphabet, the longer the n-gram that a key must stand for
-* books: running text with breaks, sometimes with an earlier passage quoted again
+* books: running text with breaks, or pieces from anywhere in one book, sometimes with an earlier
+  passage quoted again
 
 Each target has a weight (unpredictable tokens weigh little, the values of answers much) and a tag
 that says which skill it measures.
@@ -19,7 +21,7 @@ import argparse
 import math
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +29,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .histories import Fact, Grammar
+from .histories import NOW, Fact, Grammar
 from .model import MASKED, Memory
 
-TAGS = ("other", "value_far", "value_near", "repeat_far", "book", "quote", "unknown")
-OTHER, VALUE_FAR, VALUE_NEAR, REPEAT_FAR, BOOK, QUOTE, UNKNOWN_FAR = range(len(TAGS))
+TAGS = ("other", "value_far", "value_near", "repeat_far", "book", "quote", "unknown", "update")
+OTHER, VALUE_FAR, VALUE_NEAR, REPEAT_FAR, BOOK, QUOTE, UNKNOWN_FAR, UPDATE = range(len(TAGS))
 
 # The value of a fact that memory does not hold.
 UNKNOWN = "not known"
@@ -51,6 +53,9 @@ class Mix:
     lead_weight: float = 2.0
     unknown_share: float = 0.15
     near_miss_share: float = 0.5
+    update_share: float = 0.2
+    prose_share: float = 0.25
+    scattered_share: float = 0.4
 
     def towards(self, other: "Mix", share: float) -> "Mix":
         return Mix(*(a + share * (b - a) for a, b in zip(vars(self).values(), vars(other).values())))
@@ -88,7 +93,12 @@ class Lanes:
         self.vocab = tokenizer.get_vocab_size()
         self.newline = tokenizer.encode("\n").ids
         sample = tokenizer.decode(books[:400_000].tolist()) if len(books) else ""
+        borders = np.unique([0, *np.flatnonzero(books == self.end_of_text), len(books)])
+        self.works = [(int(a), int(b)) for a, b in zip(borders, borders[1:]) if b - a > tokens // 2]
         self.words = sorted(set(re.findall(r"(?<= )[A-Za-z]{3,11}(?= )", sample))) or ["word"]
+
+    def reseed(self, seed: int) -> None:
+        self.rng.seed(seed)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text).ids
@@ -122,7 +132,23 @@ class Lanes:
         statements = (f"Note:{lead} {value}.", f"User: I think{lead} {value}.", f"T{lead[2:]} {value}.",
                       f"Note: for {subject}, the {kind} is {value}.")
         questions = (f"Question: what is{lead[:-3]}?\nAnswer:", f"Question: tell me{lead[:-3]}.\nAnswer:")
-        return Fact(kind, subject, value, statements, questions, lead, ".")
+        updates = (f"Note:{lead} now {{value}}.", f"User: from today{lead} now {{value}}.")
+        return Fact(kind, subject, value, statements, questions, lead, ".", updates)
+
+    def revise(self, fact: Fact) -> tuple[Fact, str]:
+        rng = self.rng
+        if fact.kind in self.grammar.kind_names:
+            value = self.grammar.new_value(fact, rng)
+        elif fact.value.isdigit():
+            value = self.grammar.value("digits:4", rng)
+        else:
+            value = " ".join(rng.choices(self.words, k=rng.randint(1, 2)))
+        return self.grammar.update(fact, value, rng)
+
+    def prose(self, least: int, most: int) -> list[int]:
+        """Some tokens from anywhere in the books."""
+        at = self.rng.randrange(len(self.books) - most)
+        return self.books[at:at + self.rng.randint(least, most)].tolist()
 
     def ask(self, lane: Lane, fact: Fact, mix: Mix, tag: int) -> None:
         """Adds a question and its answer, mostly as a session of their own, which then ends."""
@@ -132,6 +158,9 @@ class Lanes:
             self.begin(lane)
         lane.add(self.encode(self.rng.choice(fact.questions)), 0.1)
         lane.add(self.encode(fact.lead), mix.lead_weight)
+        if fact.revised:
+            lane.add(self.encode(NOW), mix.value_weight, UPDATE)
+            tag = UPDATE if tag == VALUE_FAR else tag
         lane.add(self.encode(" " + fact.value), mix.value_weight, VALUE_NEAR if tag == VALUE_FAR and not apart else tag)
         lane.add(self.encode(fact.tail), 0.5)
         if apart:
@@ -157,11 +186,22 @@ class Lanes:
         self.begin(lane)
         while not lane.full:
             if rng.random() < filler:
-                lane.add(self.encode(self.grammar.filler(rng)) + self.newline, 0.15)
+                if len(self.books) > 80 and rng.random() < mix.prose_share:
+                    lane.add(self.prose(16, 80) + self.newline, 0.3, BOOK)
+                else:
+                    lane.add(self.encode(self.grammar.filler(rng)) + self.newline, 0.15)
                 continue
             if rng.random() < mix.unknown_share * eager:
                 fact = new_fact()
                 self.ask(lane, replace(fact, value=UNKNOWN), mix, UNKNOWN_FAR)
+                continue
+            # A fact is revised once: nothing but the word "now" tells which line is the latest.
+            first = [(told, at) for told in (unasked, asked) for at, fact in enumerate(told) if not fact.revised]
+            if first and rng.random() < mix.update_share:
+                told, at = rng.choice(first)
+                fact, line = self.revise(told.pop(at))
+                unasked.append(fact)
+                lane.add(self.encode(line) + self.newline, 0.1)
                 continue
             again = asked and rng.random() < 0.1
             if again or (unasked and rng.random() < eager):
@@ -196,6 +236,8 @@ class Lanes:
 
     def book(self, mix: Mix) -> Lane:
         rng, lane = self.rng, Lane(self.tokens + 1)
+        if self.works and rng.random() < mix.scattered_share:
+            return self.scattered(mix)
         at = rng.randrange(len(self.books) - self.tokens - 1)
         text = self.books[at:at + self.tokens + 1].tolist()
         self.begin(lane)
@@ -215,6 +257,18 @@ class Lanes:
             if begin:
                 lane.cut()
             lane.add(text[begin:end], 0.6, BOOK)
+        return lane
+
+    def scattered(self, mix: Mix) -> Lane:
+        """Sessions from anywhere in one book: what a memory of a whole book is to one of its pages."""
+        rng, lane = self.rng, Lane(self.tokens + 1)
+        first, last = rng.choice(self.works)
+        while not lane.full:
+            length = rng.randint(self.tokens // 4, self.tokens // 2)
+            at = rng.randint(first, last - length)
+            lane.cut()
+            self.begin(lane)
+            lane.add(self.books[at:at + length].tolist(), 0.6, BOOK)
         return lane
 
     def batch(self, lanes: int, mix: Mix) -> "Batch":
@@ -242,19 +296,22 @@ class Batch:
     weights: Tensor
     tags: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
     def memory(self, window: int, others: int, weight_of_others: float = 1.0) -> Memory:
         """What each token remembers: its own lane beyond its local reach, and ``others`` foreign lanes.
 
         A foreign token counts ``weight_of_others`` times in the softmax: few stand for many.
         """
         lanes, tokens = self.ids.shape
-        at = torch.arange(tokens)
+        at = torch.arange(tokens, device=self.ids.device)
         distance = at[:, None] - at[None, :]
         apart = self.session[:, :, None] != self.session[:, None, :]
         seen = (distance > 0) & (apart | (distance >= window))
-        own = torch.zeros(seen.shape).masked_fill_(~seen, MASKED)
-        foreign = torch.full((lanes, tokens, others * tokens), math.log(weight_of_others))
-        order = (torch.arange(lanes)[:, None] + torch.arange(others + 1)[None, :]) % lanes
+        own = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, MASKED)
+        foreign = torch.full((lanes, tokens, others * tokens), math.log(weight_of_others), device=seen.device)
+        order = (torch.arange(lanes)[:, None] + torch.arange(others + 1)[None, :]).to(seen.device) % lanes
         return Memory(torch.cat([own, foreign], dim=-1), lanes=order)
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SLOT = re.compile(r"\{(\w+)\}")
+
+# What a line that revises a fact says before the new value, and the answer after it.
+NOW = " now"
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,12 @@ class Fact:
     questions: tuple[str, ...]   # any of these asks for it, ending in "Answer:"
     lead: str                    # the answer up to the value, without the space before the value
     tail: str                    # the answer after the value
+    updates: tuple[str, ...] = ()  # templates with {value} that revise the fact
+    revised: bool = False          # the value is from an update, which the answer says by "now"
 
     @property
     def answer(self) -> str:
-        return f"{self.lead} {self.value}{self.tail}"
+        return f"{self.lead}{NOW if self.revised else ''} {self.value}{self.tail}"
 
 
 class Grammar:
@@ -74,4 +79,16 @@ class Grammar:
 
         lead, tail = kind["answer"].replace("{subject}", subject).split(" {value}")
         return Fact(kind["kind"], subject, value, tuple(map(fill, kind["statements"])),
-                    tuple(map(fill, kind["questions"])), lead, tail)
+                    tuple(map(fill, kind["questions"])), lead, tail,
+                    tuple(line.replace("{subject}", subject) for line in kind.get("updates", ())))
+
+    def update(self, fact: Fact, value: str, rng: random.Random) -> tuple[Fact, str]:
+        """``fact`` with its new value, and the line that says so."""
+        return replace(fact, value=value, revised=True), rng.choice(fact.updates).replace("{value}", value)
+
+    def new_value(self, fact: Fact, rng: random.Random) -> str:
+        """Another value for a fact of the grammar."""
+        form = next(kind["value"] for kind in self.kinds if kind["kind"] == fact.kind)
+        while (value := self.value(form, rng)) == fact.value:
+            pass
+        return value
