@@ -20,8 +20,8 @@ use mnemon_runtime::{LoadOptions, Model, ModelSource, RecallOptions, ScoreStep, 
 const K: usize = 32;
 
 /// See the module.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
     /// UTF-8 text.
     #[arg(long)]
     text: PathBuf,

@@ -80,6 +80,9 @@ pub(crate) enum Command {
     Generate(Generate),
     Score(Score),
     Demo(Demo),
+    /// Measure Mnemon: what the README quotes, one subcommand each.
+    #[command(subcommand)]
+    Bench(mnemon_bench::Command),
 }
 
 /// Run the server.

@@ -10,13 +10,11 @@
 //! | `render.rs` | colours, tables, bars, excerpts, sizes, durations |
 //! | `passages.rs` | citations and search hits as people see them |
 //! | `json.rs` | answers as programs read them |
-//! | `history.rs` | the generated history of the demo |
 //! | `exit.rs` | errors and exit codes |
 
 mod args;
 mod commands;
 mod exit;
-mod history;
 mod input;
 mod json;
 mod passages;

@@ -18,7 +18,7 @@ use crate::render::Ui;
 /// Runs the command to its end.
 pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<()> {
     let mut builder = match cli.command {
-        Command::Serve(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Serve(_) | Command::Demo(_) | Command::Bench(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder.enable_all().build().context("the asynchronous runtime does not start")?;
@@ -39,6 +39,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Generate(args) => generate::run(args, &global, ui).await,
         Command::Score(args) => score::run(args, &global, ui).await,
         Command::Demo(args) => demo::run(args, ui).await,
+        Command::Bench(command) => mnemon_bench::run(command).await,
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use anyhow::Result;
+use mnemon_bench::history::{Fact, History, Plan, Planted, Survey};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::session::{Answer, Session};
 use super::summary::{Measures, Pair};
 use crate::args::Demo;
-use crate::history::{Fact, History, Plan, Planted, Survey};
 use crate::render::{Ink, Ui, bar, bytes, count, excerpt, harmless, percent, plural, rough_count};
 
 const TOKENS_DEFAULT: u64 = 100_000;
@@ -22,6 +23,9 @@ const BYTES_PER_TOKEN: f64 = 3.9;
 /// Facts asked about, from the first line of the history to the last.
 const QUESTIONS: usize = 8;
 
+/// How many of them revise what the history said before.
+const REVISED: usize = 2;
+
 /// Tokens of an answer; the longest possible answer has fewer.
 const ANSWER_TOKENS_MAX: u32 = 40;
 
@@ -30,10 +34,15 @@ const DOCUMENT: &str = "history";
 
 pub(super) async fn run(args: &Demo, session: &Session<'_>, mut measures: Measures) -> Result<(Value, Measures)> {
     let tokens = args.tokens.unwrap_or(TOKENS_DEFAULT);
-    let plan = Plan { seed: args.seed, bytes: (tokens as f64 * BYTES_PER_TOKEN) as u64, questions: QUESTIONS };
-    let survey = History::survey(plan, session.score_bytes() as usize)?;
+    let plan = Plan {
+        seed: args.seed,
+        bytes: (tokens as f64 * BYTES_PER_TOKEN) as u64,
+        questions: QUESTIONS,
+        revised: REVISED,
+    };
+    let survey = History::survey(plan, Arc::default(), session.score_bytes() as usize)?;
     announce(session, plan, &survey)?;
-    let text = HistoryText { history: History::new(plan)?, line: Vec::new(), read: 0 };
+    let text = HistoryText { history: History::new(plan, Arc::default())?, line: Vec::new(), read: 0 };
     measures.reading = session.read(DOCUMENT, survey.bytes, text).await?;
 
     let ui = session.ui;

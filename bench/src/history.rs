@@ -8,6 +8,7 @@
 //! `ChaCha8` by a rule of our own, so that no library update changes them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use rand_chacha::ChaCha8Rng;
@@ -15,12 +16,12 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Deserialize;
 
 /// Facts planted at most, the ones that are asked about included.
-pub(crate) const FACTS_MAX: usize = 2_000;
+pub const FACTS_MAX: usize = 2_000;
 
 /// Bytes of history for each fact that nobody asks about.
 const BYTES_PER_OTHER_FACT: u64 = 2_500;
 
-const GRAMMAR: &str = include_str!("../../../models/default/histories.json");
+const GRAMMAR: &str = include_str!("../../models/default/histories.json");
 
 #[derive(Debug, Deserialize)]
 struct Grammar {
@@ -37,28 +38,46 @@ struct FactKind {
     statements: Vec<String>,
     questions: Vec<String>,
     answer: String,
+    /// Lines that give an earlier fact a new value.
+    #[serde(default)]
+    updates: Vec<String>,
+    #[serde(default)]
+    updated_answer: String,
 }
 
 /// Something said once in a history, and how to ask for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fact {
+pub struct Fact {
     /// What it is about; no other fact of the history has the same subject.
-    pub(crate) subject: String,
+    pub subject: String,
     /// What an answer must contain.
-    pub(crate) value: String,
+    pub value: String,
     /// The line that says it, without its line break.
-    pub(crate) statement: String,
+    pub statement: String,
     /// A prompt that asks for it and ends in `Answer:`.
-    pub(crate) question: String,
+    pub question: String,
     /// The answer in full.
-    pub(crate) answer: String,
+    pub answer: String,
     /// Whether it is one of the facts to ask about.
-    pub(crate) asked: bool,
+    pub asked: bool,
+    /// What this fact is to another one about the same subject.
+    pub revision: Revision,
+}
+
+/// Whether a fact changes in the course of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revision {
+    /// Said once.
+    None,
+    /// A later line gives another value.
+    Superseded,
+    /// The latest value; an earlier line gave another one.
+    Latest,
 }
 
 impl Fact {
     /// Whether an answer gives the value: as a word of its own, after the subject if it repeats the subject.
-    pub(crate) fn is_answered_by(&self, text: &str) -> bool {
+    pub fn is_answered_by(&self, text: &str) -> bool {
         let said = text.split_once(&self.subject).map_or(text, |(_, rest)| rest);
         said.match_indices(&self.value).any(|(at, value)| {
             let outside = |c: Option<char>| !c.is_some_and(char::is_alphanumeric);
@@ -69,56 +88,66 @@ impl Fact {
 
 /// A fact with its place in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Planted {
-    pub(crate) fact: Fact,
+pub struct Planted {
+    /// What is said.
+    pub fact: Fact,
     /// First byte of the statement.
-    pub(crate) byte_start: u64,
+    pub byte_start: u64,
     /// One past its last byte.
-    pub(crate) byte_end: u64,
+    pub byte_end: u64,
 }
 
 /// Which history to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) seed: u64,
+pub struct Plan {
+    /// Of the random choices.
+    pub seed: u64,
     /// Length wanted; the text is longer by a few lines at most.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Facts to ask about, spread evenly from the first line to the last.
-    pub(crate) questions: usize,
+    pub questions: usize,
+    /// How many of these revise an earlier fact: every second one, from the second on.
+    pub revised: usize,
 }
 
 /// What a history contains, found by making it once without keeping it.
 #[derive(Debug)]
-pub(crate) struct Survey {
+pub struct Survey {
     /// Exact length of the text.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// The facts in the order of the text.
-    pub(crate) facts: Vec<Planted>,
+    pub facts: Vec<Planted>,
+    /// Facts like those asked about that the history does not state.
+    pub absent: Vec<Fact>,
     /// How the history goes on after its end, coming back to facts that were not asked about.
-    pub(crate) continuation: Continuation,
+    pub continuation: Continuation,
 }
 
 impl Survey {
     /// The facts to ask about, in the order of the text.
-    pub(crate) fn asked(&self) -> impl Iterator<Item = &Planted> {
+    pub fn asked(&self) -> impl Iterator<Item = &Planted> {
         self.facts.iter().filter(|p| p.fact.asked)
     }
 }
 
 /// Text that follows a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Continuation {
-    pub(crate) text: String,
+pub struct Continuation {
+    /// What follows.
+    pub text: String,
     /// How many of the planted facts it comes back to.
-    pub(crate) recalled_facts: usize,
+    pub recalled_facts: usize,
 }
 
 /// The lines of a history, each with its line break.
 #[derive(Debug)]
-pub(crate) struct History {
+pub struct History {
     grammar: Grammar,
     rng: ChaCha8Rng,
     plan: Plan,
+    /// Paragraphs that stand among the lines of the grammar, in this order.
+    prose: Arc<[String]>,
+    next_prose: usize,
     /// Facts with the position from which on each is due, ascending.
     facts: Vec<(u64, Fact)>,
     next_fact: usize,
@@ -127,17 +156,25 @@ pub(crate) struct History {
 
 impl History {
     /// Chooses the facts; no text is made yet.
-    pub(crate) fn new(plan: Plan) -> Result<Self> {
+    ///
+    /// Half of the lines that state no fact are taken from `prose`, as long as there is any.
+    ///
+    /// # Errors
+    /// If the built-in grammar is damaged, or has too few subjects for the plan.
+    pub fn new(plan: Plan, prose: Arc<[String]>) -> Result<Self> {
         let grammar = Grammar::built_in()?;
         let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
         let facts = plant(&grammar, &mut rng, plan)?;
-        Ok(Self { grammar, rng, plan, facts, next_fact: 0, position: 0 })
+        Ok(Self { grammar, rng, plan, prose, next_prose: 0, facts, next_fact: 0, position: 0 })
     }
 
     /// Makes the whole history once and returns what is in it. `continuation_bytes` is the length of the
     /// text that follows it.
-    pub(crate) fn survey(plan: Plan, continuation_bytes: usize) -> Result<Survey> {
-        let mut history = Self::new(plan)?;
+    ///
+    /// # Errors
+    /// As for [`History::new`].
+    pub fn survey(plan: Plan, prose: Arc<[String]>, continuation_bytes: usize) -> Result<Survey> {
+        let mut history = Self::new(plan, prose)?;
         let mut facts = Vec::with_capacity(history.facts.len());
         loop {
             let (index, byte_start) = (history.next_fact, history.position);
@@ -152,14 +189,23 @@ impl History {
         }
         let bytes = history.position;
         let continuation = history.continuation(continuation_bytes)?;
-        Ok(Survey { bytes, facts, continuation })
+        let mut subjects: HashSet<String> = facts.iter().map(|p| p.fact.subject.clone()).collect();
+        let absent = (0..plan.questions)
+            .map(|_| history.grammar.fact(&mut history.rng, &mut subjects))
+            .collect::<Result<_>>()?;
+        Ok(Survey { bytes, facts, absent, continuation })
     }
 
     /// Goes on after the end: small talk, and every few lines a question about a fact of the history that
     /// was not to be asked about, with its answer.
     fn continuation(&mut self, bytes: usize) -> Result<Continuation> {
         const LINES_BETWEEN_FACTS: usize = 5;
-        let mut others: Vec<Fact> = self.facts.iter().filter(|(_, f)| !f.asked).map(|(_, f)| f.clone()).collect();
+        let mut others: Vec<Fact> = self
+            .facts
+            .iter()
+            .filter(|(_, f)| !f.asked && f.revision == Revision::None)
+            .map(|(_, f)| f.clone())
+            .collect();
         let mut text = String::with_capacity(bytes + 128);
         let (mut recalled_facts, mut lines) = (0, 0);
         while text.len() < bytes {
@@ -187,8 +233,13 @@ impl Iterator for History {
             self.next_fact += 1;
             self.facts[self.next_fact - 1].1.statement.clone()
         } else if self.position < self.plan.bytes {
-            // The built-in grammar was checked when it was read.
-            self.grammar.turn(&mut self.rng).ok()?
+            if self.next_prose < self.prose.len() && draw(&mut self.rng, 2) == 0 {
+                self.next_prose += 1;
+                self.prose[self.next_prose - 1].clone()
+            } else {
+                // The built-in grammar was checked when it was read.
+                self.grammar.turn(&mut self.rng).ok()?
+            }
         } else {
             return None;
         };
@@ -205,7 +256,9 @@ fn plant(grammar: &Grammar, rng: &mut ChaCha8Rng, plan: Plan) -> Result<Vec<(u64
     let mut subjects = HashSet::new();
     let mut facts = Vec::with_capacity(asked + others);
     for index in 0..asked + others {
-        let mut fact = grammar.fact(rng, &mut subjects)?;
+        let revises = index < asked && index % 2 == 1 && index / 2 < plan.revised;
+        let (mut fact, earlier) =
+            if revises { grammar.revised_fact(rng, &mut subjects)? } else { (grammar.fact(rng, &mut subjects)?, None) };
         fact.asked = index < asked;
         // The last of the facts asked about ends where the history ends.
         let room = plan.bytes.saturating_sub(fact.statement.len() as u64 + 1);
@@ -214,6 +267,7 @@ fn plant(grammar: &Grammar, rng: &mut ChaCha8Rng, plan: Plan) -> Result<Vec<(u64
             (true, _) => room * index as u64 / (asked as u64 - 1),
             (false, _) => draw(rng, room as usize + 1) as u64,
         };
+        facts.extend(earlier.map(|earlier| (due / 2, earlier)));
         facts.push((due, fact));
     }
     // Stable, so that a fact asked about comes before others due at the same byte.
@@ -242,25 +296,56 @@ impl Grammar {
 
     /// A fact about a subject that is not among `subjects`; the subject is added to them.
     fn fact(&self, rng: &mut ChaCha8Rng, subjects: &mut HashSet<String>) -> Result<Fact> {
+        let (kind, subject) = self.subject(rng, subjects)?;
+        let value = self.value(&kind.value, rng)?;
+        self.state(kind, &kind.statements, &kind.answer, subject, value, rng)
+    }
+
+    /// A fact that revises another one, which comes with it.
+    fn revised_fact(&self, rng: &mut ChaCha8Rng, subjects: &mut HashSet<String>) -> Result<(Fact, Option<Fact>)> {
+        let (kind, subject) = self.subject(rng, subjects)?;
+        let value = self.value(&kind.value, rng)?;
+        let mut old = value.clone();
+        while old == value {
+            old = self.value(&kind.value, rng)?;
+        }
+        let earlier = self.state(kind, &kind.statements, &kind.answer, subject.clone(), old, rng)?;
+        let latest = self.state(kind, &kind.updates, &kind.updated_answer, subject, value, rng)?;
+        Ok((Fact { revision: Revision::Latest, ..latest }, Some(Fact { revision: Revision::Superseded, ..earlier })))
+    }
+
+    /// A kind of fact, and a new subject for it.
+    fn subject(&self, rng: &mut ChaCha8Rng, subjects: &mut HashSet<String>) -> Result<(&FactKind, String)> {
         const TRIES: usize = 10_000;
         for _ in 0..TRIES {
             let kind = choose(&self.facts, rng)?;
             let subject = self.fill(&kind.subject, rng)?;
-            if !subjects.insert(subject.clone()) {
-                continue;
+            if subjects.insert(subject.clone()) {
+                return Ok((kind, subject));
             }
-            let value = self.value(&kind.value, rng)?;
-            let fill = |template: &str| template.replace("{subject}", &subject).replace("{value}", &value);
-            return Ok(Fact {
-                statement: fill(choose(&kind.statements, rng)?),
-                question: fill(choose(&kind.questions, rng)?),
-                answer: fill(&kind.answer),
-                subject,
-                value,
-                asked: false,
-            });
         }
         bail!("the grammar of histories has too few subjects for {} facts", subjects.len() + 1)
+    }
+
+    fn state(
+        &self,
+        kind: &FactKind,
+        statements: &[String],
+        answer: &str,
+        subject: String,
+        value: String,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Fact> {
+        let fill = |template: &str| template.replace("{subject}", &subject).replace("{value}", &value);
+        Ok(Fact {
+            statement: fill(choose(statements, rng)?),
+            question: fill(choose(&kind.questions, rng)?),
+            answer: fill(answer),
+            subject,
+            value,
+            asked: false,
+            revision: Revision::None,
+        })
     }
 
     /// A value of a form such as `digits:4` or `slot:place`.
@@ -312,24 +397,27 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const PLAN: Plan = Plan { seed: 7, bytes: 60_000, questions: 8 };
+    const PLAN: Plan = Plan { seed: 7, bytes: 60_000, questions: 8, revised: 0 };
 
     fn text(plan: Plan) -> String {
-        History::new(plan).unwrap().collect()
+        History::new(plan, Arc::default()).unwrap().collect()
     }
 
     #[test]
     fn the_same_plan_gives_the_same_text() {
         assert_eq!(text(PLAN), text(PLAN));
         assert_ne!(text(PLAN), text(Plan { seed: 8, ..PLAN }));
-        let (a, b) = (History::survey(PLAN, 2_000).unwrap(), History::survey(PLAN, 2_000).unwrap());
+        let (a, b) = (
+            History::survey(PLAN, Arc::default(), 2_000).unwrap(),
+            History::survey(PLAN, Arc::default(), 2_000).unwrap(),
+        );
         assert_eq!((a.facts, a.continuation), (b.facts, b.continuation));
     }
 
     #[test]
     fn facts_stand_where_the_survey_says() {
         let text = text(PLAN);
-        let survey = History::survey(PLAN, 0).unwrap();
+        let survey = History::survey(PLAN, Arc::default(), 0).unwrap();
         assert_eq!(survey.bytes, text.len() as u64);
         assert!(survey.bytes >= PLAN.bytes && survey.bytes < PLAN.bytes + 2_000);
         for planted in &survey.facts {
@@ -340,7 +428,7 @@ mod tests {
 
     #[test]
     fn asked_facts_span_the_whole_history_evenly() {
-        let survey = History::survey(PLAN, 0).unwrap();
+        let survey = History::survey(PLAN, Arc::default(), 0).unwrap();
         let asked: Vec<&Planted> = survey.asked().collect();
         assert_eq!(asked.len(), PLAN.questions);
         assert_eq!(asked[0].byte_start, 0);
@@ -353,7 +441,7 @@ mod tests {
     #[test]
     fn subjects_are_unique_and_each_fact_is_said_once() {
         let text = text(PLAN);
-        let survey = History::survey(PLAN, 0).unwrap();
+        let survey = History::survey(PLAN, Arc::default(), 0).unwrap();
         let subjects: HashSet<&str> = survey.facts.iter().map(|p| p.fact.subject.as_str()).collect();
         assert_eq!(subjects.len(), survey.facts.len());
         for planted in &survey.facts {
@@ -363,21 +451,45 @@ mod tests {
 
     #[test]
     fn a_long_history_stays_within_its_facts() {
-        let plan = Plan { seed: 1, bytes: 8_000_000, questions: 8 };
-        assert_eq!(History::new(plan).unwrap().facts.len(), FACTS_MAX);
-        let plan = Plan { seed: 1, bytes: 0, questions: 3 };
+        let plan = Plan { seed: 1, bytes: 8_000_000, questions: 8, revised: 0 };
+        assert_eq!(History::new(plan, Arc::default()).unwrap().facts.len(), FACTS_MAX);
+        let plan = Plan { seed: 1, bytes: 0, questions: 3, revised: 0 };
         assert_eq!(text(plan).lines().count(), 6);
     }
 
     #[test]
     fn the_continuation_asks_about_other_facts_and_is_not_in_the_history() {
-        let survey = History::survey(PLAN, 3_000).unwrap();
+        let survey = History::survey(PLAN, Arc::default(), 3_000).unwrap();
         let continuation = &survey.continuation;
         assert!(continuation.text.len() >= 3_000 && continuation.recalled_facts >= 4);
         for planted in survey.asked() {
             assert!(!continuation.text.contains(&planted.fact.answer));
         }
         assert!(!text(PLAN).contains(&continuation.text[..200]));
+    }
+
+    #[test]
+    fn revised_facts_are_said_before_they_are_revised() {
+        let plan = Plan { revised: 3, ..PLAN };
+        let survey = History::survey(plan, Arc::default(), 0).unwrap();
+        let latest: Vec<&Planted> = survey.asked().filter(|p| p.fact.revision == Revision::Latest).collect();
+        assert_eq!(latest.len(), 3);
+        for late in latest {
+            let earlier = survey
+                .facts
+                .iter()
+                .find(|p| p.fact.subject == late.fact.subject && p.fact.revision == Revision::Superseded)
+                .unwrap();
+            assert!(earlier.byte_end <= late.byte_start && earlier.fact.value != late.fact.value);
+            assert!(late.fact.answer.contains(" now "));
+        }
+    }
+
+    #[test]
+    fn prose_stands_among_the_lines() {
+        let prose: Arc<[String]> = (0..40).map(|i| format!("Paragraph {i} of a book.")).collect();
+        let text: String = History::new(PLAN, prose).unwrap().collect();
+        assert_eq!(text.matches(" of a book.\n").count(), 40);
     }
 
     #[test]
@@ -389,6 +501,7 @@ mod tests {
             question: String::new(),
             answer: String::new(),
             asked: true,
+            revision: Revision::None,
         };
         assert!(fact.is_answered_by(" the storage place of the red tower is tower."));
         assert!(fact.is_answered_by("tower"));

@@ -1,0 +1,104 @@
+//! A server in this process on a free loopback port, over a folder that goes away with it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use mnemon_client::{Client, ConnectOptions, IngestOptions, v1};
+use mnemon_server::{Embedded, Settings};
+use tempfile::TempDir;
+
+/// The model to measure, and where its memories are kept meanwhile.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct HostArguments {
+    /// A folder in the Hugging Face layout, or an id on the hub. Without it: the built-in model.
+    #[arg(long, value_name = "DIR|HUB_ID")]
+    model: Option<String>,
+    /// Folder for the memories; they are removed at the end. Without it: the system's temporary folder.
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+}
+
+/// The server and a client of it.
+pub(crate) struct Host {
+    pub(crate) client: Client,
+    server: Embedded,
+    folder: TempDir,
+}
+
+/// What the model said, and when.
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) finish: v1::GenerateFinish,
+    /// From the request to the first token, as the client saw it.
+    pub(crate) first_token: Duration,
+}
+
+impl Host {
+    pub(crate) async fn start(arguments: &HostArguments) -> Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("mnemon-bench-");
+        let folder = match &arguments.scratch {
+            Some(scratch) => builder.tempdir_in(scratch),
+            None => builder.tempdir(),
+        }
+        .context("no folder for the memories can be made; name one with --scratch")?;
+        let defaults = Settings::default();
+        let settings = Settings {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            data: folder.path().to_owned(),
+            model: arguments.model.clone().unwrap_or(defaults.model),
+            shutdown_grace: Duration::from_secs(1),
+            ..Settings::default()
+        };
+        let server = Embedded::start(settings).await?;
+        let options = ConnectOptions { endpoint: server.endpoint(), ..ConnectOptions::default() };
+        Ok(Self { client: Client::connect(options).await?, server, folder })
+    }
+
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.server.stop().await?;
+        self.folder.close().context("the memories of the measurement cannot be removed")
+    }
+
+    /// Reads a text into a document; returns its tokens.
+    pub(crate) async fn read(&self, memory: &str, document_id: &str, text: &str) -> Result<u64> {
+        let end = self.client.ingest(memory, document_id, IngestOptions::default(), text.as_bytes(), |_| ()).await?;
+        Ok(end.durable_tokens)
+    }
+
+    /// The most probable continuation, up to a line break.
+    pub(crate) async fn ask(&self, prompt: &str, memory: v1::MemoryOptions, max_tokens: u32) -> Result<Answer> {
+        let begun = Instant::now();
+        let request = v1::GenerateRequest {
+            prompt: prompt.to_owned(),
+            memory: Some(memory),
+            max_tokens: Some(max_tokens),
+            stop: vec!["\n".to_owned()],
+            ..v1::GenerateRequest::default()
+        };
+        let mut stream = self.client.generate(request).await?;
+        let (mut text, mut finish, mut first_token) = (String::new(), v1::GenerateFinish::default(), None);
+        while let Some(piece) = stream.message().await? {
+            if first_token.is_none() && !piece.token_ids.is_empty() {
+                first_token = Some(begun.elapsed());
+            }
+            text.push_str(&piece.text);
+            if let Some(end) = piece.finish {
+                finish = end;
+            }
+        }
+        Ok(Answer { text, finish, first_token: first_token.unwrap_or_else(|| begun.elapsed()) })
+    }
+}
+
+/// Options of a request that recalls from one memory.
+pub(crate) fn recalling(memory: &str) -> v1::MemoryOptions {
+    v1::MemoryOptions { memories: vec![memory.to_owned()], ..v1::MemoryOptions::default() }
+}
+
+/// Options of a request that recalls nothing.
+pub(crate) fn forgetting(memory: &str) -> v1::MemoryOptions {
+    v1::MemoryOptions { recall_off: true, ..recalling(memory) }
+}

@@ -1,0 +1,46 @@
+//! The measurements that the README quotes, one subcommand of `mnemon bench` each. Not for use by other programs, except
+//! that the demo reads the same generated histories.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `perplexity.rs` | how much better a novel is predicted, the more of it is remembered |
+//! | `recall.rs` | facts planted in long histories, asked for |
+//! | `index_recall.rs` | the graph index against exact search |
+//! | `history.rs` | the generated histories |
+//! | `host.rs` | a server in this process; requests with their times |
+//! | `report.rs` | JSON and plots, with the command and the machine |
+//! | `plot.rs` | lines over a logarithmic axis, as SVG |
+
+pub mod history;
+
+mod host;
+mod index_recall;
+mod perplexity;
+mod plot;
+mod recall;
+mod report;
+
+use anyhow::Result;
+
+/// What to measure.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Perplexity of held-out novels against the tokens of them that memory holds.
+    Perplexity(perplexity::Arguments),
+    /// Facts planted in long histories: exact answers, citations, updates, denials.
+    Recall(recall::Arguments),
+    /// Recall of the graph index against exact search, on the keys and queries of a real text.
+    IndexRecall(index_recall::Arguments),
+}
+
+/// Measures, prints a table, and writes the results.
+///
+/// # Errors
+/// If a file cannot be read or written, or a request fails.
+pub async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Perplexity(arguments) => perplexity::run(&arguments).await,
+        Command::Recall(arguments) => recall::run(&arguments).await,
+        Command::IndexRecall(arguments) => index_recall::run(&arguments),
+    }
+}

@@ -1,0 +1,250 @@
+//! Perplexity of passages of held-out novels against the number of tokens before them that memory holds.
+//!
+//! The same tokens are scored for every size of memory, each time in a fresh session. The first ones of a passage are
+//! context that is not counted, so that memory does not gain by merely standing in for the local window.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use mnemon_client::v1;
+use serde_json::{Value, json};
+
+use crate::host::{Host, HostArguments, forgetting, recalling};
+use crate::plot::{Line, Plot};
+use crate::report::{Output, line_start, parse_tokens, texts, tokens_label};
+
+/// See the module.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Folder of novels (.txt) that the model was not trained on.
+    #[arg(long, value_name = "DIR")]
+    novels: PathBuf,
+    /// Tokens before the passage that memory holds: of the same book and, where it is too short, of others.
+    #[arg(long, value_delimiter = ',', value_parser = parse_tokens, default_value = "0,2k,8k,65k,262k")]
+    memory: Vec<u64>,
+    /// Novels to measure, one passage each, evenly chosen from the folder.
+    #[arg(long, default_value_t = 8)]
+    passages: usize,
+    /// Tokens counted of each passage, about.
+    #[arg(long, default_value_t = 1024)]
+    tokens: u64,
+    /// Tokens before them that are only context, about.
+    #[arg(long, default_value_t = 256)]
+    context: u64,
+    #[command(flatten)]
+    host: HostArguments,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// A place in a novel, with all text before it: the shelf.
+struct Passage<'a> {
+    book: &'a str,
+    /// Texts before the passage, nearest first; the first is of the same book.
+    before: Vec<(&'a str, &'a str)>,
+    context: &'a str,
+    /// The context and what is counted.
+    whole: &'a str,
+}
+
+/// A passage scored with one memory.
+struct Scored {
+    memory_tokens: u64,
+    tokens: u64,
+    log_probability: f64,
+    exact_log_probability: f64,
+    sealed_bytes: u64,
+}
+
+impl Scored {
+    fn perplexity(&self) -> f64 {
+        (-self.log_probability / self.tokens as f64).exp()
+    }
+}
+
+const MEMORY: &str = "bench";
+
+pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
+    let books = texts(&arguments.novels)?;
+    let host = Host::start(&arguments.host).await?;
+    let model = host.client.model().await?;
+    let bytes_per_token = bytes_per_token(&host, &books[0].1).await?;
+    let mut rows: Vec<(String, Vec<Scored>)> = Vec::new();
+    let count = arguments.passages.min(books.len());
+    println!("{:<28} {:>9} {:>11} {:>9} {:>9} {:>7}", "book", "memory", "perplexity", "change", "exact", "s");
+    for index in 0..count {
+        let passage = passage(&books, index * books.len() / count, bytes_per_token, arguments)?;
+        let mut scores: Vec<Scored> = Vec::new();
+        for &size in &arguments.memory {
+            let begun = Instant::now();
+            let scored = score(&host, &passage, (size as f64 * bytes_per_token) as usize).await?;
+            let change = scores.first().map_or(0.0, |none| 100.0 * (scored.perplexity() / none.perplexity() - 1.0));
+            let exact =
+                100.0 * ((scored.log_probability - scored.exact_log_probability) / scored.tokens as f64).exp_m1();
+            println!(
+                "{:<28} {:>9} {:>11.2} {:>8.1}% {:>8.2}% {:>7.1}",
+                passage.book,
+                tokens_label(size),
+                scored.perplexity(),
+                change,
+                exact,
+                begun.elapsed().as_secs_f64()
+            );
+            scores.push(scored);
+        }
+        rows.push((passage.book.to_owned(), scores));
+    }
+    let overall = overall(&arguments.memory, &rows);
+    println!("\n{:>9} {:>11} {:>9} {:>22}", "memory", "perplexity", "change", "index against exact");
+    for row in &overall {
+        println!(
+            "{:>9} {:>11.2} {:>8.1}% {:>21.3}%",
+            tokens_label(row.memory),
+            row.perplexity,
+            row.change_percent,
+            row.index_against_exact_percent
+        );
+    }
+    let results = json!({
+        "bytes_per_token": bytes_per_token,
+        "overall": overall.iter().map(Overall::as_json).collect::<Vec<_>>(),
+        "passages": rows.iter().map(|(book, scores)| passage_json(book, &arguments.memory, scores)).collect::<Vec<_>>(),
+    });
+    arguments.output.write("perplexity", &model, &results, &plot(&arguments.memory, &rows, &overall))?;
+    host.stop().await
+}
+
+/// Measured on the beginning of a text.
+async fn bytes_per_token(host: &Host, text: &str) -> Result<f64> {
+    let sample = &text[..line_start(text, 100_000)];
+    host.client.create_memory(MEMORY, "of mnemon bench").await?;
+    let tokens = host.read(MEMORY, "sample", sample).await?;
+    host.client.delete_memory(MEMORY).await?;
+    Ok(sample.len() as f64 / tokens.max(1) as f64)
+}
+
+/// A passage four fifths into a book; the shelf before it is the other books, in order.
+fn passage<'a>(
+    books: &'a [(String, String)],
+    index: usize,
+    bytes_per_token: f64,
+    arguments: &Arguments,
+) -> Result<Passage<'a>> {
+    let (book, text) = &books[index];
+    let start = line_start(text, text.len() / 5 * 4);
+    let bytes = |tokens: u64| (tokens as f64 * bytes_per_token) as usize;
+    let middle = line_start(text, start + bytes(arguments.context));
+    let end = line_start(text, middle + bytes(arguments.tokens));
+    anyhow::ensure!(end < text.len(), "{book} is too short for --context and --tokens");
+    let others = (1..books.len()).map(|step| &books[(index + step) % books.len()]);
+    let before = std::iter::once((book.as_str(), &text[..start]))
+        .chain(others.map(|(name, text)| (name.as_str(), text.as_str())))
+        .collect();
+    Ok(Passage { book, before, context: &text[start..middle], whole: &text[start..end] })
+}
+
+/// Fills a memory with the last `bytes` of the shelf and scores the passage with it.
+async fn score(host: &Host, passage: &Passage<'_>, bytes: usize) -> Result<Scored> {
+    let client = &host.client;
+    client.create_memory(MEMORY, "of mnemon bench").await?;
+    let (mut left, mut memory_tokens) = (bytes, 0);
+    for (name, text) in &passage.before {
+        if left == 0 {
+            break;
+        }
+        let from = if text.len() > left { line_start(text, text.len() - left) } else { 0 };
+        memory_tokens += host.read(MEMORY, name, &text[from..]).await?;
+        left = left.saturating_sub(text.len() - from).min(if from > 0 { 0 } else { usize::MAX });
+    }
+    let options = if bytes == 0 { forgetting(MEMORY) } else { recalling(MEMORY) };
+    let exact = v1::MemoryOptions { exact: true, ..options.clone() };
+    let (tokens, log_probability) = counted(host, passage, options).await?;
+    let (_, exact_log_probability) =
+        if bytes == 0 { (0, log_probability) } else { counted(host, passage, exact).await? };
+    let memory = client.get_memory(MEMORY).await?;
+    client.delete_memory(MEMORY).await?;
+    Ok(Scored { memory_tokens, tokens, log_probability, exact_log_probability, sealed_bytes: memory.index_bytes })
+}
+
+/// Tokens after the context, and the sum of their log-probabilities.
+async fn counted(host: &Host, passage: &Passage<'_>, memory: v1::MemoryOptions) -> Result<(u64, f64)> {
+    let whole = host.client.score(passage.whole, memory.clone()).await?;
+    let context = host.client.score(passage.context, memory).await?;
+    let tokens = whole.tokens.checked_sub(context.tokens).context("the passage has fewer tokens than its context")?;
+    Ok((tokens.max(1), whole.log_probability - context.log_probability))
+}
+
+/// All passages at one size of memory: geometric means.
+struct Overall {
+    memory: u64,
+    perplexity: f64,
+    change_percent: f64,
+    index_against_exact_percent: f64,
+}
+
+impl Overall {
+    fn as_json(&self) -> Value {
+        json!({
+            "memory_tokens": self.memory,
+            "perplexity": self.perplexity,
+            "change_percent": self.change_percent,
+            "index_against_exact_percent": self.index_against_exact_percent,
+        })
+    }
+}
+
+fn overall(sizes: &[u64], rows: &[(String, Vec<Scored>)]) -> Vec<Overall> {
+    let tokens: u64 = rows.iter().filter_map(|(_, s)| s.first()).map(|s| s.tokens).sum();
+    let mean = |pick: &dyn Fn(&Scored) -> f64, at: usize| {
+        let sum: f64 = rows.iter().map(|(_, scores)| pick(&scores[at])).sum();
+        (-sum / tokens.max(1) as f64).exp()
+    };
+    let none = mean(&|s| s.log_probability, 0);
+    let row = |(at, &memory): (usize, &u64)| {
+        let (perplexity, exact) = (mean(&|s| s.log_probability, at), mean(&|s| s.exact_log_probability, at));
+        Overall {
+            memory,
+            perplexity,
+            change_percent: 100.0 * (perplexity / none - 1.0),
+            index_against_exact_percent: 100.0 * (perplexity / exact - 1.0),
+        }
+    };
+    sizes.iter().enumerate().map(row).collect()
+}
+
+fn passage_json(book: &str, sizes: &[u64], scores: &[Scored]) -> Value {
+    let row = |(size, scored): (&u64, &Scored)| {
+        json!({
+            "memory": size,
+            "memory_tokens": scored.memory_tokens,
+            "tokens_counted": scored.tokens,
+            "perplexity": scored.perplexity(),
+            "index_bytes": scored.sealed_bytes,
+        })
+    };
+    json!({"book": book, "scores": sizes.iter().zip(scores).map(row).collect::<Vec<_>>()})
+}
+
+fn plot(sizes: &[u64], rows: &[(String, Vec<Scored>)], overall: &[Overall]) -> String {
+    let relative = |(book, scores): &(String, Vec<Scored>)| Line {
+        label: book.clone(),
+        points: sizes
+            .iter()
+            .zip(scores)
+            .map(|(&size, s)| (size, 100.0 * (s.perplexity() / scores[0].perplexity() - 1.0)))
+            .collect(),
+        faint: true,
+    };
+    let mut lines: Vec<Line> = rows.iter().map(relative).collect();
+    let mean = overall.iter().map(|row| (row.memory, row.change_percent)).collect();
+    lines.push(Line { label: "all passages".into(), points: mean, faint: false });
+    Plot {
+        title: "Perplexity of held-out novels against memory",
+        x: "tokens in memory",
+        y: "change of perplexity, %",
+        lines,
+        y_range: None,
+    }
+    .svg()
+}
