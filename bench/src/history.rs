@@ -298,7 +298,7 @@ impl Grammar {
     fn fact(&self, rng: &mut ChaCha8Rng, subjects: &mut HashSet<String>) -> Result<Fact> {
         let (kind, subject) = self.subject(rng, subjects)?;
         let value = self.value(&kind.value, rng)?;
-        self.state(kind, &kind.statements, &kind.answer, subject, value, rng)
+        Self::state(kind, &kind.statements, &kind.answer, subject, value, rng)
     }
 
     /// A fact that revises another one, which comes with it.
@@ -309,8 +309,8 @@ impl Grammar {
         while old == value {
             old = self.value(&kind.value, rng)?;
         }
-        let earlier = self.state(kind, &kind.statements, &kind.answer, subject.clone(), old, rng)?;
-        let latest = self.state(kind, &kind.updates, &kind.updated_answer, subject, value, rng)?;
+        let earlier = Self::state(kind, &kind.statements, &kind.answer, subject.clone(), old, rng)?;
+        let latest = Self::state(kind, &kind.updates, &kind.updated_answer, subject, value, rng)?;
         Ok((Fact { revision: Revision::Latest, ..latest }, Some(Fact { revision: Revision::Superseded, ..earlier })))
     }
 
@@ -327,8 +327,8 @@ impl Grammar {
         bail!("the grammar of histories has too few subjects for {} facts", subjects.len() + 1)
     }
 
+    /// Fills in a statement, a question and the answer.
     fn state(
-        &self,
         kind: &FactKind,
         statements: &[String],
         answer: &str,

@@ -9,6 +9,8 @@ use mnemon_client::{Client, ConnectOptions, IngestOptions, v1};
 use mnemon_server::{Embedded, Settings};
 use tempfile::TempDir;
 
+use crate::report::line_start;
+
 /// The model to measure, and where its memories are kept meanwhile.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct HostArguments {
@@ -18,6 +20,14 @@ pub(crate) struct HostArguments {
     /// Folder for the memories; they are removed at the end. Without it: the system's temporary folder.
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+}
+
+/// What memories look like, where it differs from the model's own.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Shape {
+    pub(crate) chunk_tokens: Option<u32>,
+    pub(crate) entry_policy: Option<&'static str>,
+    pub(crate) kv_dtype: Option<&'static str>,
 }
 
 /// The server and a client of it.
@@ -37,6 +47,11 @@ pub(crate) struct Answer {
 
 impl Host {
     pub(crate) async fn start(arguments: &HostArguments) -> Result<Self> {
+        Self::start_with(arguments, &Shape::default()).await
+    }
+
+    /// A server whose memories have a shape of their own.
+    pub(crate) async fn start_with(arguments: &HostArguments, shape: &Shape) -> Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("mnemon-bench-");
         let folder = match &arguments.scratch {
@@ -49,6 +64,9 @@ impl Host {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             data: folder.path().to_owned(),
             model: arguments.model.clone().unwrap_or(defaults.model),
+            chunk_tokens: shape.chunk_tokens,
+            entry_policy: shape.entry_policy.map(str::to_owned),
+            kv_dtype: shape.kv_dtype.map(str::to_owned),
             shutdown_grace: Duration::from_secs(1),
             ..Settings::default()
         };
@@ -60,6 +78,16 @@ impl Host {
     pub(crate) async fn stop(self) -> Result<()> {
         self.server.stop().await?;
         self.folder.close().context("the memories of the measurement cannot be removed")
+    }
+
+    /// Bytes of a token of this model, measured on the beginning of a text.
+    pub(crate) async fn bytes_per_token(&self, text: &str) -> Result<f64> {
+        const MEMORY: &str = "sample";
+        let sample = &text[..line_start(text, 100_000)];
+        self.client.create_memory(MEMORY, "of mnemon bench").await?;
+        let tokens = self.read(MEMORY, "sample", sample).await?;
+        self.client.delete_memory(MEMORY).await?;
+        Ok(sample.len() as f64 / tokens.max(1) as f64)
     }
 
     /// Reads a text into a document; returns its tokens.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `perplexity.rs` | how much better a novel is predicted, the more of it is remembered |
 //! | `recall.rs` | facts planted in long histories, asked for |
+//! | `pareto.rs` | what the settings of a memory cost and bring |
 //! | `index_recall.rs` | the graph index against exact search |
 //! | `history.rs` | the generated histories |
 //! | `host.rs` | a server in this process; requests with their times |
@@ -15,6 +16,7 @@ pub mod history;
 
 mod host;
 mod index_recall;
+mod pareto;
 mod perplexity;
 mod plot;
 mod recall;
@@ -29,6 +31,8 @@ pub enum Command {
     Perplexity(perplexity::Arguments),
     /// Facts planted in long histories: exact answers, citations, updates, denials.
     Recall(recall::Arguments),
+    /// Chunks recalled, chunk size, entry policy and stored type against perplexity, facts, time and bytes.
+    Pareto(pareto::Arguments),
     /// Recall of the graph index against exact search, on the keys and queries of a real text.
     IndexRecall(index_recall::Arguments),
 }
@@ -41,6 +45,7 @@ pub async fn run(command: Command) -> Result<()> {
     match command {
         Command::Perplexity(arguments) => perplexity::run(&arguments).await,
         Command::Recall(arguments) => recall::run(&arguments).await,
+        Command::Pareto(arguments) => pareto::run(&arguments).await,
         Command::IndexRecall(arguments) => index_recall::run(&arguments),
     }
 }

@@ -39,7 +39,7 @@ pub struct Arguments {
 }
 
 /// A place in a novel, with all text before it: the shelf.
-struct Passage<'a> {
+pub(crate) struct Passage<'a> {
     book: &'a str,
     /// Texts before the passage, nearest first; the first is of the same book.
     before: Vec<(&'a str, &'a str)>,
@@ -69,12 +69,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let books = texts(&arguments.novels)?;
     let host = Host::start(&arguments.host).await?;
     let model = host.client.model().await?;
-    let bytes_per_token = bytes_per_token(&host, &books[0].1).await?;
+    let bytes_per_token = host.bytes_per_token(&books[0].1).await?;
     let mut rows: Vec<(String, Vec<Scored>)> = Vec::new();
     let count = arguments.passages.min(books.len());
     println!("{:<28} {:>9} {:>11} {:>9} {:>9} {:>7}", "book", "memory", "perplexity", "change", "exact", "s");
     for index in 0..count {
-        let passage = passage(&books, index * books.len() / count, bytes_per_token, arguments)?;
+        let passage =
+            passage(&books, index * books.len() / count, bytes_per_token, arguments.context, arguments.tokens)?;
         let mut scores: Vec<Scored> = Vec::new();
         for &size in &arguments.memory {
             let begun = Instant::now();
@@ -115,28 +116,23 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     host.stop().await
 }
 
-/// Measured on the beginning of a text.
-async fn bytes_per_token(host: &Host, text: &str) -> Result<f64> {
-    let sample = &text[..line_start(text, 100_000)];
-    host.client.create_memory(MEMORY, "of mnemon bench").await?;
-    let tokens = host.read(MEMORY, "sample", sample).await?;
-    host.client.delete_memory(MEMORY).await?;
-    Ok(sample.len() as f64 / tokens.max(1) as f64)
-}
-
 /// A passage four fifths into a book; the shelf before it is the other books, in order.
-fn passage<'a>(
+pub(crate) fn passage<'a>(
     books: &'a [(String, String)],
     index: usize,
     bytes_per_token: f64,
-    arguments: &Arguments,
+    context_tokens: u64,
+    counted_tokens: u64,
 ) -> Result<Passage<'a>> {
     let (book, text) = &books[index];
     let start = line_start(text, text.len() / 5 * 4);
     let bytes = |tokens: u64| (tokens as f64 * bytes_per_token) as usize;
-    let middle = line_start(text, start + bytes(arguments.context));
-    let end = line_start(text, middle + bytes(arguments.tokens));
-    anyhow::ensure!(end < text.len(), "{book} is too short for --context and --tokens");
+    let middle = line_start(text, start + bytes(context_tokens));
+    let end = line_start(text, middle + bytes(counted_tokens));
+    anyhow::ensure!(
+        end < text.len(),
+        "{book} is too short for a passage of {context_tokens} and {counted_tokens} tokens"
+    );
     let others = (1..books.len()).map(|step| &books[(index + step) % books.len()]);
     let before = std::iter::once((book.as_str(), &text[..start]))
         .chain(others.map(|(name, text)| (name.as_str(), text.as_str())))
@@ -148,15 +144,7 @@ fn passage<'a>(
 async fn score(host: &Host, passage: &Passage<'_>, bytes: usize) -> Result<Scored> {
     let client = &host.client;
     client.create_memory(MEMORY, "of mnemon bench").await?;
-    let (mut left, mut memory_tokens) = (bytes, 0);
-    for (name, text) in &passage.before {
-        if left == 0 {
-            break;
-        }
-        let from = if text.len() > left { line_start(text, text.len() - left) } else { 0 };
-        memory_tokens += host.read(MEMORY, name, &text[from..]).await?;
-        left = left.saturating_sub(text.len() - from).min(if from > 0 { 0 } else { usize::MAX });
-    }
+    let memory_tokens = passage.fill(host, MEMORY, bytes).await?;
     let options = if bytes == 0 { forgetting(MEMORY) } else { recalling(MEMORY) };
     let exact = v1::MemoryOptions { exact: true, ..options.clone() };
     let (tokens, log_probability) = counted(host, passage, options).await?;
@@ -167,8 +155,24 @@ async fn score(host: &Host, passage: &Passage<'_>, bytes: usize) -> Result<Score
     Ok(Scored { memory_tokens, tokens, log_probability, exact_log_probability, sealed_bytes: memory.index_bytes })
 }
 
+impl Passage<'_> {
+    /// Reads the last `bytes` before the passage into a memory; returns their tokens.
+    pub(crate) async fn fill(&self, host: &Host, memory: &str, bytes: usize) -> Result<u64> {
+        let (mut left, mut tokens) = (bytes, 0);
+        for (name, text) in &self.before {
+            if left == 0 {
+                break;
+            }
+            let from = if text.len() > left { line_start(text, text.len() - left) } else { 0 };
+            tokens += host.read(memory, name, &text[from..]).await?;
+            left = if from > 0 { 0 } else { left - text.len() };
+        }
+        Ok(tokens)
+    }
+}
+
 /// Tokens after the context, and the sum of their log-probabilities.
-async fn counted(host: &Host, passage: &Passage<'_>, memory: v1::MemoryOptions) -> Result<(u64, f64)> {
+pub(crate) async fn counted(host: &Host, passage: &Passage<'_>, memory: v1::MemoryOptions) -> Result<(u64, f64)> {
     let whole = host.client.score(passage.whole, memory.clone()).await?;
     let context = host.client.score(passage.context, memory).await?;
     let tokens = whole.tokens.checked_sub(context.tokens).context("the passage has fewer tokens than its context")?;

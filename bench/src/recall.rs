@@ -39,27 +39,27 @@ pub struct Arguments {
 }
 
 const MEMORY: &str = "bench";
-const DOCUMENT: &str = "history";
+pub(crate) const DOCUMENT: &str = "history";
 /// Bytes of a generated line that make a token of the built-in model, about. What was read is counted and reported.
-const BYTES_PER_TOKEN: f64 = 3.9;
-const ANSWER_TOKENS_MAX: u32 = 40;
+pub(crate) const BYTES_PER_TOKEN: f64 = 3.9;
+pub(crate) const ANSWER_TOKENS_MAX: u32 = 40;
 /// What the model says of a fact that it does not remember.
 const UNKNOWN: &str = "not known";
 
 /// Answers counted.
 #[derive(Debug, Default, Clone, Copy)]
-struct Tally {
+pub(crate) struct Tally {
     asked: u32,
     right: u32,
 }
 
 impl Tally {
-    fn add(&mut self, right: bool) {
+    pub(crate) fn add(&mut self, right: bool) {
         self.asked += 1;
         self.right += u32::from(right);
     }
 
-    fn percent(self) -> f64 {
+    pub(crate) fn percent(self) -> f64 {
         100.0 * f64::from(self.right) / f64::from(self.asked.max(1))
     }
 }
@@ -228,7 +228,7 @@ fn cites(answer: &Answer, planted: &Planted) -> bool {
     first.is_some_and(|span| span.byte_start < planted.byte_end && planted.byte_start < span.byte_end)
 }
 
-fn paragraphs(books: &[(String, String)]) -> Arc<[String]> {
+pub(crate) fn paragraphs(books: &[(String, String)]) -> Arc<[String]> {
     const BYTES: std::ops::Range<usize> = 80..1_500;
     books
         .iter()
@@ -238,7 +238,7 @@ fn paragraphs(books: &[(String, String)]) -> Arc<[String]> {
         .collect()
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)

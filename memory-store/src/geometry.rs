@@ -1,6 +1,6 @@
 //! What the stored keys and values look like, and which model made them.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use crate::{Error, Result};
 
@@ -25,6 +25,20 @@ impl KvDtype {
     }
 }
 
+impl FromStr for KvDtype {
+    type Err = Error;
+
+    /// `f32`, `f16` or `bf16`.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(Error::Invalid { what: "kv_dtype", why: format!("'{text}'; f32, f16 or bf16") }),
+        }
+    }
+}
+
 /// Which vectors of a chunk become search keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EntryPolicy {
@@ -40,6 +54,27 @@ pub enum EntryPolicy {
         /// Entries of a chunk, at least 1.
         count: u16,
     },
+}
+
+impl FromStr for EntryPolicy {
+    type Err = Error;
+
+    /// `per_token`, `block_mean:N` or `representative:N`.
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, number) = match text.split_once(':') {
+            Some((name, number)) => (name, number.parse::<u16>().ok().filter(|&n| n > 0)),
+            None => (text, None),
+        };
+        match (name, number) {
+            ("per_token", None) if text == name => Ok(Self::PerToken),
+            ("block_mean", Some(tokens)) => Ok(Self::BlockMean { tokens }),
+            ("representative", Some(count)) => Ok(Self::Representative { count }),
+            _ => Err(Error::Invalid {
+                what: "entry_policy",
+                why: format!("'{text}'; per_token, block_mean:N or representative:N"),
+            }),
+        }
+    }
 }
 
 /// Shape of what a memory stores; fixed when the memory is created.

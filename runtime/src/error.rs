@@ -69,7 +69,9 @@ pub enum Error {
         got: Vec<usize>,
     },
     /// A tensor is stored in a type that is not read.
-    #[error("tensor '{name}' is stored as {got}; only F32, F16 and BF16 are read: convert the weights first")]
+    #[error(
+        "tensor '{name}' is stored as {got}; only F32, F16, BF16 and, for matrices with scales, U8 are read: convert the weights first"
+    )]
     UnsupportedDtype {
         /// The tensor.
         name: String,

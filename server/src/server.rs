@@ -169,7 +169,18 @@ fn model_source(model: &str) -> Result<ModelSource> {
 
 fn load_options(settings: &Settings) -> Result<LoadOptions> {
     let device: DeviceChoice = settings.device.parse()?;
-    Ok(LoadOptions { device, window: settings.window.map(|tokens| tokens as usize), ..LoadOptions::default() })
+    let wrong = |error: mnemon_memory_store::Error| Error::Settings {
+        what: "shape of memories".into(),
+        why: error.to_string(),
+    };
+    Ok(LoadOptions {
+        device,
+        window: settings.window.map(|tokens| tokens as usize),
+        chunk_tokens: settings.chunk_tokens,
+        entry_policy: settings.entry_policy.as_deref().map(str::parse).transpose().map_err(wrong)?,
+        kv_dtype: settings.kv_dtype.as_deref().map(str::parse).transpose().map_err(wrong)?,
+        ..LoadOptions::default()
+    })
 }
 
 fn sled_options(settings: &Settings) -> SledOptions {

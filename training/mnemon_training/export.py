@@ -1,6 +1,9 @@
 """A Hugging Face folder from a checkpoint.
 
     python -m mnemon_training.export --checkpoint runs/default/last.pt --tokenizer FILE --out ../models/default
+
+With ``--dtype int8`` a matrix is stored as bytes ``[rows, columns]`` beside ``NAME.scale`` ``[rows]``, float32,
+and stands for ``(byte - 128) * scale[row]``; everything else is float16.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from .model import MemoryModel, ModelConfig
 from .tokenizer import END_OF_TEXT
@@ -61,16 +64,52 @@ def hugging_face_config(config: ModelConfig, dtype: str, end_of_text: int | None
     }
 
 
+def quantised(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Matrices in 8 bits with a scale for each row, rounded to the nearest; the rest in float16."""
+    made = {}
+    for name, weight in tensors.items():
+        if weight.dim() != 2:
+            made[name] = weight.half()
+            continue
+        scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
+        made[name] = ((weight.float() / scale[:, None]).round() + 128).to(torch.uint8)
+        made[f"{name}.scale"] = scale
+    return made
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of an exported folder, float32."""
+    stored = load_file(folder / "model.safetensors")
+    scales = {name: stored.pop(name) for name in list(stored) if name.endswith(".scale")}
+    return {name: (weight.float() - 128) * scales[f"{name}.scale"][:, None] if weight.dtype == torch.uint8 else weight.float()
+            for name, weight in stored.items()}
+
+
+def load_export(folder: Path) -> MemoryModel:
+    """A model from its exported folder."""
+    config = json.loads((folder / "config.json").read_text())
+    memory = config["mnemon"]
+    model = MemoryModel(ModelConfig(
+        vocab_size=config["vocab_size"], hidden_size=config["hidden_size"], intermediate_size=config["intermediate_size"],
+        layers=config["num_hidden_layers"], heads=config["num_attention_heads"], kv_heads=config["num_key_value_heads"],
+        head_dim=config["head_dim"], window=memory["window"], rope_theta=config["rope_theta"],
+        rms_eps=config["rms_norm_eps"], memory_layers=memory["memory_layers"], fusion=memory["fusion"]))
+    model.load_state_dict(load_weights(folder))
+    return model.eval()
+
+
 def export_weights(model: MemoryModel, out: Path, dtype: torch.dtype, end_of_text: int | None) -> None:
     """Writes ``config.json`` and ``model.safetensors``; the tied output matrix is not repeated."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {name: weight.detach().to(dtype).contiguous() for name, weight in model.state_dict().items()}
+    tensors = {name: weight.detach().contiguous() for name, weight in model.state_dict().items()}
+    eight_bits = dtype == torch.int8
+    tensors = quantised(tensors) if eight_bits else {name: weight.to(dtype) for name, weight in tensors.items()}
     for name, weight in tensors.items():
         if not torch.isfinite(weight).all():
             raise ValueError(f"{name} does not fit into {dtype}")
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)
-    config = hugging_face_config(model.config, str(dtype).removeprefix("torch."), end_of_text)
+    config = hugging_face_config(model.config, "float16" if eight_bits else str(dtype).removeprefix("torch."), end_of_text)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -87,10 +126,11 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dtype", choices=("float16", "float32", "int8"), default="float16")
     args = parser.parse_args()
     model = load_checkpoint(args.checkpoint)
     end_of_text = 0  # the first special token of the trainer
-    export_weights(model, args.out, torch.float16, end_of_text)
+    export_weights(model, args.out, getattr(torch, args.dtype), end_of_text)
     if args.tokenizer.resolve() != (args.out / "tokenizer.json").resolve():
         shutil.copyfile(args.tokenizer, args.out / "tokenizer.json")
     (args.out / "tokenizer_config.json").write_text(json.dumps({

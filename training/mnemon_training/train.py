@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from .data import TAGS, Batch, Lanes, Mix, encode_books
+from .export import load_weights
 from .histories import Grammar
 from .model import MemoryModel, ModelConfig
 
@@ -138,7 +138,7 @@ class Meter:
 def initial(path: Path) -> dict:
     """Weights of a checkpoint's average or of an exported folder."""
     if path.is_dir():
-        weights = {name: weight.float() for name, weight in load_file(path / "model.safetensors").items()}
+        weights = load_weights(path)
     else:
         weights = torch.load(path, map_location="cpu", weights_only=True)["average"]
     return weights

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mnemon_training import tokenizer as bpe
-from mnemon_training.data import QUOTE, REPEAT_FAR, TAGS, VALUE_FAR, Lanes, Mix
+from mnemon_training.data import QUOTE, REPEAT_FAR, UPDATE, TAGS, VALUE_FAR, Lanes, Mix
 from mnemon_training.evaluate import history
 from mnemon_training.histories import Grammar
 from mnemon_training.model import MASKED
@@ -98,3 +98,18 @@ def test_near_misses_differ_in_one_word(lanes):
             assert second.kind == first.kind
             pairs = list(zip(first.subject.split(), second.subject.split(), strict=True))
             assert sum(a != b for a, b in pairs) == 1
+
+
+def test_revised_facts_are_answered_with_their_latest_value(lanes):
+    tokenizer = lanes.tokenizer
+    found = 0
+    for _ in range(30):
+        lane = lanes.history(Mix(1, 0, 0, update_share=0.5))
+        values = [i for i, tag in enumerate(lane.tags) if tag == UPDATE]
+        for i in values:
+            # What is answered was said before, as what it is "now".
+            if i + 1 < len(lane.ids) and lane.tags[i + 1] == UPDATE and lane.tags[i - 1] != UPDATE:
+                pair = lane.ids[i:i + 2]
+                assert any(lane.ids[j:j + 2] == pair for j in range(i)), tokenizer.decode(lane.ids[i - 20:i + 4])
+                found += 1
+    assert found > 10

@@ -8,7 +8,10 @@ from pathlib import Path
 from safetensors import safe_open
 
 from mnemon_training import tokenizer as bpe
+from mnemon_training.export import load_export
 from mnemon_training.histories import Grammar
+from mnemon_training.model import ModelConfig
+from mnemon_training.train import RECIPES, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 GRAMMAR = ROOT.parent / "models" / "default" / "histories.json"
@@ -42,3 +45,32 @@ def test_train_resume_export(tmp_path):
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as weights:
         assert weights.get_tensor("model.layers.0.self_attn.memory_scale").shape == (2,)
         assert "lm_head.weight" not in weights.keys()
+    run("export", "--checkpoint", tmp_path / "run" / "last.pt", "--tokenizer", tokenizer, "--out", tmp_path / "bytes",
+        "--dtype", "int8")
+    whole, coarse = (load_export(tmp_path / name) for name in ("out", "bytes"))
+    for (name, exact), rounded in zip(whole.state_dict().items(), coarse.state_dict().values()):
+        if exact.dim() == 2:  # half a step of a row's scale, and what float16 lost
+            step = exact.abs().amax(dim=1, keepdim=True) / 127
+            assert ((exact - rounded).abs() <= 0.51 * step + 1e-3).all(), name
+    # A second stage starts from an exported folder; what was made for other shapes is refused.
+    second = tuple(tmp_path / "second" if part == tmp_path / "run" else part for part in common)
+    run("train", *second, "--init", tmp_path / "bytes", "--stop", 300)
+
+
+def test_recipes_are_arguments():
+    for path in RECIPES.glob("*.json"):
+        args = parse(["--recipe", path.stem, "--books", "b", "--tokenizer", "t", "--grammar", "g", "--run", "r",
+                      "--lanes", "3"])
+        assert args.lanes == 3
+        ModelConfig(**json.loads(args.model))
+
+
+def test_smoke_recipe_trains(tmp_path):
+    books = tmp_path / "books"
+    books.mkdir()
+    (books / "a.txt").write_text("Nobody knew who had painted the wall of the old harbour. " * 300)
+    tokenizer = tmp_path / "tokenizer.json"
+    bpe.train(iter(Grammar(GRAMMAR).turns), 400).save(str(tokenizer))
+    run("train", "--recipe", "smoke", "--books", books, "--tokenizer", tokenizer, "--grammar", GRAMMAR,
+        "--run", tmp_path / "run", "--book-cache", tmp_path / "books.npy")
+    assert (tmp_path / "run" / "last.pt").exists()

@@ -123,6 +123,19 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TOKENS")]
     pub(crate) window: Option<u32>,
 
+    /// Tokens of a chunk, the unit of storing and citing. Memories of other chunks, policies or types are refused.
+    /// [default: the model's]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) chunk_tokens: Option<u32>,
+
+    /// Which keys are searched: per_token, block_mean:N or representative:N. [default: the model's]
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) entry_policy: Option<String>,
+
+    /// Type of stored keys and values: f32, f16 or bf16. [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) kv_dtype: Option<String>,
+
     /// Tokens between durable commits while a document is read: what a crash may cost. [default: 4096]
     #[arg(long, value_name = "TOKENS")]
     pub(crate) commit_tokens: Option<u32>,

@@ -54,7 +54,10 @@ pub(super) fn complete(raw: Option<&Raw>, layers: usize, max_position_embeddings
     let chunk_tokens = raw.chunk_tokens.unwrap_or(memory.chunk_tokens as usize);
     memory.chunk_tokens = bounded("mnemon.chunk_tokens", chunk_tokens, 1, 4096)? as u32;
     if let Some(policy) = &raw.entry_policy {
-        memory.entry_policy = parse_policy(policy)?;
+        memory.entry_policy = match policy.parse() {
+            Ok(policy) => policy,
+            Err(why) => return invalid("mnemon.entry_policy", why.to_string()),
+        };
     }
     memory.recall_top_k = bounded("mnemon.recall_top_k", raw.recall_top_k.unwrap_or(memory.recall_top_k), 1, 4096)?;
     Ok(memory)
@@ -80,14 +83,4 @@ pub(crate) fn checked_window(window: usize) -> Result<usize> {
 
 pub(crate) fn checked_sinks(sinks: usize) -> Result<usize> {
     bounded("sinks", sinks, 0, 4096)
-}
-
-fn parse_policy(text: &str) -> Result<EntryPolicy> {
-    let (name, number) = text.split_once(':').map_or((text, None), |(name, number)| (name, number.parse::<u16>().ok()));
-    match (name, number) {
-        ("per_token", None) if !text.contains(':') => Ok(EntryPolicy::PerToken),
-        ("block_mean", Some(tokens)) if tokens > 0 => Ok(EntryPolicy::BlockMean { tokens }),
-        ("representative", Some(count)) if count > 0 => Ok(EntryPolicy::Representative { count }),
-        _ => invalid("mnemon.entry_policy", format!("'{text}'; per_token, block_mean:N or representative:N")),
-    }
 }

@@ -143,7 +143,36 @@ impl Weights {
         Ok(self.host(name, &[len])?.to_dtype(DType::F32)?.to_vec1()?)
     }
 
+    /// A tensor as it is stored, on the host. A matrix of U8 `[rows, columns]` has its scales beside it, `NAME.scale`,
+    /// F32 `[rows]`, and stands for `(byte - 128) * scale[row]`.
     fn host(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let stored = self.stored(name, shape)?;
+        if stored.dtype() != DType::U8 {
+            return Ok(stored);
+        }
+        let &[rows, columns] = shape else {
+            return Err(Error::UnsupportedDtype { name: name.into(), got: "U8, which is for matrices".into() });
+        };
+        let scales = self.stored(&format!("{name}.scale"), &[rows])?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        // The scales are no weights of their own.
+        self.parameters -= rows as u64;
+        if let Some(row) = scales.iter().position(|scale| !scale.is_finite()) {
+            let why = format!("scale {row} of tensor '{name}' is {}", scales[row]);
+            return Err(Error::Damaged { path: self.path_of(name), why });
+        }
+        let bytes = stored.flatten_all()?.to_vec1::<u8>()?;
+        let scaled =
+            |(row, scale): (&[u8], &f32)| row.iter().map(|&b| (f32::from(b) - 128.0) * scale).collect::<Vec<_>>();
+        let values: Vec<f32> = bytes.chunks_exact(columns.max(1)).zip(&scales).flat_map(scaled).collect();
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+
+    /// The file that holds a tensor.
+    fn path_of(&self, name: &str) -> PathBuf {
+        self.index.get(name).and_then(|&number| self.shards.get(number)).map_or_else(PathBuf::new, |s| s.path.clone())
+    }
+
+    fn stored(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let missing = || Error::MissingTensor { name: name.into(), model: self.model.clone() };
         let shard = self.index.get(name).and_then(|&number| self.shards.get_mut(number)).ok_or_else(missing)?;
         let info = shard.metadata.info(name).ok_or_else(missing)?;
@@ -151,6 +180,7 @@ impl Weights {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
+            Dtype::U8 => DType::U8,
             other => return Err(Error::UnsupportedDtype { name: name.into(), got: format!("{other:?}") }),
         };
         if info.shape != shape {

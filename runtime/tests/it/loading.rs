@@ -44,6 +44,55 @@ fn tensors(path: &Path) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
+/// Every matrix as bytes with a scale for each row.
+fn eight_bits(tensors: &HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+    let mut made = HashMap::new();
+    for (name, tensor) in tensors {
+        let Ok(matrix) = tensor.to_dtype(DType::F32).unwrap().to_vec2::<f32>() else {
+            made.insert(name.clone(), tensor.clone());
+            continue;
+        };
+        let scales: Vec<f32> =
+            matrix.iter().map(|row| row.iter().fold(1e-12_f32, |most, v| most.max(v.abs())) / 127.0).collect();
+        let rows = matrix.iter().zip(&scales);
+        let bytes: Vec<u8> =
+            rows.flat_map(|(row, s)| row.iter().map(move |v| ((v / s).round() + 128.0) as u8)).collect();
+        made.insert(name.clone(), Tensor::from_vec(bytes, tensor.shape(), &Device::Cpu).unwrap());
+        made.insert(format!("{name}.scale"), Tensor::new(scales, &Device::Cpu).unwrap());
+    }
+    made
+}
+
+#[test]
+fn matrices_of_bytes_are_scaled() {
+    let folder = folder("qwen3");
+    let file = folder.path().join("model.safetensors");
+    let (exact, all) = (open(folder.path()).unwrap(), tensors(&file));
+    candle_core::safetensors::save(&eight_bits(&all), &file).unwrap();
+    let coarse = open(folder.path()).unwrap();
+    assert_eq!(coarse.parameters(), exact.parameters());
+    assert_ne!(coarse.fingerprint(), exact.fingerprint());
+    let ids = tokens(&golden("qwen3")["tokens"]);
+    let (wanted, got) = (full_logits(&exact, &ids), full_logits(&coarse, &ids));
+    let most = wanted.iter().flatten().fold(0.0_f32, |most, v| most.max(v.abs()));
+    let error = difference(&got, &wanted) / most;
+    assert!(error > 0.0 && error < 0.05, "relative error {error}");
+}
+
+#[test]
+fn matrices_of_bytes_without_their_scales_are_refused() {
+    let folder = folder("qwen3");
+    let file = folder.path().join("model.safetensors");
+    let mut all = eight_bits(&tensors(&file));
+    let name = "model.layers.0.self_attn.q_proj.weight.scale";
+    let scales = all.remove(name).unwrap();
+    candle_core::safetensors::save(&all, &file).unwrap();
+    assert!(message(folder.path()).contains(name), "{}", message(folder.path()));
+    all.insert(name.into(), (scales * f64::INFINITY).unwrap());
+    candle_core::safetensors::save(&all, &file).unwrap();
+    assert!(message(folder.path()).contains("scale 0"), "{}", message(folder.path()));
+}
+
 #[test]
 fn sharded_weights_are_joined() {
     let folder = folder("qwen3");

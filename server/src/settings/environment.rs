@@ -13,10 +13,21 @@ use crate::{Error, Result};
 pub(super) const PREFIX: &str = "MNEMON_";
 
 /// Settings whose value is text whatever it looks like.
-const TEXTS: [&str; 8] = ["listen", "data", "model", "device", "tls_cert", "tls_key", "log_format", "log_filter"];
+const TEXTS: [&str; 10] = [
+    "listen",
+    "data",
+    "model",
+    "device",
+    "entry_policy",
+    "kv_dtype",
+    "tls_cert",
+    "tls_key",
+    "log_format",
+    "log_filter",
+];
 
 /// Settings whose value is a number or a truth value.
-const LITERALS: [&str; 4] = ["window", "commit_tokens", "allow_insecure_remote", "shutdown_grace_s"];
+const LITERALS: [&str; 5] = ["window", "chunk_tokens", "commit_tokens", "allow_insecure_remote", "shutdown_grace_s"];
 
 impl PartialSettings {
     /// Reads the layer from names and values of variables.

@@ -76,6 +76,14 @@ pub struct Settings {
     pub device: String,
     /// Tokens of the local window; the model's own when `None`.
     pub window: Option<u32>,
+    /// Tokens of a chunk of new memories; the model's own when `None`. Like the next two it is part of the fingerprint:
+    /// memories made with other values are refused.
+    pub chunk_tokens: Option<u32>,
+    /// Which keys of new memories become search keys: `per_token`, `block_mean:N` or `representative:N`; the model's own
+    /// when `None`.
+    pub entry_policy: Option<String>,
+    /// Type of stored keys and values: `f32`, `f16` or `bf16`; `f16` when `None`.
+    pub kv_dtype: Option<String>,
     /// Tokens between durable commits while a document is read: what a crash may cost.
     pub commit_tokens: u32,
     /// Callers. Empty: everybody is the tenant [`DEFAULT_TENANT`], without credentials.
@@ -104,6 +112,9 @@ impl Default for Settings {
             model: EMBEDDED_MODEL.into(),
             device: "auto".into(),
             window: None,
+            chunk_tokens: None,
+            entry_policy: None,
+            kv_dtype: None,
             commit_tokens: 4096,
             tenants: Vec::new(),
             tls: None,

@@ -58,6 +58,12 @@ layer! {
         device: String,
         /// See [`Settings::window`].
         window: u32,
+        /// See [`Settings::chunk_tokens`].
+        chunk_tokens: u32,
+        /// See [`Settings::entry_policy`].
+        entry_policy: String,
+        /// See [`Settings::kv_dtype`].
+        kv_dtype: String,
         /// See [`Settings::commit_tokens`].
         commit_tokens: u32,
         /// See [`Settings::tenants`]; a later layer replaces the whole list.
@@ -136,6 +142,9 @@ impl PartialSettings {
             model,
             device,
             window,
+            chunk_tokens,
+            entry_policy,
+            kv_dtype,
             commit_tokens,
             tenants,
             tls_cert,
@@ -152,6 +161,9 @@ impl PartialSettings {
         set(&mut settings.model, model);
         set(&mut settings.device, device);
         settings.window = window;
+        settings.chunk_tokens = chunk_tokens;
+        settings.entry_policy = entry_policy;
+        settings.kv_dtype = kv_dtype;
         set(&mut settings.commit_tokens, commit_tokens);
         set(&mut settings.tenants, tenants);
         settings.tls = match (tls_cert, tls_key) {

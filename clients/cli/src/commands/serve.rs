@@ -41,6 +41,9 @@ fn flags(args: Serve, ui: &Ui) -> Result<PartialSettings, Failure> {
     flags.model = args.model;
     flags.device = args.device;
     flags.window = args.window;
+    flags.chunk_tokens = args.chunk_tokens;
+    flags.entry_policy = args.entry_policy;
+    flags.kv_dtype = args.kv_dtype;
     flags.commit_tokens = args.commit_tokens;
     flags.tls_cert = args.tls_cert;
     flags.tls_key = args.tls_key;
