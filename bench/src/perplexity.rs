@@ -4,7 +4,7 @@
 //! context that is not counted, so that memory does not gain by merely standing in for the local window.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use mnemon_client::v1;
@@ -32,6 +32,10 @@ pub struct Arguments {
     /// Tokens before them that are only context, about.
     #[arg(long, default_value_t = 256)]
     context: u64,
+    /// Wait until the graphs of the memories are built, so that they and not the scan are measured: minutes for each
+    /// 100k tokens.
+    #[arg(long)]
+    sealed: bool,
     #[command(flatten)]
     host: HostArguments,
     #[command(flatten)]
@@ -64,6 +68,8 @@ impl Scored {
 }
 
 const MEMORY: &str = "bench";
+/// Entries that the store gathers before it builds a graph of them.
+const SEGMENT_ENTRIES: u64 = 65_536;
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let books = texts(&arguments.novels)?;
@@ -79,7 +85,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         let mut scores: Vec<Scored> = Vec::new();
         for &size in &arguments.memory {
             let begun = Instant::now();
-            let scored = score(&host, &passage, (size as f64 * bytes_per_token) as usize).await?;
+            let scored = score(&host, &passage, (size as f64 * bytes_per_token) as usize, arguments.sealed).await?;
             let change = scores.first().map_or(0.0, |none| 100.0 * (scored.perplexity() / none.perplexity() - 1.0));
             let exact =
                 100.0 * ((scored.log_probability - scored.exact_log_probability) / scored.tokens as f64).exp_m1();
@@ -141,10 +147,13 @@ pub(crate) fn passage<'a>(
 }
 
 /// Fills a memory with the last `bytes` of the shelf and scores the passage with it.
-async fn score(host: &Host, passage: &Passage<'_>, bytes: usize) -> Result<Scored> {
+async fn score(host: &Host, passage: &Passage<'_>, bytes: usize, sealed: bool) -> Result<Scored> {
     let client = &host.client;
     client.create_memory(MEMORY, "of mnemon bench").await?;
     let memory_tokens = passage.fill(host, MEMORY, bytes).await?;
+    if sealed {
+        wait_for_graphs(host).await?;
+    }
     let options = if bytes == 0 { forgetting(MEMORY) } else { recalling(MEMORY) };
     let exact = v1::MemoryOptions { exact: true, ..options.clone() };
     let (tokens, log_probability) = counted(host, passage, options).await?;
@@ -177,6 +186,24 @@ pub(crate) async fn counted(host: &Host, passage: &Passage<'_>, memory: v1::Memo
     let context = host.client.score(passage.context, memory).await?;
     let tokens = whole.tokens.checked_sub(context.tokens).context("the passage has fewer tokens than its context")?;
     Ok((tokens.max(1), whole.log_probability - context.log_probability))
+}
+
+/// Waits until the index has not grown for longer than a graph takes.
+async fn wait_for_graphs(host: &Host) -> Result<()> {
+    const QUIET: Duration = Duration::from_secs(100);
+    const POLL: Duration = Duration::from_secs(2);
+    let (mut bytes, mut since) = (0, Instant::now());
+    while since.elapsed() < QUIET {
+        tokio::time::sleep(POLL).await;
+        let memory = host.client.get_memory(MEMORY).await?;
+        if memory.entries < SEGMENT_ENTRIES {
+            return Ok(());
+        }
+        if memory.index_bytes != bytes {
+            (bytes, since) = (memory.index_bytes, Instant::now());
+        }
+    }
+    Ok(())
 }
 
 /// All passages at one size of memory: geometric means.
