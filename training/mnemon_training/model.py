@@ -118,15 +118,15 @@ def local_bias(session: Tensor, window: int) -> Tensor:
     """
     lanes, tokens = session.shape
     blocks = tokens // window
-    query = torch.arange(window)[:, None] + window
-    key = torch.arange(2 * window)[None, :]
+    query = torch.arange(window, device=session.device)[:, None] + window
+    key = torch.arange(2 * window, device=session.device)[None, :]
     distance = query - key
     near = (distance >= 0) & (distance < window)
     mine = session.view(lanes, blocks, window)
     before = torch.cat([torch.full_like(mine[:, :1], -1), mine[:, :-1]], dim=1)
     theirs = torch.cat([before, mine], dim=2)
     allowed = near & (mine[:, :, :, None] == theirs[:, :, None, :])
-    return torch.zeros(allowed.shape).masked_fill_(~allowed, MASKED)
+    return torch.zeros(allowed.shape, device=session.device).masked_fill_(~allowed, MASKED)
 
 
 class Attention(nn.Module):
@@ -292,14 +292,14 @@ class MemoryModel(nn.Module):
             if memory is not None and memory.bias is not None and memory.bias.shape[-2] == tokens:
                 memory = replace(memory, bias=F.pad(memory.bias, (0, 0, 0, spare)))
         padded = tokens + spare
-        if self.rope[0].shape[0] < padded:
-            self.rope = rope_tables(padded, c.head_dim, c.rope_theta)
+        if self.rope[0].shape[0] < padded or self.rope[0].device != ids.device:
+            self.rope = tuple(table.to(ids.device) for table in rope_tables(padded, c.head_dim, c.rope_theta))
         cos, sin = self.rope[0][:padded], self.rope[1][:padded]
         starts = torch.ones_like(session, dtype=torch.bool)
         starts[:, 1:] = session[:, 1:] != session[:, :-1]
         local = local_bias(session, c.window)
         x = self.model.embed_tokens(ids)
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled(ids.device.type):
             x, cos, sin = x.bfloat16(), cos.bfloat16(), sin.bfloat16()
         mine: list | None = None if kept is None else []
         for block in self.model.layers:
