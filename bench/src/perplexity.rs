@@ -123,13 +123,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// A passage four fifths into a book; the shelf before it is the other books, in order.
-pub(crate) fn passage<'a>(
-    books: &'a [(String, String)],
+pub(crate) fn passage(
+    books: &[(String, String)],
     index: usize,
     bytes_per_token: f64,
     context_tokens: u64,
     counted_tokens: u64,
-) -> Result<Passage<'a>> {
+) -> Result<Passage<'_>> {
     let (book, text) = &books[index];
     let start = line_start(text, text.len() / 5 * 4);
     let bytes = |tokens: u64| (tokens as f64 * bytes_per_token) as usize;

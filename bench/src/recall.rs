@@ -245,8 +245,9 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 }
 
 fn plot(rows: &[(u64, Measured)]) -> String {
+    // Lines may lie on each other: each label says where its line ends.
     let line = |label: &str, pick: &dyn Fn(&Measured) -> f64| Line {
-        label: label.to_owned(),
+        label: format!("{label} {:.0} %", rows.last().map_or(0.0, |(_, row)| pick(row))),
         points: rows.iter().map(|(tokens, row)| (*tokens, pick(row))).collect(),
         faint: false,
     };
