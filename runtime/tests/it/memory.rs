@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 use mnemon_memory_store::{EntryPolicy, KvDtype, Recall};
 use mnemon_runtime::{
-    CaptureAttention, CaptureOptions, Captured, LoadOptions, LocalAttention, LocalMask, Logits, Model, RecallAttention,
-    RecallOptions, SequenceState,
+    CaptureAttention, CaptureOptions, Captured, LoadOptions, LocalAttention, LocalMask, Logits, Model, ModelSource,
+    RecallAttention, RecallOptions, SequenceState,
 };
 
 use crate::common::{TestMemory, cpu, difference, golden, load, logits, rows, some_tokens, tokens};
@@ -62,6 +62,44 @@ fn trained_memory_layers_equal_the_training_code() {
                 assert!(attention.take_masses().is_empty());
             }
         }
+    }
+}
+
+/// What the training package must compute of the exported default model: `training/tests/test_golden.py` reads the same
+/// file. Written anew for another model by `MNEMON_WRITE_GOLDEN=1 cargo test --workspace -- golden_for_training`.
+#[test]
+fn golden_for_training() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/tests/golden_runtime.json");
+    let options = LoadOptions { kv_dtype: Some(KvDtype::F32), ..cpu() };
+    let model = Arc::new(Model::load(&ModelSource::Embedded, &options).unwrap());
+    let (window, vocabulary) = (model.config().memory.window, model.config().vocab_size);
+    let (history, prompt) = (some_tokens(300, vocabulary, 5), some_tokens(24, vocabulary, 6));
+    // One logit in 48: they are all made in the same way.
+    let thin = |rows: Vec<Vec<f32>>| -> Vec<Vec<f32>> {
+        rows.into_iter().map(|row| row.into_iter().step_by(48).collect()).collect()
+    };
+    let without =
+        thin(logits(&model, &mut SequenceState::new(&model), &mut LocalAttention::new(&model, window, 0), &prompt, 24));
+    let (memory, _) = read(&model, &history, 64, window);
+    let everything = RecallOptions { everything: true, ..RecallOptions::default() };
+    let mut attention = RecallAttention::new(&model, window, 0, Arc::new(memory), everything).unwrap();
+    let beside = thin(logits(&model, &mut SequenceState::new(&model), &mut attention, &prompt, 24));
+    assert!(difference(&without, &beside) > 0.1, "memory matters");
+    if std::env::var_os("MNEMON_WRITE_GOLDEN").is_some() {
+        let golden = serde_json::json!({
+            "memory_tokens": history,
+            "prompt_tokens": prompt,
+            "vocabulary_step": 48,
+            "logits_without_memory": without,
+            "logits_with_memory": beside,
+        });
+        fs::write(&path, golden.to_string() + "\n").unwrap();
+    }
+    let golden: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(tokens(&golden["prompt_tokens"]), prompt);
+    for (name, got) in [("logits_without_memory", &without), ("logits_with_memory", &beside)] {
+        let error = difference(got, &rows(&golden[name]));
+        assert!(error < 1e-3, "{name}: {error}");
     }
 }
 
