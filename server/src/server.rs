@@ -176,6 +176,7 @@ fn load_options(settings: &Settings) -> Result<LoadOptions> {
     Ok(LoadOptions {
         device,
         window: settings.window.map(|tokens| tokens as usize),
+        memory_adapter: settings.memory_adapter.clone(),
         chunk_tokens: settings.chunk_tokens,
         entry_policy: settings.entry_policy.as_deref().map(str::parse).transpose().map_err(wrong)?,
         kv_dtype: settings.kv_dtype.as_deref().map(str::parse).transpose().map_err(wrong)?,

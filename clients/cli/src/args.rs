@@ -123,6 +123,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TOKENS")]
     pub(crate) window: Option<u32>,
 
+    /// File that gives memory to a pretrained model (python -m mnemon_training.adapt makes one).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) memory_adapter: Option<PathBuf>,
+
     /// Tokens of a chunk, the unit of storing and citing. Memories of other chunks, policies or types are refused.
     /// [default: the model's]
     #[arg(long, value_name = "TOKENS")]

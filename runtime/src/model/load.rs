@@ -7,7 +7,9 @@ use mnemon_memory_store::{KvDtype, KvGeometry};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::{LoadOptions, Model, ModelSource, fingerprint::fingerprint, folder::Folder, forward::Decoder, hub};
+use super::{
+    LoadOptions, Model, ModelSource, adapter, fingerprint::fingerprint, folder::Folder, forward::Decoder, hub,
+};
 use crate::{
     ChatTemplate, Error, ModelConfig, Result, Rotary,
     config::{memory, parse::token_ids},
@@ -25,6 +27,12 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
         ModelSource::Embedded => (Folder::Embedded, "mnemon-default".into()),
     };
     let mut config = ModelConfig::parse(&folder.needed("config.json")?)?;
+    let device = options.device.open()?;
+    let dtype = dtype(options, &device)?;
+    let mut weights = folder.weights(&name, &device, dtype)?;
+    if let Some(path) = &options.memory_adapter {
+        adapter::apply(path, &mut weights, &mut config)?;
+    }
     apply(&mut config, options)?;
     let geometry = KvGeometry {
         layers: config.memory.layers.clone(),
@@ -45,9 +53,6 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
     }
     let settings = json(&folder, "tokenizer_config.json")?;
     let chat_template = ChatTemplate::find(folder.optional("chat_template.jinja")?, settings.as_ref())?;
-    let device = options.device.open()?;
-    let dtype = dtype(options, &device)?;
-    let mut weights = folder.weights(&name, &device, dtype)?;
     let decoder = Decoder::load(&mut weights, &config)?;
     let rotary = Rotary::new(config.rope, config.head_dim);
     let fingerprint = fingerprint(weights.digests(), &tokenizer_text, &config, &geometry);

@@ -1,5 +1,6 @@
 //! Models: where they come from, how they are loaded, and the one forward pass.
 
+mod adapter;
 mod fingerprint;
 mod folder;
 mod forward;
@@ -74,6 +75,8 @@ pub struct LoadOptions {
     pub chunk_tokens: Option<u32>,
     /// Which vectors become search keys.
     pub entry_policy: Option<EntryPolicy>,
+    /// A file that gives memory to a pretrained model (see `docs/format.md`).
+    pub memory_adapter: Option<PathBuf>,
 }
 
 /// Which logits a forward pass returns.

@@ -123,6 +123,22 @@ impl Weights {
         Self { shards, index, model, device, dtype, digests: BTreeMap::new(), parameters: 0 }
     }
 
+    /// Adds the tensors of another file, none of which may be there already; returns its metadata.
+    pub(super) fn add(&mut self, path: &Path) -> Result<HashMap<String, String>> {
+        let shard = Shard::open(path)?;
+        for name in shard.metadata.tensors().into_keys() {
+            if self.index.insert(name.clone(), self.shards.len()).is_some() {
+                return Err(Error::Damaged {
+                    path: path.into(),
+                    why: format!("the model has a tensor '{name}' already"),
+                });
+            }
+        }
+        let metadata = shard.metadata.metadata().clone().unwrap_or_default();
+        self.shards.push(shard);
+        Ok(metadata)
+    }
+
     /// Number of values read so far.
     pub(super) fn parameters(&self) -> u64 {
         self.parameters

@@ -93,6 +93,61 @@ fn matrices_of_bytes_without_their_scales_are_refused() {
     assert!(message(folder.path()).contains("scale 0"), "{}", message(folder.path()));
 }
 
+/// A model trained with memory, taken apart: a folder without its memory parameters, and these as an adapter.
+fn taken_apart(change: impl FnOnce(&mut Value)) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = folder("memory_joint");
+    edit(&folder.path().join("config.json"), |config| {
+        // Neither the shift of keys nor memory layers: what is left is a pretrained model.
+        config["mnemon"] = json!({"key_shift": true, "chunk_tokens": 64, "entry_policy": "per_token"});
+    });
+    let file = folder.path().join("model.safetensors");
+    let (memory, own): (HashMap<_, _>, HashMap<_, _>) =
+        tensors(&file).into_iter().partition(|(name, _)| name.contains(".memory_"));
+    candle_core::safetensors::save(&own, &file).unwrap();
+    let mut about = json!({"version": 1, "model_type": "qwen3", "hidden_size": 32, "layers": 3, "heads": 4, "kv_heads": 2,
+        "head_dim": 8, "memory_layers": [1, 2], "fusion": "joint", "window": 16});
+    change(&mut about);
+    let metadata = HashMap::from([("mnemon_adapter".to_owned(), about.to_string())]);
+    let adapter = folder.path().join("adapter.st");
+    safetensors::serialize_to_file(&memory, Some(metadata), &adapter).unwrap();
+    (folder, adapter)
+}
+
+#[test]
+fn an_adapter_makes_a_pretrained_model_one_with_memory() {
+    let (folder, adapter) = taken_apart(|_| ());
+    let whole = crate::common::load("memory_joint", &cpu());
+    let options = LoadOptions { memory_adapter: Some(adapter), ..cpu() };
+    let adapted = Model::load(&ModelSource::Directory(folder.path().into()), &options).unwrap();
+    assert_eq!(adapted.config().memory.layers, whole.config().memory.layers);
+    assert_eq!(adapted.config().memory.fusion, whole.config().memory.fusion);
+    assert_eq!(adapted.config().memory.window, whole.config().memory.window);
+    assert_eq!(adapted.fingerprint(), whole.fingerprint(), "same weights, same memories");
+    assert_ne!(adapted.fingerprint(), open(folder.path()).unwrap().fingerprint());
+}
+
+#[test]
+fn adapters_of_other_models_are_refused() {
+    type Change = fn(&mut Value);
+    let cases: [(&str, Change); 5] = [
+        ("hidden_size 64, this one has 32", |about| about["hidden_size"] = json!(64)),
+        ("model_type llama, this one has qwen3", |about| about["model_type"] = json!("llama")),
+        ("version 2", |about| about["version"] = json!(2)),
+        ("'sum'; joint and gate", |about| about["fusion"] = json!("sum")),
+        ("memory_layers", |about| about["memory_layers"] = json!([7])),
+    ];
+    for (expected, change) in cases {
+        let (folder, adapter) = taken_apart(change);
+        let options = LoadOptions { memory_adapter: Some(adapter), ..cpu() };
+        let error = Model::load(&ModelSource::Directory(folder.path().into()), &options).err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let (folder, _) = taken_apart(|_| ());
+    let not_an_adapter = folder.path().join("model.safetensors");
+    let options = LoadOptions { memory_adapter: Some(not_an_adapter), ..cpu() };
+    assert!(Model::load(&ModelSource::Directory(folder.path().into()), &options).is_err());
+}
+
 #[test]
 fn sharded_weights_are_joined() {
     let folder = folder("qwen3");

@@ -13,13 +13,14 @@ use crate::{Error, Result};
 pub(super) const PREFIX: &str = "MNEMON_";
 
 /// Settings whose value is text whatever it looks like.
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 11] = [
     "listen",
     "data",
     "model",
     "device",
     "entry_policy",
     "kv_dtype",
+    "memory_adapter",
     "tls_cert",
     "tls_key",
     "log_format",

@@ -76,6 +76,8 @@ pub struct Settings {
     pub device: String,
     /// Tokens of the local window; the model's own when `None`.
     pub window: Option<u32>,
+    /// File that gives memory to a pretrained model, as `training/` makes it.
+    pub memory_adapter: Option<PathBuf>,
     /// Tokens of a chunk of new memories; the model's own when `None`. Like the next two it is part of the fingerprint:
     /// memories made with other values are refused.
     pub chunk_tokens: Option<u32>,
@@ -112,6 +114,7 @@ impl Default for Settings {
             model: EMBEDDED_MODEL.into(),
             device: "auto".into(),
             window: None,
+            memory_adapter: None,
             chunk_tokens: None,
             entry_policy: None,
             kv_dtype: None,

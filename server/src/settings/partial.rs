@@ -58,6 +58,8 @@ layer! {
         device: String,
         /// See [`Settings::window`].
         window: u32,
+        /// See [`Settings::memory_adapter`].
+        memory_adapter: PathBuf,
         /// See [`Settings::chunk_tokens`].
         chunk_tokens: u32,
         /// See [`Settings::entry_policy`].
@@ -142,6 +144,7 @@ impl PartialSettings {
             model,
             device,
             window,
+            memory_adapter,
             chunk_tokens,
             entry_policy,
             kv_dtype,
@@ -161,6 +164,7 @@ impl PartialSettings {
         set(&mut settings.model, model);
         set(&mut settings.device, device);
         settings.window = window;
+        settings.memory_adapter = memory_adapter;
         settings.chunk_tokens = chunk_tokens;
         settings.entry_policy = entry_policy;
         settings.kv_dtype = kv_dtype;

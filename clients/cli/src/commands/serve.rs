@@ -41,6 +41,7 @@ fn flags(args: Serve, ui: &Ui) -> Result<PartialSettings, Failure> {
     flags.model = args.model;
     flags.device = args.device;
     flags.window = args.window;
+    flags.memory_adapter = args.memory_adapter;
     flags.chunk_tokens = args.chunk_tokens;
     flags.entry_policy = args.entry_policy;
     flags.kv_dtype = args.kv_dtype;
