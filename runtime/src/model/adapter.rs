@@ -15,6 +15,8 @@ use crate::{Error, Fusion, ModelConfig, Result, config::memory};
 /// Key of the file's metadata.
 const KEY: &str = "mnemon_adapter";
 const VERSION: u32 = 1;
+/// What errors are about.
+const WHAT: &str = "memory adapter";
 
 #[derive(Deserialize)]
 struct About {
@@ -38,7 +40,8 @@ pub(super) fn apply(path: &Path, weights: &mut Weights, config: &mut ModelConfig
         metadata.get(KEY).ok_or_else(|| damaged(format!("its metadata has no '{KEY}': this is no memory adapter")))?;
     let about: About = serde_json::from_str(about).map_err(|error| damaged(format!("its '{KEY}': {error}")))?;
     if about.version != VERSION {
-        return Err(damaged(format!("it has version {}; this program reads version {VERSION}", about.version)));
+        let why = format!("it has version {}; this program reads version {VERSION}", about.version);
+        return Err(Error::Invalid { what: WHAT, why });
     }
     let family = format!("{:?}", config.architecture).to_lowercase();
     let made_for = [
@@ -53,15 +56,19 @@ pub(super) fn apply(path: &Path, weights: &mut Weights, config: &mut ModelConfig
         let why = format!(
             "it was made for a model with {what} {adapter}, this one has {model}: take the adapter of this model"
         );
-        return Err(damaged(why));
+        return Err(Error::Invalid { what: WHAT, why });
     }
     if config.memory.fusion.is_some() {
-        return Err(damaged("the model was trained with memory already: serve it without an adapter".into()));
+        let why = "the model was trained with memory already: serve it without an adapter".into();
+        return Err(Error::Invalid { what: WHAT, why });
     }
     config.memory.fusion = Some(match about.fusion.as_str() {
         "joint" => Fusion::Joint,
         "gate" => Fusion::Gate,
-        other => return Err(damaged(format!("fusion '{other}'; joint and gate are supported"))),
+        other => {
+            let why = format!("fusion '{other}'; joint and gate are supported");
+            return Err(Error::Invalid { what: WHAT, why });
+        }
     });
     config.memory.layers = memory::checked_layers(about.memory_layers, config.layers)?;
     config.memory.window = memory::checked_window(about.window)?;
