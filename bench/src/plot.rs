@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use crate::report::tokens_label;
 
-const WIDTH: f64 = 700.0;
+const WIDTH: f64 = 730.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 170.0;
+const RIGHT: f64 = 200.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 60.0;
 /// Dark enough for a light background, and apart for colour-blind eyes (Okabe and Ito's set).
