@@ -88,7 +88,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
             let scored = score(&host, &passage, (size as f64 * bytes_per_token) as usize, arguments.sealed).await?;
             let change = scores.first().map_or(0.0, |none| 100.0 * (scored.perplexity() / none.perplexity() - 1.0));
             let exact =
-                100.0 * ((scored.log_probability - scored.exact_log_probability) / scored.tokens as f64).exp_m1();
+                100.0 * ((scored.exact_log_probability - scored.log_probability) / scored.tokens as f64).exp_m1();
             println!(
                 "{:<28} {:>9} {:>11.2} {:>8.1}% {:>8.2}% {:>7.1}",
                 passage.book,
