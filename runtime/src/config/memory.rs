@@ -22,6 +22,7 @@ pub(super) struct Raw {
     chunk_tokens: Option<usize>,
     entry_policy: Option<String>,
     recall_top_k: Option<usize>,
+    position: Option<String>,
 }
 
 /// Fills in the defaults: for a model that was not trained with memory, the upper middle third of its layers, a
@@ -48,6 +49,9 @@ pub(super) fn complete(raw: Option<&Raw>, layers: usize, max_position_embeddings
         Some("gate") => Some(Fusion::Gate),
         Some(other) => return invalid("mnemon.fusion", format!("'{other}'; joint and gate are supported")),
     };
+    if let Some(other) = raw.position.as_deref().filter(|&position| position != "rotary") {
+        return invalid("mnemon.position", format!("'{other}'; only rotary is supported"));
+    }
     memory.key_shift = raw.key_shift.unwrap_or(false);
     memory.window = checked_window(raw.window.unwrap_or(window))?;
     memory.sinks = checked_sinks(raw.sinks.unwrap_or(memory.sinks))?;

@@ -71,7 +71,7 @@ impl Settings<'_> {
         match kind {
             "default" => Ok(RopeScaling::Default),
             "linear" => Ok(RopeScaling::Linear { factor: self.factor()? }),
-            "dynamic" | "ntk" => Ok(RopeScaling::Dynamic { factor: self.factor()?, original: max_position_embeddings }),
+            "dynamic" => Ok(RopeScaling::Dynamic { factor: self.factor()?, original: max_position_embeddings }),
             "yarn" => self.yarn(max_position_embeddings),
             "llama3" => {
                 let (low, high) = (self.positive("low_freq_factor")?, self.positive("high_freq_factor")?);

@@ -54,6 +54,10 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
     let settings = json(&folder, "tokenizer_config.json")?;
     let chat_template = ChatTemplate::find(folder.optional("chat_template.jinja")?, settings.as_ref())?;
     let decoder = Decoder::load(&mut weights, &config)?;
+    if let Some((path, name)) = options.memory_adapter.as_ref().and_then(|path| Some((path, weights.unread(path)?))) {
+        let why = format!("{} has a tensor '{name}', which would be ignored; LoRA is not supported", path.display());
+        return Err(Error::Invalid { what: "memory adapter", why });
+    }
     let rotary = Rotary::new(config.rope, config.head_dim);
     let fingerprint = fingerprint(weights.digests(), &tokenizer_text, &config, &geometry);
     let parameters = weights.parameters();

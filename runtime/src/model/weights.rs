@@ -139,6 +139,13 @@ impl Weights {
         Ok(metadata)
     }
 
+    /// The first tensor of a file, by name, that was not read: something that would be ignored.
+    pub(super) fn unread(&self, path: &Path) -> Option<String> {
+        let shard = self.shards.iter().find(|shard| shard.path == path)?;
+        let names = shard.metadata.tensors().into_keys();
+        names.filter(|name| !self.digests.contains_key(name)).min()
+    }
+
     /// Number of values read so far.
     pub(super) fn parameters(&self) -> u64 {
         self.parameters
@@ -156,7 +163,12 @@ impl Weights {
 
     /// A small vector as numbers.
     pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-        Ok(self.host(name, &[len])?.to_dtype(DType::F32)?.to_vec1()?)
+        let values: Vec<f32> = self.host(name, &[len])?.to_dtype(DType::F32)?.to_vec1()?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let why = format!("value {at} of tensor '{name}' is {}", values[at]);
+            return Err(Error::Damaged { path: self.path_of(name), why });
+        }
+        Ok(values)
     }
 
     /// A tensor as it is stored, on the host. A matrix of U8 `[rows, columns]` has its scales beside it, `NAME.scale`,

@@ -127,6 +127,38 @@ fn an_adapter_makes_a_pretrained_model_one_with_memory() {
 }
 
 #[test]
+fn what_would_be_ignored_is_refused() {
+    let (folder, adapter) = taken_apart(|_| ());
+    let own = fs::read(&adapter).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&own).unwrap();
+    let metadata = header.metadata().clone();
+    let load = |change: &dyn Fn(&mut HashMap<String, Tensor>)| {
+        let mut all = candle_core::safetensors::load_buffer(&own, &Device::Cpu).unwrap();
+        change(&mut all);
+        safetensors::serialize_to_file(&all, metadata.clone(), &adapter).unwrap();
+        let options = LoadOptions { memory_adapter: Some(adapter.clone()), ..cpu() };
+        Model::load(&ModelSource::Directory(folder.path().into()), &options).map(|_| ()).map_err(|e| e.to_string())
+    };
+    load(&|_| ()).unwrap();
+    let lora = "model.layers.1.self_attn.q_proj.lora_A";
+    let error = load(&|all| drop(all.insert(lora.into(), Tensor::zeros((2, 32), DType::F32, &Device::Cpu).unwrap())));
+    assert!(error.as_ref().unwrap_err().contains(lora), "{error:?}");
+    let scale = "model.layers.1.self_attn.memory_scale";
+    let error = load(&|all| drop(all.insert(scale.into(), Tensor::new(&[f32::NAN; 4], &Device::Cpu).unwrap())));
+    assert!(error.as_ref().unwrap_err().contains(scale), "{error:?}");
+
+    for position in ["alibi", "sinusoidal", "nonsense"] {
+        edit(&folder.path().join("config.json"), |config| config["mnemon"]["position"] = json!(position));
+        assert!(message(folder.path()).contains(position), "{}", message(folder.path()));
+    }
+    edit(&folder.path().join("config.json"), |config| {
+        config["mnemon"]["position"] = json!("rotary");
+        config["rope_scaling"] = json!({"rope_type": "ntk", "factor": 8.0});
+    });
+    assert!(message(folder.path()).contains("ntk"), "{}", message(folder.path()));
+}
+
+#[test]
 fn adapters_of_other_models_are_refused() {
     type Change = fn(&mut Value);
     let cases: [(&str, Change); 5] = [
