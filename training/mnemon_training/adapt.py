@@ -147,13 +147,12 @@ def main() -> None:
     trained = add_memory(model, layers, args.window, args.fusion)
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(args.text.glob("*.txt"))]
     pieces = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-    pieces = [ids for ids in pieces if len(ids) > 2 * args.length]
+    pieces = [ids for ids in pieces if len(ids) > 3 * args.length]
     if not pieces:
-        raise SystemExit(f"{args.text}: no .txt file of more than {2 * args.length} tokens")
+        raise SystemExit(f"{args.text}: no .txt file of more than {3 * args.length} tokens")
     # The last tenth of every text is kept for measuring.
     held_out = torch.stack([ids[-args.length - 1:] for ids in pieces[:8]]).to(args.device)
     pieces = [ids[:-max(args.length + 1, len(ids) // 10)] for ids in pieces]
-    pieces = [ids for ids in pieces if len(ids) > args.length + 1] or [held_out[0].cpu()]
 
     def measure() -> float:
         with torch.no_grad():
@@ -183,6 +182,8 @@ def main() -> None:
                 best = held
                 write(model, layers, args.window, args.fusion, args.out)
     print(f"held out {without:.4f} without memory, {best:.4f} with it -> {args.out}")
+    if best >= without:
+        print("warning: this adapter does not help on the held-out text; do not serve it, train longer or on other text")
 
 
 if __name__ == "__main__":
