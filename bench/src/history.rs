@@ -7,84 +7,28 @@
 //! The same seed, length and number of questions give the same text on every machine: numbers are drawn from
 //! `ChaCha8` by a rule of our own, so that no library update changes them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+use mnemon_client::v1;
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
-use serde::Deserialize;
+use rand_chacha::rand_core::SeedableRng;
+
+pub use crate::grammar::{Fact, Revision};
+use crate::grammar::{Grammar, draw};
 
 /// Facts planted at most, the ones that are asked about included.
 pub const FACTS_MAX: usize = 2_000;
 
+/// Bytes of a generated line that make a token of the built-in model, about.
+pub const BYTES_PER_TOKEN: f64 = 3.9;
+
+/// Tokens of an answer; the longest possible answer has fewer.
+pub const ANSWER_TOKENS_MAX: u32 = 40;
+
 /// Bytes of history for each fact that nobody asks about.
 const BYTES_PER_OTHER_FACT: u64 = 2_500;
-
-const GRAMMAR: &str = include_str!("../../models/default/histories.json");
-
-#[derive(Debug, Deserialize)]
-struct Grammar {
-    version: u32,
-    slots: BTreeMap<String, Vec<String>>,
-    turns: Vec<String>,
-    facts: Vec<FactKind>,
-}
-
-#[derive(Debug, Deserialize)]
-struct FactKind {
-    subject: String,
-    value: String,
-    statements: Vec<String>,
-    questions: Vec<String>,
-    answer: String,
-    /// Lines that give an earlier fact a new value.
-    #[serde(default)]
-    updates: Vec<String>,
-    #[serde(default)]
-    updated_answer: String,
-}
-
-/// Something said once in a history, and how to ask for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fact {
-    /// What it is about; no other fact of the history has the same subject.
-    pub subject: String,
-    /// What an answer must contain.
-    pub value: String,
-    /// The line that says it, without its line break.
-    pub statement: String,
-    /// A prompt that asks for it and ends in `Answer:`.
-    pub question: String,
-    /// The answer in full.
-    pub answer: String,
-    /// Whether it is one of the facts to ask about.
-    pub asked: bool,
-    /// What this fact is to another one about the same subject.
-    pub revision: Revision,
-}
-
-/// Whether a fact changes in the course of a history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Revision {
-    /// Said once.
-    None,
-    /// A later line gives another value.
-    Superseded,
-    /// The latest value; an earlier line gave another one.
-    Latest,
-}
-
-impl Fact {
-    /// Whether an answer gives the value: as a word of its own, after the subject if it repeats the subject.
-    pub fn is_answered_by(&self, text: &str) -> bool {
-        let said = text.split_once(&self.subject).map_or(text, |(_, rest)| rest);
-        said.match_indices(&self.value).any(|(at, value)| {
-            let outside = |c: Option<char>| !c.is_some_and(char::is_alphanumeric);
-            outside(said[..at].chars().next_back()) && outside(said[at + value.len()..].chars().next())
-        })
-    }
-}
 
 /// A fact with its place in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,13 +118,26 @@ impl History {
     /// # Errors
     /// As for [`History::new`].
     pub fn survey(plan: Plan, prose: Arc<[String]>, continuation_bytes: usize) -> Result<Survey> {
+        Self::walk(plan, prose, continuation_bytes, |_| ())
+    }
+
+    /// Makes the whole history and keeps it: its text, and what is in it.
+    ///
+    /// # Errors
+    /// As for [`History::new`].
+    pub fn whole(plan: Plan, prose: Arc<[String]>) -> Result<(String, Survey)> {
+        let mut text = String::new();
+        let survey = Self::walk(plan, prose, 0, |line| text.push_str(line))?;
+        Ok((text, survey))
+    }
+
+    fn walk(plan: Plan, prose: Arc<[String]>, continuation_bytes: usize, mut each: impl FnMut(&str)) -> Result<Survey> {
         let mut history = Self::new(plan, prose)?;
         let mut facts = Vec::with_capacity(history.facts.len());
         loop {
             let (index, byte_start) = (history.next_fact, history.position);
-            if history.next().is_none() {
-                break;
-            }
+            let Some(line) = history.next() else { break };
+            each(&line);
             if history.next_fact > index {
                 let fact = history.facts[index].1.clone();
                 let byte_end = byte_start + fact.statement.len() as u64;
@@ -249,6 +206,16 @@ impl Iterator for History {
     }
 }
 
+/// Rank, from 1, of the first chunk that overlaps these bytes.
+pub fn rank_of<'c>(
+    mut chunks: impl Iterator<Item = Option<&'c v1::Chunk>>,
+    byte_start: u64,
+    byte_end: u64,
+) -> Option<usize> {
+    let overlaps = |span: v1::SourceSpan| span.byte_start < byte_end && byte_start < span.byte_end;
+    chunks.position(|chunk| chunk.and_then(|c| c.span).is_some_and(overlaps)).map(|index| index + 1)
+}
+
 /// Chooses facts with unique subjects and where each is due.
 fn plant(grammar: &Grammar, rng: &mut ChaCha8Rng, plan: Plan) -> Result<Vec<(u64, Fact)>> {
     let asked = plan.questions.min(FACTS_MAX);
@@ -257,8 +224,12 @@ fn plant(grammar: &Grammar, rng: &mut ChaCha8Rng, plan: Plan) -> Result<Vec<(u64
     let mut facts = Vec::with_capacity(asked + others);
     for index in 0..asked + others {
         let revises = index < asked && index % 2 == 1 && index / 2 < plan.revised;
-        let (mut fact, earlier) =
-            if revises { grammar.revised_fact(rng, &mut subjects)? } else { (grammar.fact(rng, &mut subjects)?, None) };
+        let (mut fact, earlier) = if revises {
+            let (fact, earlier) = grammar.revised_fact(rng, &mut subjects)?;
+            (fact, Some(earlier))
+        } else {
+            (grammar.fact(rng, &mut subjects)?, None)
+        };
         fact.asked = index < asked;
         // The last of the facts asked about ends where the history ends.
         let room = plan.bytes.saturating_sub(fact.statement.len() as u64 + 1);
@@ -273,123 +244,6 @@ fn plant(grammar: &Grammar, rng: &mut ChaCha8Rng, plan: Plan) -> Result<Vec<(u64
     // Stable, so that a fact asked about comes before others due at the same byte.
     facts.sort_by_key(|(due, _)| *due);
     Ok(facts)
-}
-
-impl Grammar {
-    /// Reads the grammar and checks that every template can be filled.
-    fn built_in() -> Result<Self> {
-        let grammar: Self = serde_json::from_str(GRAMMAR).context("the built-in grammar of histories is damaged")?;
-        if grammar.version != 1 {
-            bail!("the built-in grammar of histories has version {}; this program knows version 1", grammar.version);
-        }
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        for turn in &grammar.turns {
-            grammar.fill(turn, &mut rng)?;
-        }
-        Ok(grammar)
-    }
-
-    /// A line that states no fact.
-    fn turn(&self, rng: &mut ChaCha8Rng) -> Result<String> {
-        self.fill(choose(&self.turns, rng)?, rng)
-    }
-
-    /// A fact about a subject that is not among `subjects`; the subject is added to them.
-    fn fact(&self, rng: &mut ChaCha8Rng, subjects: &mut HashSet<String>) -> Result<Fact> {
-        let (kind, subject) = self.subject(rng, subjects)?;
-        let value = self.value(&kind.value, rng)?;
-        Self::state(kind, &kind.statements, &kind.answer, subject, value, rng)
-    }
-
-    /// A fact that revises another one, which comes with it.
-    fn revised_fact(&self, rng: &mut ChaCha8Rng, subjects: &mut HashSet<String>) -> Result<(Fact, Option<Fact>)> {
-        let (kind, subject) = self.subject(rng, subjects)?;
-        let value = self.value(&kind.value, rng)?;
-        let mut old = value.clone();
-        while old == value {
-            old = self.value(&kind.value, rng)?;
-        }
-        let earlier = Self::state(kind, &kind.statements, &kind.answer, subject.clone(), old, rng)?;
-        let latest = Self::state(kind, &kind.updates, &kind.updated_answer, subject, value, rng)?;
-        Ok((Fact { revision: Revision::Latest, ..latest }, Some(Fact { revision: Revision::Superseded, ..earlier })))
-    }
-
-    /// A kind of fact, and a new subject for it.
-    fn subject(&self, rng: &mut ChaCha8Rng, subjects: &mut HashSet<String>) -> Result<(&FactKind, String)> {
-        const TRIES: usize = 10_000;
-        for _ in 0..TRIES {
-            let kind = choose(&self.facts, rng)?;
-            let subject = self.fill(&kind.subject, rng)?;
-            if subjects.insert(subject.clone()) {
-                return Ok((kind, subject));
-            }
-        }
-        bail!("the grammar of histories has too few subjects for {} facts", subjects.len() + 1)
-    }
-
-    /// Fills in a statement, a question and the answer.
-    fn state(
-        kind: &FactKind,
-        statements: &[String],
-        answer: &str,
-        subject: String,
-        value: String,
-        rng: &mut ChaCha8Rng,
-    ) -> Result<Fact> {
-        let fill = |template: &str| template.replace("{subject}", &subject).replace("{value}", &value);
-        Ok(Fact {
-            statement: fill(choose(statements, rng)?),
-            question: fill(choose(&kind.questions, rng)?),
-            answer: fill(answer),
-            subject,
-            value,
-            asked: false,
-            revision: Revision::None,
-        })
-    }
-
-    /// A value of a form such as `digits:4` or `slot:place`.
-    fn value(&self, form: &str, rng: &mut ChaCha8Rng) -> Result<String> {
-        match form.split_once(':') {
-            Some(("digits", count)) => {
-                let count: usize = count.parse().with_context(|| format!("form of values {form:?}"))?;
-                Ok((0..count).map(|_| char::from(b'0' + draw(rng, 10) as u8)).collect())
-            }
-            Some(("slot", slot)) => self.word(slot, rng).map(str::to_owned),
-            _ => bail!("the grammar of histories has an unknown form of values: {form:?}"),
-        }
-    }
-
-    /// Replaces every `{slot}` by a word of that slot.
-    fn fill(&self, template: &str, rng: &mut ChaCha8Rng) -> Result<String> {
-        let mut text = String::with_capacity(template.len() + 32);
-        let mut rest = template;
-        while let Some((before, after)) = rest.split_once('{') {
-            let (slot, after) = after.split_once('}').with_context(|| format!("open brace in {template:?}"))?;
-            text.push_str(before);
-            text.push_str(self.word(slot, rng)?);
-            rest = after;
-        }
-        text.push_str(rest);
-        Ok(text)
-    }
-
-    fn word(&self, slot: &str, rng: &mut ChaCha8Rng) -> Result<&str> {
-        let words = self.slots.get(slot).with_context(|| format!("the grammar of histories has no slot {slot:?}"))?;
-        choose(words, rng).map(String::as_str)
-    }
-}
-
-fn choose<'a, T>(from: &'a [T], rng: &mut ChaCha8Rng) -> Result<&'a T> {
-    if from.is_empty() {
-        bail!("the grammar of histories has an empty list");
-    }
-    Ok(&from[draw(rng, from.len())])
-}
-
-/// A number below `bound`, each about equally likely.
-fn draw(rng: &mut ChaCha8Rng, bound: usize) -> usize {
-    ((u128::from(rng.next_u64()) * bound as u128) >> 64) as usize
 }
 
 #[cfg(test)]
@@ -486,27 +340,16 @@ mod tests {
     }
 
     #[test]
+    fn the_whole_history_is_its_lines_and_their_survey() {
+        let (whole, survey) = History::whole(PLAN, Arc::default()).unwrap();
+        assert_eq!(whole, text(PLAN));
+        assert_eq!(survey.facts, History::survey(PLAN, Arc::default(), 0).unwrap().facts);
+    }
+
+    #[test]
     fn prose_stands_among_the_lines() {
         let prose: Arc<[String]> = (0..40).map(|i| format!("Paragraph {i} of a book.")).collect();
         let text: String = History::new(PLAN, prose).unwrap().collect();
         assert_eq!(text.matches(" of a book.\n").count(), 40);
-    }
-
-    #[test]
-    fn an_answer_must_give_the_value_as_a_word() {
-        let fact = Fact {
-            subject: "the red tower".into(),
-            value: "tower".into(),
-            statement: String::new(),
-            question: String::new(),
-            answer: String::new(),
-            asked: true,
-            revision: Revision::None,
-        };
-        assert!(fact.is_answered_by(" the storage place of the red tower is tower."));
-        assert!(fact.is_answered_by("tower"));
-        assert!(!fact.is_answered_by(" the storage place of the red tower is dock."));
-        assert!(!fact.is_answered_by(" the storage place of the red tower is towers."));
-        assert!(!fact.is_answered_by(""));
     }
 }

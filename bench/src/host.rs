@@ -68,7 +68,7 @@ impl Host {
             entry_policy: shape.entry_policy.map(str::to_owned),
             kv_dtype: shape.kv_dtype.map(str::to_owned),
             shutdown_grace: Duration::from_secs(1),
-            ..Settings::default()
+            ..defaults
         };
         let server = Embedded::start(settings).await?;
         let options = ConnectOptions { endpoint: server.endpoint(), ..ConnectOptions::default() };

@@ -7,13 +7,15 @@
 //! | `recall.rs` | facts planted in long histories, asked for |
 //! | `pareto.rs` | what the settings of a memory cost and bring |
 //! | `index_recall.rs` | the graph index against exact search |
-//! | `history.rs` | the generated histories |
+//! | `history.rs` | the generated histories, and where in them facts stand |
+//! | `grammar.rs` | their lines |
 //! | `host.rs` | a server in this process; requests with their times |
 //! | `report.rs` | JSON and plots, with the command and the machine |
 //! | `plot.rs` | lines over a logarithmic axis, as SVG |
 
 pub mod history;
 
+mod grammar;
 mod host;
 mod index_recall;
 mod pareto;

@@ -2,17 +2,16 @@
 //! same facts, and which of the settings no other one beats in all of perplexity, facts, time and bytes.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Result;
 use mnemon_client::v1;
 use serde_json::{Value, json};
 
-use crate::history::{History, Plan, Survey};
+use crate::history::{ANSWER_TOKENS_MAX, BYTES_PER_TOKEN, History, Plan, Survey};
 use crate::host::{Host, HostArguments, Shape, recalling};
-use crate::perplexity::{counted, passage};
+use crate::perplexity::{Passage, counted, passage};
 use crate::plot::{Line, Plot};
-use crate::recall::{ANSWER_TOKENS_MAX, BYTES_PER_TOKEN, DOCUMENT, Tally, median, paragraphs};
+use crate::recall::{DOCUMENT, Tally, median, paragraphs};
 use crate::report::{Output, parse_tokens, texts};
 
 /// See the module.
@@ -41,14 +40,16 @@ pub struct Arguments {
 
 /// Chunks recalled, for every shape.
 const TOP_K: [u32; 5] = [4, 8, 16, 32, 64];
+/// The model's own.
+const OWN: Shape = Shape { chunk_tokens: None, entry_policy: None, kv_dtype: None };
 const SHAPES: [(&str, Shape); 7] = [
-    ("as the model says", Shape { chunk_tokens: None, entry_policy: None, kv_dtype: None }),
-    ("chunks of 32 tokens", Shape { chunk_tokens: Some(32), entry_policy: None, kv_dtype: None }),
-    ("chunks of 128 tokens", Shape { chunk_tokens: Some(128), entry_policy: None, kv_dtype: None }),
-    ("entries: mean of 4", Shape { chunk_tokens: None, entry_policy: Some("block_mean:4"), kv_dtype: None }),
-    ("entries: 16 of a chunk", Shape { chunk_tokens: None, entry_policy: Some("representative:16"), kv_dtype: None }),
-    ("stored as bf16", Shape { chunk_tokens: None, entry_policy: None, kv_dtype: Some("bf16") }),
-    ("stored as f32", Shape { chunk_tokens: None, entry_policy: None, kv_dtype: Some("f32") }),
+    ("as the model says", OWN),
+    ("chunks of 32 tokens", Shape { chunk_tokens: Some(32), ..OWN }),
+    ("chunks of 128 tokens", Shape { chunk_tokens: Some(128), ..OWN }),
+    ("entries: mean of 4", Shape { entry_policy: Some("block_mean:4"), ..OWN }),
+    ("entries: 16 of a chunk", Shape { entry_policy: Some("representative:16"), ..OWN }),
+    ("stored as bf16", Shape { kv_dtype: Some("bf16"), ..OWN }),
+    ("stored as f32", Shape { kv_dtype: Some("f32"), ..OWN }),
 ];
 const HISTORY: &str = "history";
 
@@ -77,18 +78,19 @@ impl Point {
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let books = texts(&arguments.novels)?;
+    let host = Host::start(&arguments.host).await?;
+    let model = host.client.model().await?;
+    let bytes_per_token = host.bytes_per_token(&books[0].1).await?;
+    host.stop().await?;
+    let material = Material::make(arguments, &books, bytes_per_token)?;
     let mut points: Vec<Point> = Vec::new();
-    let mut model = v1::Model::default();
     println!(
         "{:<24} {:>5} {:>11} {:>7} {:>10} {:>12}",
         "memory", "top k", "perplexity", "exact", "ms/token", "bytes/token"
     );
     for (name, shape) in SHAPES {
         let host = Host::start_with(&arguments.host, &shape).await?;
-        if points.is_empty() {
-            model = host.client.model().await?;
-        }
-        let made = measure(&host, arguments, &books, name).await?;
+        let made = measure(&host, &material, name).await?;
         for point in &made {
             println!(
                 "{:<24} {:>5} {:>11.3} {:>6.1}% {:>10.2} {:>12.1}",
@@ -107,39 +109,45 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     arguments.output.write("pareto", &model, &json!({"tokens": arguments.tokens, "points": rows}), &plot(&points))
 }
 
-async fn measure(
-    host: &Host,
-    arguments: &Arguments,
-    books: &[(String, String)],
-    shape: &'static str,
-) -> Result<Vec<Point>> {
-    const CONTEXT_TOKENS: u64 = 256;
-    const COUNTED_TOKENS: u64 = 768;
-    let bytes_per_token = host.bytes_per_token(&books[0].1).await?;
-    let bytes = (arguments.tokens as f64 * bytes_per_token) as usize;
-    let count = arguments.passages.clamp(1, books.len());
-    let mut passages = Vec::with_capacity(count);
+/// What every setting is measured on.
+struct Material<'a> {
+    passages: Vec<Passage<'a>>,
+    /// Bytes of text before a passage that memory holds.
+    bytes: usize,
+    history: String,
+    survey: Survey,
+}
+
+impl<'a> Material<'a> {
+    fn make(arguments: &Arguments, books: &'a [(String, String)], bytes_per_token: f64) -> Result<Self> {
+        const CONTEXT_TOKENS: u64 = 256;
+        const COUNTED_TOKENS: u64 = 768;
+        let count = arguments.passages.clamp(1, books.len());
+        let one = |index| passage(books, index * books.len() / count, bytes_per_token, CONTEXT_TOKENS, COUNTED_TOKENS);
+        let plan = Plan {
+            seed: arguments.seed,
+            bytes: (arguments.tokens as f64 * BYTES_PER_TOKEN) as u64,
+            questions: arguments.facts,
+            revised: 0,
+        };
+        let (history, survey) = History::whole(plan, paragraphs(books))?;
+        let bytes = (arguments.tokens as f64 * bytes_per_token) as usize;
+        Ok(Self { passages: (0..count).map(one).collect::<Result<_>>()?, bytes, history, survey })
+    }
+}
+
+async fn measure(host: &Host, material: &Material<'_>, shape: &'static str) -> Result<Vec<Point>> {
+    let mut passages = Vec::with_capacity(material.passages.len());
     let (mut stored, mut read) = (0, 0);
-    for index in 0..count {
-        let at = index * books.len() / count;
-        let passage = passage(books, at, bytes_per_token, CONTEXT_TOKENS, COUNTED_TOKENS)?;
+    for (index, passage) in material.passages.iter().enumerate() {
         let name = format!("passage-{index}");
         host.client.create_memory(&name, "of mnemon bench").await?;
-        read += passage.fill(host, &name, bytes).await?;
+        read += passage.fill(host, &name, material.bytes).await?;
         stored += host.client.get_memory(&name).await?.stored_bytes;
         passages.push((name, passage));
     }
-    let plan = Plan {
-        seed: arguments.seed,
-        bytes: (arguments.tokens as f64 * BYTES_PER_TOKEN) as u64,
-        questions: arguments.facts,
-        revised: 0,
-    };
-    let prose = paragraphs(books);
-    let survey: Survey = History::survey(plan, Arc::clone(&prose), 0)?;
-    let text: String = History::new(plan, prose)?.collect();
     host.client.create_memory(HISTORY, "of mnemon bench").await?;
-    host.read(HISTORY, DOCUMENT, &text).await?;
+    host.read(HISTORY, DOCUMENT, &material.history).await?;
 
     let mut points = Vec::with_capacity(TOP_K.len());
     for top_k in TOP_K {
@@ -151,7 +159,7 @@ async fn measure(
             log_probability += sum;
         }
         let (mut exact, mut decode_ms) = (Tally::default(), Vec::new());
-        for planted in survey.asked() {
+        for planted in material.survey.asked() {
             let answer = host.ask(&planted.fact.question, options(HISTORY), ANSWER_TOKENS_MAX).await?;
             exact.add(planted.fact.is_answered_by(&answer.text));
             decode_ms.push(answer.finish.usage.unwrap_or_default().decode_ms_per_token);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use mnemon_client::v1;
+use mnemon_memory_store::StoreOptions;
 use serde_json::{Value, json};
 
 use crate::host::{Host, HostArguments, forgetting, recalling};
@@ -68,8 +69,6 @@ impl Scored {
 }
 
 const MEMORY: &str = "bench";
-/// Entries that the store gathers before it builds a graph of them.
-const SEGMENT_ENTRIES: u64 = 65_536;
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let books = texts(&arguments.novels)?;
@@ -192,11 +191,12 @@ pub(crate) async fn counted(host: &Host, passage: &Passage<'_>, memory: v1::Memo
 async fn wait_for_graphs(host: &Host) -> Result<()> {
     const QUIET: Duration = Duration::from_secs(100);
     const POLL: Duration = Duration::from_secs(2);
+    let seal_entries = StoreOptions::default().seal_entries as u64;
     let (mut bytes, mut since) = (0, Instant::now());
     while since.elapsed() < QUIET {
         tokio::time::sleep(POLL).await;
         let memory = host.client.get_memory(MEMORY).await?;
-        if memory.entries < SEGMENT_ENTRIES {
+        if memory.entries < seal_entries {
             return Ok(());
         }
         if memory.index_bytes != bytes {

@@ -9,7 +9,7 @@ use anyhow::Result;
 use mnemon_client::v1;
 use serde_json::{Value, json};
 
-use crate::history::{Fact, History, Plan, Planted, Revision, Survey};
+use crate::history::{ANSWER_TOKENS_MAX, BYTES_PER_TOKEN, Fact, History, Plan, Planted, Revision, rank_of};
 use crate::host::{Answer, Host, HostArguments, forgetting, recalling};
 use crate::plot::{Line, Plot};
 use crate::report::{Output, parse_tokens, texts, tokens_label};
@@ -40,9 +40,6 @@ pub struct Arguments {
 
 const MEMORY: &str = "bench";
 pub(crate) const DOCUMENT: &str = "history";
-/// Bytes of a generated line that make a token of the built-in model, about. What was read is counted and reported.
-pub(crate) const BYTES_PER_TOKEN: f64 = 3.9;
-pub(crate) const ANSWER_TOKENS_MAX: u32 = 40;
 /// What the model says of a fact that it does not remember.
 const UNKNOWN: &str = "not known";
 
@@ -128,8 +125,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
 }
 
 async fn measure(host: &Host, model: &v1::Model, plan: Plan, prose: &Arc<[String]>) -> Result<Measured> {
-    let survey: Survey = History::survey(plan, Arc::clone(prose), 0)?;
-    let text: String = History::new(plan, Arc::clone(prose))?.collect();
+    let (text, survey) = History::whole(plan, Arc::clone(prose))?;
     host.client.create_memory(MEMORY, "of mnemon bench").await?;
     let mut measured = Measured { tokens: host.read(MEMORY, DOCUMENT, &text).await?, ..Measured::default() };
     for planted in survey.asked() {
@@ -224,8 +220,8 @@ async fn prompt_with_search(host: &Host, model: &v1::Model, fact: &Fact) -> Resu
 
 /// Whether the chunk that most was drawn on holds the fact.
 fn cites(answer: &Answer, planted: &Planted) -> bool {
-    let first = answer.finish.citations.first().and_then(|c| c.chunk.as_ref()).and_then(|c| c.span);
-    first.is_some_and(|span| span.byte_start < planted.byte_end && planted.byte_start < span.byte_end)
+    let chunks = answer.finish.citations.iter().map(|citation| citation.chunk.as_ref());
+    rank_of(chunks, planted.byte_start, planted.byte_end) == Some(1)
 }
 
 pub(crate) fn paragraphs(books: &[(String, String)]) -> Arc<[String]> {

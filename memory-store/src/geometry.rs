@@ -25,6 +25,17 @@ impl KvDtype {
     }
 }
 
+impl fmt::Display for KvDtype {
+    /// As [`FromStr`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 impl FromStr for KvDtype {
     type Err = Error;
 
@@ -54,6 +65,17 @@ pub enum EntryPolicy {
         /// Entries of a chunk, at least 1.
         count: u16,
     },
+}
+
+impl fmt::Display for EntryPolicy {
+    /// As [`FromStr`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PerToken => f.write_str("per_token"),
+            Self::BlockMean { tokens } => write!(f, "block_mean:{tokens}"),
+            Self::Representative { count } => write!(f, "representative:{count}"),
+        }
+    }
 }
 
 impl FromStr for EntryPolicy {
@@ -144,5 +166,26 @@ impl fmt::Display for Fingerprint {
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Fingerprint({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16] {
+            assert_eq!(dtype.to_string().parse::<KvDtype>().unwrap(), dtype);
+        }
+        let policies =
+            [EntryPolicy::PerToken, EntryPolicy::BlockMean { tokens: 8 }, EntryPolicy::Representative { count: 4 }];
+        for policy in policies {
+            assert_eq!(policy.to_string().parse::<EntryPolicy>().unwrap(), policy);
+        }
+        for wrong in ["", "per_token:1", "block_mean", "block_mean:0", "representative:x", "f64"] {
+            assert!(wrong.parse::<EntryPolicy>().is_err() && wrong.parse::<KvDtype>().is_err(), "{wrong}");
+        }
     }
 }

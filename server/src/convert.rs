@@ -1,7 +1,7 @@
 //! The store's words to the contract's.
 
 use mnemon_encoder::Progress;
-use mnemon_memory_store::{ChunkInfo, DocumentInfo, EntryPolicy, KvDtype, KvGeometry, MemoryInfo, SourceSpan};
+use mnemon_memory_store::{ChunkInfo, DocumentInfo, KvGeometry, MemoryInfo, SourceSpan};
 use mnemon_proto::v1;
 use prost_types::Timestamp;
 
@@ -39,23 +39,13 @@ pub(crate) fn document(info: DocumentInfo) -> v1::Document {
 }
 
 pub(crate) fn geometry(geometry: &KvGeometry) -> v1::Geometry {
-    let dtype = match geometry.dtype {
-        KvDtype::F32 => "f32",
-        KvDtype::F16 => "f16",
-        KvDtype::Bf16 => "bf16",
-    };
-    let entry_policy = match geometry.entry_policy {
-        EntryPolicy::PerToken => "per_token".into(),
-        EntryPolicy::BlockMean { tokens } => format!("block_mean:{tokens}"),
-        EntryPolicy::Representative { count } => format!("representative:{count}"),
-    };
     v1::Geometry {
         layers: geometry.layers.clone(),
         kv_heads: geometry.kv_heads,
         head_dim: geometry.head_dim,
-        dtype: dtype.into(),
+        dtype: geometry.dtype.to_string(),
         chunk_tokens: geometry.chunk_tokens,
-        entry_policy,
+        entry_policy: geometry.entry_policy.to_string(),
     }
 }
 

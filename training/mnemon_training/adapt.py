@@ -22,12 +22,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .model import rotate
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
 class Windowed(nn.Module):

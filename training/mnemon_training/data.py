@@ -97,9 +97,6 @@ class Lanes:
         self.works = [(int(a), int(b)) for a, b in zip(borders, borders[1:]) if b - a > tokens // 2]
         self.words = sorted(set(re.findall(r"(?<= )[A-Za-z]{3,11}(?= )", sample))) or ["word"]
 
-    def reseed(self, seed: int) -> None:
-        self.rng.seed(seed)
-
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text).ids
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from .data import TAGS, Batch, Lanes, Mix, encode_books
-from .export import load_weights
+from .export import load_checkpoint, load_export
 from .histories import Grammar
 from .model import MemoryModel, ModelConfig
 
@@ -112,7 +112,7 @@ class Batches(torch.utils.data.IterableDataset):
         first, final = (Mix(*map(float, mix.split(","))) for mix in (args.first_mix, args.last_mix))
         while True:
             share = min(1.0, step * args.lanes * args.length / args.curriculum) if args.curriculum else 1.0
-            self.lanes.reseed(args.seed * 1_000_003 + step)
+            self.lanes.rng.seed(args.seed * 1_000_003 + step)
             batch = self.lanes.batch(args.lanes, first.towards(final, share))
             yield batch, args.foreign_weight ** (share * self.lanes.rng.random())
             step += stride
@@ -135,15 +135,6 @@ class Meter:
         return rows
 
 
-def initial(path: Path) -> dict:
-    """Weights of a checkpoint's average or of an exported folder."""
-    if path.is_dir():
-        weights = load_weights(path)
-    else:
-        weights = torch.load(path, map_location="cpu", weights_only=True)["average"]
-    return weights
-
-
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
@@ -158,7 +149,8 @@ def main() -> None:
     device = torch.device(args.device)
     model = MemoryModel(config)
     if args.init is not None:
-        model.load_state_dict(initial(args.init))
+        load = load_export if args.init.is_dir() else load_checkpoint
+        model.load_state_dict(load(args.init).state_dict())
     model.to(device)
     average = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     tuned = optimizers(model, args.muon_lr, args.adam_lr)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from safetensors import safe_open
 
 from mnemon_training import tokenizer as bpe
@@ -26,15 +27,21 @@ def run(module, *args):
     return done.stdout
 
 
-def test_train_resume_export(tmp_path):
+@pytest.fixture
+def inputs(tmp_path):
+    """The arguments that say what a run reads and where it writes."""
     books = tmp_path / "books"
     books.mkdir()
     (books / "a.txt").write_text("It was a bright cold day in the garden, and nobody spoke. " * 300)
     tokenizer = tmp_path / "tokenizer.json"
     bpe.train(iter(Grammar(GRAMMAR).turns), 400).save(str(tokenizer))
-    common = ("--books", books, "--tokenizer", tokenizer, "--grammar", GRAMMAR, "--run", tmp_path / "run",
-              "--book-cache", tmp_path / "books.npy", "--model", json.dumps(TINY), "--length", 128, "--lanes", 2,
-              "--tokens", 40000)
+    return ("--books", books, "--tokenizer", tokenizer, "--grammar", GRAMMAR, "--run", tmp_path / "run",
+            "--book-cache", tmp_path / "books.npy")
+
+
+def test_train_resume_export(tmp_path, inputs):
+    tokenizer = tmp_path / "tokenizer.json"
+    common = (*inputs, "--model", json.dumps(TINY), "--length", 128, "--lanes", 2, "--tokens", 40000)
     run("train", *common, "--stop", 13000)
     assert "from 13056 tokens" in run("train", *common, "--stop", 26000)
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -52,7 +59,7 @@ def test_train_resume_export(tmp_path):
         if exact.dim() == 2:  # half a step of a row's scale, and what float16 lost
             step = exact.abs().amax(dim=1, keepdim=True) / 127
             assert ((exact - rounded).abs() <= 0.51 * step + 1e-3).all(), name
-    # A second stage starts from an exported folder; what was made for other shapes is refused.
+    # A second stage starts from an exported folder.
     second = tuple(tmp_path / "second" if part == tmp_path / "run" else part for part in common)
     run("train", *second, "--init", tmp_path / "bytes", "--stop", 300)
 
@@ -65,12 +72,6 @@ def test_recipes_are_arguments():
         ModelConfig(**json.loads(args.model))
 
 
-def test_smoke_recipe_trains(tmp_path):
-    books = tmp_path / "books"
-    books.mkdir()
-    (books / "a.txt").write_text("Nobody knew who had painted the wall of the old harbour. " * 300)
-    tokenizer = tmp_path / "tokenizer.json"
-    bpe.train(iter(Grammar(GRAMMAR).turns), 400).save(str(tokenizer))
-    run("train", "--recipe", "smoke", "--books", books, "--tokenizer", tokenizer, "--grammar", GRAMMAR,
-        "--run", tmp_path / "run", "--book-cache", tmp_path / "books.npy")
+def test_smoke_recipe_trains(tmp_path, inputs):
+    run("train", "--recipe", "smoke", *inputs)
     assert (tmp_path / "run" / "last.pt").exists()

@@ -58,10 +58,9 @@ pub(super) fn complete(raw: Option<&Raw>, layers: usize, max_position_embeddings
     let chunk_tokens = raw.chunk_tokens.unwrap_or(memory.chunk_tokens as usize);
     memory.chunk_tokens = bounded("mnemon.chunk_tokens", chunk_tokens, 1, 4096)? as u32;
     if let Some(policy) = &raw.entry_policy {
-        memory.entry_policy = match policy.parse() {
-            Ok(policy) => policy,
-            Err(why) => return invalid("mnemon.entry_policy", why.to_string()),
-        };
+        memory.entry_policy = policy
+            .parse()
+            .or_else(|why: mnemon_memory_store::Error| invalid("mnemon.entry_policy", why.to_string()))?;
     }
     memory.recall_top_k = bounded("mnemon.recall_top_k", raw.recall_top_k.unwrap_or(memory.recall_top_k), 1, 4096)?;
     Ok(memory)

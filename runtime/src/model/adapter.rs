@@ -15,8 +15,6 @@ use crate::{Error, Fusion, ModelConfig, Result, config::memory};
 /// Key of the file's metadata.
 const KEY: &str = "mnemon_adapter";
 const VERSION: u32 = 1;
-/// What errors are about.
-const WHAT: &str = "memory adapter";
 
 #[derive(Deserialize)]
 struct About {
@@ -35,13 +33,13 @@ struct About {
 /// Adds the adapter's tensors to the model's and puts its settings over the configuration's.
 pub(super) fn apply(path: &Path, weights: &mut Weights, config: &mut ModelConfig) -> Result<()> {
     let damaged = |why: String| Error::Damaged { path: path.into(), why };
+    let unfit = |why: String| Error::Invalid { what: "memory adapter", why };
     let metadata = weights.add(path)?;
     let about =
         metadata.get(KEY).ok_or_else(|| damaged(format!("its metadata has no '{KEY}': this is no memory adapter")))?;
     let about: About = serde_json::from_str(about).map_err(|error| damaged(format!("its '{KEY}': {error}")))?;
     if about.version != VERSION {
-        let why = format!("it has version {}; this program reads version {VERSION}", about.version);
-        return Err(Error::Invalid { what: WHAT, why });
+        return Err(unfit(format!("it has version {}; this program reads version {VERSION}", about.version)));
     }
     let family = format!("{:?}", config.architecture).to_lowercase();
     let made_for = [
@@ -53,22 +51,17 @@ pub(super) fn apply(path: &Path, weights: &mut Weights, config: &mut ModelConfig
         ("head_dim", about.head_dim.to_string(), config.head_dim.to_string()),
     ];
     if let Some((what, adapter, model)) = made_for.iter().find(|(_, adapter, model)| adapter != model) {
-        let why = format!(
+        return Err(unfit(format!(
             "it was made for a model with {what} {adapter}, this one has {model}: take the adapter of this model"
-        );
-        return Err(Error::Invalid { what: WHAT, why });
+        )));
     }
     if config.memory.fusion.is_some() {
-        let why = "the model was trained with memory already: serve it without an adapter".into();
-        return Err(Error::Invalid { what: WHAT, why });
+        return Err(unfit("the model was trained with memory already: serve it without an adapter".into()));
     }
     config.memory.fusion = Some(match about.fusion.as_str() {
         "joint" => Fusion::Joint,
         "gate" => Fusion::Gate,
-        other => {
-            let why = format!("fusion '{other}'; joint and gate are supported");
-            return Err(Error::Invalid { what: WHAT, why });
-        }
+        other => return Err(unfit(format!("fusion '{other}'; joint and gate are supported"))),
     });
     config.memory.layers = memory::checked_layers(about.memory_layers, config.layers)?;
     config.memory.window = memory::checked_window(about.window)?;

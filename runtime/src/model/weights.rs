@@ -146,7 +146,7 @@ impl Weights {
         names.filter(|name| !self.digests.contains_key(name)).min()
     }
 
-    /// Number of values read so far.
+    /// Number of weights read so far; the scales of 8-bit ones are none.
     pub(super) fn parameters(&self) -> u64 {
         self.parameters
     }
@@ -174,7 +174,11 @@ impl Weights {
     /// A tensor as it is stored, on the host. A matrix of U8 `[rows, columns]` has its scales beside it, `NAME.scale`,
     /// F32 `[rows]`, and stands for `(byte - 128) * scale[row]`.
     fn host(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let is_new = !self.digests.contains_key(name);
         let stored = self.stored(name, shape)?;
+        if is_new {
+            self.parameters += shape.iter().product::<usize>() as u64;
+        }
         if stored.dtype() != DType::U8 {
             return Ok(stored);
         }
@@ -182,8 +186,6 @@ impl Weights {
             return Err(Error::UnsupportedDtype { name: name.into(), got: "U8, which is for matrices".into() });
         };
         let scales = self.stored(&format!("{name}.scale"), &[rows])?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        // The scales are no weights of their own.
-        self.parameters -= rows as u64;
         if let Some(row) = scales.iter().position(|scale| !scale.is_finite()) {
             let why = format!("scale {row} of tensor '{name}' is {}", scales[row]);
             return Err(Error::Damaged { path: self.path_of(name), why });
@@ -200,6 +202,7 @@ impl Weights {
         self.index.get(name).and_then(|&number| self.shards.get(number)).map_or_else(PathBuf::new, |s| s.path.clone())
     }
 
+    /// A tensor's own bytes, which count in the fingerprint.
     fn stored(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let missing = || Error::MissingTensor { name: name.into(), model: self.model.clone() };
         let shard = self.index.get(name).and_then(|&number| self.shards.get_mut(number)).ok_or_else(missing)?;
@@ -217,9 +220,7 @@ impl Weights {
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
         shard.bytes.read(&shard.path, shard.data_start + start as u64, &mut bytes)?;
-        if self.digests.insert(name.into(), blake3::hash(&bytes)).is_none() {
-            self.parameters += shape.iter().product::<usize>() as u64;
-        }
+        self.digests.insert(name.into(), blake3::hash(&bytes));
         Ok(Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu)?)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use anyhow::Result;
-use mnemon_bench::history::{Fact, History, Plan, Planted, Survey};
+use mnemon_bench::history::{ANSWER_TOKENS_MAX, BYTES_PER_TOKEN, Fact, History, Plan, Planted, Survey};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -17,17 +17,11 @@ use crate::render::{Ink, Ui, bar, bytes, count, excerpt, harmless, percent, plur
 
 const TOKENS_DEFAULT: u64 = 100_000;
 
-/// Bytes of a history that make a token of the built-in model, about; the real number is counted and shown.
-const BYTES_PER_TOKEN: f64 = 3.9;
-
 /// Facts asked about, from the first line of the history to the last.
 const QUESTIONS: usize = 8;
 
 /// How many of them revise what the history said before.
 const REVISED: usize = 2;
-
-/// Tokens of an answer; the longest possible answer has fewer.
-const ANSWER_TOKENS_MAX: u32 = 40;
 
 /// Document of the history.
 const DOCUMENT: &str = "history";

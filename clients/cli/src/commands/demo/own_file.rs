@@ -5,10 +5,11 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use anyhow::Result;
+use mnemon_bench::history::rank_of;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
-use super::session::{MEMORY, Session, rank_of};
+use super::session::{MEMORY, Session};
 use super::summary::{Measures, Pair};
 use crate::exit::Failure;
 use crate::input::unreadable;

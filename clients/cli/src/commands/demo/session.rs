@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use mnemon_bench::history::rank_of;
 use mnemon_client::{Client, IngestOptions, v1};
 use serde_json::{Value, json};
 use tokio::io::AsyncRead;
@@ -68,16 +69,6 @@ impl Answer {
             "citations": json::citations(&self.citations),
         })
     }
-}
-
-/// Rank, from 1, of the first chunk that overlaps these bytes.
-pub(super) fn rank_of<'c>(
-    mut chunks: impl Iterator<Item = Option<&'c v1::Chunk>>,
-    byte_start: u64,
-    byte_end: u64,
-) -> Option<usize> {
-    let overlaps = |span: v1::SourceSpan| span.byte_start < byte_end && byte_start < span.byte_end;
-    chunks.position(|chunk| chunk.and_then(|c| c.span).is_some_and(overlaps)).map(|index| index + 1)
 }
 
 impl<'a> Session<'a> {
