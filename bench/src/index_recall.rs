@@ -142,7 +142,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for &ef in &arguments.ef {
         let compared = Arc::new(Compared { inner: memory.snapshot()?, ef, seen: Mutex::new(Seen::default()) });
         let recall: Arc<dyn Recall> = Arc::clone(&compared) as _;
-        let mut scoring = Scoring::new(Arc::clone(&model), held_out, Some((recall, RecallOptions::for_model(&model))))?;
+        let mut scoring =
+            Scoring::new(Arc::clone(&model), "", held_out, Some((recall, RecallOptions::for_model(&model))))?;
         let perplexity = loop {
             if let ScoreStep::Finished { tokens, log_probability, .. } = scoring.step()? {
                 break (-log_probability / tokens as f64).exp();

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use mnemon_client::v1;
 use mnemon_memory_store::StoreOptions;
 use serde_json::{Value, json};
@@ -49,8 +49,8 @@ pub(crate) struct Passage<'a> {
     /// Texts before the passage, nearest first; the first is of the same book.
     before: Vec<(&'a str, &'a str)>,
     context: &'a str,
-    /// The context and what is counted.
-    whole: &'a str,
+    /// What is counted.
+    counted: &'a str,
 }
 
 /// A passage scored with one memory.
@@ -142,7 +142,7 @@ pub(crate) fn passage(
     let before = std::iter::once((book.as_str(), &text[..start]))
         .chain(others.map(|(name, text)| (name.as_str(), text.as_str())))
         .collect();
-    Ok(Passage { book, before, context: &text[start..middle], whole: &text[start..end] })
+    Ok(Passage { book, before, context: &text[start..middle], counted: &text[middle..end] })
 }
 
 /// Fills a memory with the last `bytes` of the shelf and scores the passage with it.
@@ -181,10 +181,8 @@ impl Passage<'_> {
 
 /// Tokens after the context, and the sum of their log-probabilities.
 pub(crate) async fn counted(host: &Host, passage: &Passage<'_>, memory: v1::MemoryOptions) -> Result<(u64, f64)> {
-    let whole = host.client.score(passage.whole, memory.clone()).await?;
-    let context = host.client.score(passage.context, memory).await?;
-    let tokens = whole.tokens.checked_sub(context.tokens).context("the passage has fewer tokens than its context")?;
-    Ok((tokens.max(1), whole.log_probability - context.log_probability))
+    let scored = host.client.score_after(passage.context, passage.counted, memory).await?;
+    Ok((scored.tokens, scored.log_probability))
 }
 
 /// Waits until the index has not grown for longer than a graph takes.

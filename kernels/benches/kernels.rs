@@ -117,7 +117,7 @@ fn attention_benches(bandwidth: f64) {
         let (keys_half, values_half) = (halves(&keys), halves(&values));
         let scale = vec![0.125; n_heads];
         let mask = if causal { Mask::Causal { first_key: 0, first_query: 0, window: None } } else { Mask::All };
-        let logits = LogitRule { scale: &scale, bias: None };
+        let logits = LogitRule { scale: &scale, bias: None, slope: None };
         let of = |i: usize| i * n..(i + 1) * n;
         let single: Vec<Segment<'_>> = (0..segments)
             .map(|i| {

@@ -39,13 +39,17 @@ pub enum Mask {
     },
 }
 
-/// How a product of query and key becomes a logit: `scale[h] * (q . k) + bias[h]`, one of each per query head.
+/// How a product of query and key becomes a logit: `scale[h] * (q . k) + bias[h] - slope[h] * distance`, one of each per
+/// query head.
 #[derive(Debug, Clone, Copy)]
 pub struct LogitRule<'a> {
     /// Factors, `[n_heads]`.
     pub scale: &'a [f32],
     /// Offsets, `[n_heads]`; none means zero.
     pub bias: Option<&'a [f32]>,
+    /// Loss per token of distance between query and key, `[n_heads]` (ALiBi, arXiv 2108.12409, section 3); none means
+    /// zero. Without effect under [`Mask::All`], where keys have no position.
+    pub slope: Option<&'a [f32]>,
 }
 
 /// Keys and values that are attended to together.
@@ -131,6 +135,9 @@ pub(crate) fn check(shape: AttentionShape, segments: &[Segment<'_>]) -> Result<O
         if let Some(bias) = segment.logits.bias {
             expect("logits.bias", bias.len(), n_heads)?;
         }
+        if let Some(slope) = segment.logits.slope {
+            expect("logits.slope", slope.len(), n_heads)?;
+        }
     }
     Ok(OutputSizes { context, segment_lse, lse })
 }
@@ -146,6 +153,16 @@ fn size(factors: &[usize]) -> Result<usize> {
         .try_fold(1_usize, |product, &factor| product.checked_mul(factor))
         .filter(|&values| values <= isize::MAX as usize / size_of::<f32>())
         .ok_or_else(|| Error::Shape(format!("{factors:?} multiply to more values than memory can hold")))
+}
+
+/// Tokens from the first key of a segment to query `query`: negative where the query stands before it.
+pub(crate) fn distance_to_first_key(mask: Mask, query: usize) -> Option<i64> {
+    match mask {
+        Mask::All => None,
+        Mask::Causal { first_key, first_query, .. } => {
+            Some(first_query.saturating_add(query).wrapping_sub(first_key) as i64)
+        }
+    }
 }
 
 /// Keys of a segment of `len` that query `query` sees. Both ends grow with `query`.

@@ -26,7 +26,7 @@
 //!     values: Data::F32(&[2.0, 0.0, 4.0, 0.0]),
 //!     len: 2,
 //!     mask: Mask::All,
-//!     logits: LogitRule { scale: &[1.0], bias: None },
+//!     logits: LogitRule { scale: &[1.0], bias: None, slope: None },
 //! };
 //! let output = attention(shape, &[segment])?;
 //! assert_eq!(output.context, [3.0, 0.0]);

@@ -3,7 +3,7 @@
 //! They take the same arguments, check them the same way and return the same types, so that a caller who doubts a
 //! fast kernel can swap one for the other.
 
-use crate::attention::{AttentionOutput, AttentionShape, Segment, check, visible_keys};
+use crate::attention::{AttentionOutput, AttentionShape, Segment, check, distance_to_first_key, visible_keys};
 use crate::topk::check_top_k;
 use crate::{Data, Result};
 
@@ -24,10 +24,13 @@ pub fn attention(shape: AttentionShape, segments: &[Segment<'_>]) -> Result<Atte
             for segment in segments {
                 let scale = f64::from(segment.logits.scale[head]);
                 let bias = segment.logits.bias.map_or(0.0, |bias| f64::from(bias[head]));
+                let slope = segment.logits.slope.map_or(0.0, |slope| f64::from(slope[head]));
+                let first = distance_to_first_key(segment.mask, query);
                 let q = &segment.queries[row * head_dim..(row + 1) * head_dim];
                 let score = |key: usize| {
                     let start = ((head / group) * segment.len + key) * head_dim;
-                    (start, scale * product(q, segment.keys, start) + bias)
+                    let distance = first.map_or(0, |first| first - key as i64);
+                    (start, scale * product(q, segment.keys, start) + bias - slope * distance as f64)
                 };
                 logits.push(visible_keys(segment.mask, segment.len, query).map(score).collect());
             }

@@ -114,6 +114,19 @@ fn biases_and_scales_of_each_segment() {
 }
 
 #[test]
+fn slopes_lower_what_is_far() {
+    for (n_queries, first_query, first_key) in [(1, 130, 0), (1, 5, 9), (40, 90, 3), (100, 0, 0)] {
+        for window in [None, Some(50)] {
+            let mask = Mask::Causal { first_key, first_query, window };
+            let near = Part { mask, slope: Some(0.25), ..Part::plain(130) };
+            let positionless = Part { slope: Some(9.0), ..Part::plain(20) };
+            assert_agrees(&Case { n_queries, ..Case::new(vec![near.clone()]) });
+            assert_agrees(&Case { n_queries, ..Case::new(vec![positionless, near, Part::plain(7)]) });
+        }
+    }
+}
+
+#[test]
 fn extreme_logits() {
     for n_queries in [1, 20] {
         for (scale, bias) in [(0.1, 1e4), (0.1, -1e4), (1e3, 0.0), (1e3, 1e4)] {
@@ -156,8 +169,10 @@ fn part() -> impl Strategy<Value = Part> {
         (0..150_usize, 0..150_usize, proptest::option::of(0..100_usize))
             .prop_map(|(first_key, first_query, window)| Mask::Causal { first_key, first_query, window }),
     ];
-    (0..150_usize, mask, -1.0..1.0_f32, proptest::option::of(-20.0..20.0_f32), 0..2_u64)
-        .prop_map(|(len, mask, scale, bias, seed_of_queries)| Part { len, mask, scale, bias, seed_of_queries })
+    let (bias, slope) = (proptest::option::of(-20.0..20.0_f32), proptest::option::of(0.0..1.0_f32));
+    (0..150_usize, mask, -1.0..1.0_f32, bias, slope, 0..2_u64).prop_map(
+        |(len, mask, scale, bias, slope, seed_of_queries)| Part { len, mask, scale, bias, slope, seed_of_queries },
+    )
 }
 
 proptest! {

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `config` | `config.json` read, checked and limited |
 //! | `model` | weights, loading, the forward pass |
-//! | `rotary` | rotary position encoding and its scalings |
+//! | `rotary`, `position` | rotary position encoding and its scalings; sinusoidal tables and ALiBi's slopes |
 //! | `attention` | the [`Attention`] seam: [`FullAttention`], [`LocalAttention`], [`CaptureAttention`], [`RecallAttention`] over one backend |
 //! | `generate` | [`Generation`], [`Scoring`], the sampler, streaming text |
 //! | `engine` | [`Engine`]: a bounded queue of tasks that take turns |
@@ -23,6 +23,7 @@ mod engine;
 mod error;
 mod generate;
 mod model;
+mod position;
 mod rotary;
 
 pub use attention::{
@@ -30,7 +31,7 @@ pub use attention::{
     MemoryParameters, PositionScheme, RecallAttention, RecallFrom, RecallOptions,
 };
 pub use chat::{ChatTemplate, Message};
-pub use config::{Architecture, Fusion, MemoryConfig, ModelConfig, RopeConfig, RopeScaling};
+pub use config::{Architecture, Fusion, MemoryConfig, ModelConfig, PositionEncoding, RopeConfig, RopeScaling};
 pub use device::DeviceChoice;
 pub use engine::{Engine, EngineOptions, Task, Turn};
 pub use error::{Error, Result};

@@ -17,7 +17,8 @@ const MEMO_MAX: usize = 64;
 /// `i + head_dim/2` of a head are a plane, turned by `position * theta^(-2i/head_dim)`. Angles are computed in f64.
 #[derive(Debug)]
 pub struct Rotary {
-    config: RopeConfig,
+    /// None: nothing is rotated.
+    config: Option<RopeConfig>,
     head_dim: usize,
     /// Frequencies within the length that the model was trained with, `[head_dim / 2]`.
     inverse: Vec<f64>,
@@ -41,7 +42,12 @@ struct Angles {
 impl Rotary {
     pub(crate) fn new(config: RopeConfig, head_dim: usize) -> Self {
         let (inverse, magnitude) = frequencies(config, head_dim, 0);
-        Self { config, head_dim, inverse, magnitude, memo: Mutex::new(VecDeque::new()) }
+        Self { config: Some(config), head_dim, inverse, magnitude, memo: Mutex::new(VecDeque::new()) }
+    }
+
+    /// For models that tell positions in another way: rotates nothing.
+    pub(crate) fn none(head_dim: usize) -> Self {
+        Self { config: None, head_dim, inverse: Vec::new(), magnitude: 1.0, memo: Mutex::new(VecDeque::new()) }
     }
 
     /// Factor of rotated vectors against unrotated ones; 1 but for `YaRN`.
@@ -51,7 +57,7 @@ impl Rotary {
 
     /// Whether frequencies depend on the length of the sequence.
     pub(crate) fn is_dynamic(&self) -> bool {
-        matches!(self.config.scaling, RopeScaling::Dynamic { .. })
+        matches!(self.config, Some(RopeConfig { scaling: RopeScaling::Dynamic { .. }, .. }))
     }
 
     /// Rotates `x` `[heads, n, head_dim]`, token `i` by `positions[i]`.
@@ -62,6 +68,9 @@ impl Rotary {
     /// [`apply`](Self::apply) with the frequencies for distances up to `span` tokens; matters for dynamic scaling
     /// alone. Only vectors rotated for one span may be compared.
     pub fn apply_within(&self, x: &Tensor, positions: &[i64], span: usize) -> Result<Tensor> {
+        if self.config.is_none() {
+            return Ok(x.clone());
+        }
         let angles = self.angles(positions, if self.is_dynamic() { span } else { 0 });
         let (heads, n, head_dim) = x.dims3()?;
         if x.device().is_cpu() && x.dtype() == DType::F32 {
@@ -88,7 +97,7 @@ impl Rotary {
         if let Some(found) = memo.iter().find(|angles| angles.span == span && angles.positions == positions) {
             return Arc::clone(found);
         }
-        let longer = (span > 0).then(|| frequencies(self.config, self.head_dim, span).0);
+        let longer = self.config.filter(|_| span > 0).map(|config| frequencies(config, self.head_dim, span).0);
         let inverse = longer.as_ref().unwrap_or(&self.inverse);
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for (&position, &frequency) in positions.iter().flat_map(|p| inverse.iter().map(move |f| (p, f))) {
@@ -125,13 +134,15 @@ fn frequencies(config: RopeConfig, head_dim: usize, span: usize) -> (Vec<f64>, f
     let dim = head_dim as f64;
     let plain = |theta: f64| (0..head_dim / 2).map(move |i| theta.powf(-2.0 * i as f64 / dim));
     let theta = config.theta;
+    // The lowest frequency is divided by `factor`, the highest stays.
+    let raised = |factor: f64| factor.powf(dim / (dim - 2.0).max(1.0));
     match config.scaling {
         RopeScaling::Default => (plain(theta).collect(), 1.0),
         RopeScaling::Linear { factor } => (plain(theta).map(|f| f / factor).collect(), 1.0),
+        RopeScaling::Ntk { factor } => (plain(theta * raised(factor)).collect(), 1.0),
         RopeScaling::Dynamic { factor, original } => {
             let stretch = span.max(original) as f64 / original as f64;
-            let raised = (factor * stretch - (factor - 1.0)).powf(dim / (dim - 2.0).max(1.0));
-            (plain(theta * raised).collect(), 1.0)
+            (plain(theta * raised(factor * stretch - (factor - 1.0))).collect(), 1.0)
         }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => {
             let original = original as f64;

@@ -26,7 +26,7 @@ class _Attend(torch.autograd.Function):
                 g = h * key.shape[1] // heads
                 logits = (query[b, h] @ key[b, g].transpose(-1, -2)).float()
                 if bias is not None:
-                    logits += bias[b if bias.shape[0] > 1 else 0]
+                    logits += bias[b if bias.shape[0] > 1 else 0, h if bias.shape[1] > 1 else 0]
                 highest = logits.amax(dim=-1, keepdim=True)
                 weights = logits.sub_(highest).mul_(LOG2_E).exp2_()
                 total = weights.sum(dim=-1, keepdim=True)
@@ -48,7 +48,7 @@ class _Attend(torch.autograd.Function):
                 g = h * key.shape[1] // heads
                 logits = (query[b, h] @ key[b, g].transpose(-1, -2)).float()
                 if bias is not None:
-                    logits += bias[b if bias.shape[0] > 1 else 0]
+                    logits += bias[b if bias.shape[0] > 1 else 0, h if bias.shape[1] > 1 else 0]
                 weights = logits.sub_(normaliser[b, h].unsqueeze(-1)).mul_(LOG2_E).exp2_()
                 d_logits = (d_out[b, h] @ value[b, g].transpose(-1, -2)).float()
                 d_logits.sub_(shift[b, h].unsqueeze(-1)).mul_(weights)
@@ -62,7 +62,7 @@ class _Attend(torch.autograd.Function):
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Attention of ``[B, H, ..., Q, D]`` queries to ``[B, G, ..., K, D]`` keys and values, logits unscaled.
 
-    ``bias`` is ``[B or 1, ..., Q, K]``, the same for all heads, and receives no gradient. Returns the
+    ``bias`` is ``[B or 1, H or 1, ..., Q, K]`` and receives no gradient. Returns the
     mixed values, like ``query``, and the logarithm of each query's sum of exponents, ``[B, H, ..., Q]``.
     """
     return _Attend.apply(query, key, value, bias)

@@ -37,7 +37,7 @@ def hugging_face_config(config: ModelConfig, dtype: str, end_of_text: int | None
         "initializer_range": 0.02,
         "intermediate_size": config.intermediate_size,
         "layer_types": ["sliding_attention"] * config.layers,
-        "max_position_embeddings": 32768,
+        "max_position_embeddings": config.max_position_embeddings,
         "max_window_layers": 0,
         "num_attention_heads": config.heads,
         "num_hidden_layers": config.layers,
@@ -54,6 +54,7 @@ def hugging_face_config(config: ModelConfig, dtype: str, end_of_text: int | None
         "mnemon": {
             "memory_layers": config.memory_layers,
             "fusion": config.fusion,
+            "position": config.positions,
             "key_shift": True,
             "window": config.window,
             "sinks": 0,
@@ -93,7 +94,8 @@ def load_export(folder: Path) -> MemoryModel:
         vocab_size=config["vocab_size"], hidden_size=config["hidden_size"], intermediate_size=config["intermediate_size"],
         layers=config["num_hidden_layers"], heads=config["num_attention_heads"], kv_heads=config["num_key_value_heads"],
         head_dim=config["head_dim"], window=memory["window"], rope_theta=config["rope_theta"],
-        rms_eps=config["rms_norm_eps"], memory_layers=memory["memory_layers"], fusion=memory["fusion"]))
+        rms_eps=config["rms_norm_eps"], memory_layers=memory["memory_layers"], fusion=memory["fusion"],
+        positions=memory.get("position", "rotary"), max_position_embeddings=config["max_position_embeddings"]))
     model.load_state_dict(load_weights(folder))
     return model.eval()
 
@@ -121,6 +123,26 @@ def load_checkpoint(path: Path) -> MemoryModel:
     return model.eval()
 
 
+def export_folder(model: MemoryModel, tokenizer: Path, out: Path, dtype: torch.dtype) -> None:
+    """Everything that the Hugging Face layout asks for."""
+    end_of_text = 0  # the first special token of the tokenizer's trainer
+    export_weights(model, out, dtype, end_of_text)
+    if tokenizer.resolve() != (out / "tokenizer.json").resolve():
+        shutil.copyfile(tokenizer, out / "tokenizer.json")
+    (out / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT,
+        "add_prefix_space": False, "clean_up_tokenization_spaces": False,
+        "model_max_length": model.config.max_position_embeddings,
+    }, indent=2) + "\n")
+    (out / "generation_config.json").write_text(json.dumps({
+        "bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text,
+        "do_sample": False,
+    }, indent=2) + "\n")
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"{sum(p.numel() for p in model.parameters())} parameters, {size / 1e6:.1f} MB -> {out}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
@@ -128,22 +150,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dtype", choices=("float16", "float32", "int8"), default="float16")
     args = parser.parse_args()
-    model = load_checkpoint(args.checkpoint)
-    end_of_text = 0  # the first special token of the trainer
-    export_weights(model, args.out, getattr(torch, args.dtype), end_of_text)
-    if args.tokenizer.resolve() != (args.out / "tokenizer.json").resolve():
-        shutil.copyfile(args.tokenizer, args.out / "tokenizer.json")
-    (args.out / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT,
-        "add_prefix_space": False, "clean_up_tokenization_spaces": False, "model_max_length": 32768,
-    }, indent=2) + "\n")
-    (args.out / "generation_config.json").write_text(json.dumps({
-        "bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text,
-        "do_sample": False,
-    }, indent=2) + "\n")
-    size = sum(path.stat().st_size for path in args.out.iterdir())
-    print(f"{sum(p.numel() for p in model.parameters())} parameters, {size / 1e6:.1f} MB -> {args.out}")
+    export_folder(load_checkpoint(args.checkpoint), args.tokenizer, args.out, getattr(torch, args.dtype))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ What differs from Qwen3, and nothing else does:
   one parameter per key head; the predecessor of a session's first token is zero. Normed and, for
   local attention only, rotated afterwards.
 * local attention sees the last ``window`` tokens of the same session, itself included.
-* a memory layer also sees memory tokens, whose keys carry no position:
+* ``positions``: ``rotary``; ``sinusoidal``, a scaled table added to the embeddings (Vaswani et al. 2017, section
+  3.5); ``alibi``, a slope for each head times the distance taken from local logits (Press et al. 2022, section 3).
+* a memory layer also sees memory tokens, whose keys carry no rotation and no distance:
   ``memory_scale_h * (q . k) + memory_bias_h``. Fusion ``joint`` puts these beside the local logits in
   one softmax; ``gate`` mixes two softmaxes by ``sigmoid(memory_gate_h)``.
 """
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from .attend import attend
 
 MASKED = -1e9
+POSITIONS = ("rotary", "sinusoidal", "alibi")
 
 
 @dataclass
@@ -40,6 +43,8 @@ class ModelConfig:
     rms_eps: float = 1e-6
     memory_layers: list[int] = field(default_factory=lambda: [2])
     fusion: str = "joint"
+    positions: str = "rotary"
+    max_position_embeddings: int = 32768
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -110,8 +115,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
-def local_bias(session: Tensor, window: int) -> Tensor:
-    """Additive mask ``[B, T / window, window, 2 * window]`` of blocked local attention.
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """``[..., width]``: sines in even columns, cosines in odd ones, of ``positions`` ``[...]``."""
+    inverse = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width)
+    angles = positions[..., None].double() * inverse
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)[..., :width].float()
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """``[heads]``: ``2 ** (-8 h / heads)`` for a power of two; else every other slope of twice as many fills up."""
+    whole = 2 ** (heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (head + 1) / whole) for head in range(whole)]
+    slopes += [2 ** (-8 * (2 * head + 1) / (2 * whole)) for head in range(heads - whole)]
+    return torch.tensor(slopes)
+
+
+def local_bias(session: Tensor, window: int, slopes: Tensor | None = None) -> Tensor:
+    """Added to the logits of blocked local attention: ``[B, 1, T / window, window, 2 * window]``, or ``H`` for 1 with slopes.
 
     ``session`` is ``[B, T]`` with ``T`` a multiple of ``window``; block ``n`` of queries sees the keys
     of blocks ``n - 1`` and ``n``, so nothing within the window is out of reach.
@@ -126,7 +146,8 @@ def local_bias(session: Tensor, window: int) -> Tensor:
     before = torch.cat([torch.full_like(mine[:, :1], -1), mine[:, :-1]], dim=1)
     theirs = torch.cat([before, mine], dim=2)
     allowed = near & (mine[:, :, :, None] == theirs[:, :, None, :])
-    return torch.zeros(allowed.shape, device=session.device).masked_fill_(~allowed, MASKED)
+    bias = torch.zeros(allowed.shape, device=session.device).masked_fill_(~allowed, MASKED)[:, None]
+    return bias if slopes is None else bias - slopes.to(session.device)[:, None, None, None] * distance
 
 
 class Attention(nn.Module):
@@ -205,7 +226,7 @@ class Attention(nn.Module):
                 repeated = memory_key.repeat_interleave(c.heads // c.kv_heads, dim=1)
                 logits = scaled @ repeated.transpose(-1, -2)
                 bias = memory.recall.bias(logits + self.memory_bias[:, None, None])
-            recalled, far = attend(scaled, memory_key, memory_value, bias)
+            recalled, far = attend(scaled, memory_key, memory_value, None if bias is None else bias[:, None])
             if c.fusion == "joint":  # one softmax over both sets is a mixture by their sums of exponents
                 share = torch.sigmoid(far + self.memory_bias[:, None] - near)
             else:  # a query that sees no memory at all takes the local context alone
@@ -256,6 +277,8 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.positions == "sinusoidal":
+            self.position_scale = nn.Parameter(torch.full((1,), 0.02))
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_eps)
 
@@ -267,6 +290,8 @@ class MemoryModel(nn.Module):
         super().__init__()
         self.config = config
         self.model = Decoder(config)
+        if config.positions not in POSITIONS:
+            raise ValueError(f"positions {config.positions!r}; one of {POSITIONS} is needed")
         self.rope: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
@@ -293,12 +318,19 @@ class MemoryModel(nn.Module):
                 memory = replace(memory, bias=F.pad(memory.bias, (0, 0, 0, spare)))
         padded = tokens + spare
         if self.rope[0].shape[0] < padded or self.rope[0].device != ids.device:
-            self.rope = tuple(table.to(ids.device) for table in rope_tables(padded, c.head_dim, c.rope_theta))
+            tables = rope_tables(padded, c.head_dim, c.rope_theta)
+            if c.positions != "rotary":  # no rotation at all
+                tables = torch.ones_like(tables[0]), torch.zeros_like(tables[1])
+            self.rope = tuple(table.to(ids.device) for table in tables)
         cos, sin = self.rope[0][:padded], self.rope[1][:padded]
         starts = torch.ones_like(session, dtype=torch.bool)
         starts[:, 1:] = session[:, 1:] != session[:, :-1]
-        local = local_bias(session, c.window)
+        local = local_bias(session, c.window, alibi_slopes(c.heads) if c.positions == "alibi" else None)
         x = self.model.embed_tokens(ids)
+        if c.positions == "sinusoidal":
+            at = torch.arange(padded, device=ids.device)
+            at = at - torch.where(starts, at, 0).cummax(dim=1).values  # counted from the start of the session
+            x = x + self.model.position_scale * sinusoids(at, c.hidden_size)
         if torch.is_autocast_enabled(ids.device.type):
             x, cos, sin = x.bfloat16(), cos.bfloat16(), sin.bfloat16()
         mine: list | None = None if kept is None else []

@@ -26,6 +26,11 @@ def plain(model, ids, memory=None):
     norm = lambda x, w: x / torch.sqrt((x * x).mean(-1, keepdim=True) + c.rms_eps) * w
     cos, sin = rope_tables(len(ids), c.head_dim, c.rope_theta)
     x = model.model.embed_tokens.weight[ids]
+    slope = [2 ** (-8 * (h + 1) / c.heads) if c.positions == "alibi" else 0.0 for h in range(c.heads)]
+    if c.positions == "sinusoidal":
+        table = [[(math.cos if i % 2 else math.sin)(t / 10000 ** (2 * (i // 2) / c.hidden_size))
+                  for i in range(c.hidden_size)] for t in range(len(ids))]
+        x = x + model.model.position_scale * torch.tensor(table)
     for block in model.model.layers:
         a = block.self_attn
         y = norm(x, block.input_layernorm.weight)
@@ -40,8 +45,9 @@ def plain(model, ids, memory=None):
             for h in range(c.heads):
                 g = h // (c.heads // c.kv_heads)
                 seen = range(max(0, t - c.window + 1), t + 1)
-                near = torch.stack([rotate(q[t, h], cos[t], sin[t]) @ rotate(k[u, g], cos[u], sin[u])
-                                    for u in seen]) / math.sqrt(c.head_dim)
+                turned = lambda x, at: rotate(x, cos[at], sin[at]) if c.positions == "rotary" else x
+                near = torch.stack([turned(q[t, h], t) @ turned(k[u, g], u) / math.sqrt(c.head_dim) - slope[h] * (t - u)
+                                    for u in seen])
                 near_values = v[list(seen), g]
                 if a.memory_index is None or memory is None:
                     out[t, h] = torch.softmax(near, 0) @ near_values
@@ -61,21 +67,21 @@ def plain(model, ids, memory=None):
     return norm(x, model.model.norm.weight) @ model.model.embed_tokens.weight.T
 
 
-@pytest.mark.parametrize("fusion", ["joint", "gate"])
+@pytest.mark.parametrize("fusion,positions", [("joint", "rotary"), ("gate", "rotary"), ("joint", "sinusoidal"), ("gate", "alibi")])
 @torch.no_grad()
-def test_forward_is_the_formulas(fusion):
-    model = make(fusion)
+def test_forward_is_the_formulas(fusion, positions):
+    model = make(fusion, positions=positions)
     past, ids = torch.randint(40, (1, 29)), torch.randint(40, (1, 19))
     memory = model.read(past)
     torch.testing.assert_close(model(ids)[0], plain(model, ids[0]), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(model(ids, memory=memory)[0], plain(model, ids[0], memory), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("fusion", ["joint", "gate"])
+@pytest.mark.parametrize("fusion,positions", [("joint", "rotary"), ("gate", "alibi"), ("joint", "sinusoidal")])
 @torch.no_grad()
-def test_training_form_equals_reading_then_asking(fusion):
+def test_training_form_equals_reading_then_asking(fusion, positions):
     """One pass over [document | break | question] gives what serving computes in two."""
-    model = make(fusion, memory_layers=[1])
+    model = make(fusion, memory_layers=[1], positions=positions)
     past, ids = torch.randint(40, (1, 24)), torch.randint(40, (1, 16))
     served = model(ids, memory=model.read(past))
     both = torch.cat([past, ids], 1)
@@ -100,15 +106,16 @@ def test_qwen3_agrees_when_nothing_is_shifted(tmp_path):
     torch.testing.assert_close(theirs(ids).logits, model(ids), atol=1e-4, rtol=1e-4)
 
 
-def test_gradients_of_attend():
+@pytest.mark.parametrize("bias_heads", (1, 4))
+def test_gradients_of_attend(bias_heads):
     from mnemon_training.attend import attend
     shapes = (2, 4, 5, 3), (2, 2, 7, 3), (2, 2, 7, 3)
     inputs = [torch.randn(s, requires_grad=True) for s in shapes]
-    bias = torch.randn(2, 5, 7)
+    bias = torch.randn(2, bias_heads, 5, 7)
 
     def plain_attend(q, k, v):
         k, v = (t.repeat_interleave(2, dim=1) for t in (k, v))
-        logits = q @ k.transpose(-1, -2) + bias[:, None]
+        logits = q @ k.transpose(-1, -2) + bias
         return torch.softmax(logits, -1) @ v, torch.logsumexp(logits, -1)
 
     cotangents = torch.randn(2, 4, 5, 3), torch.randn(2, 4, 5)

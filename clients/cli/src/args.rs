@@ -384,6 +384,7 @@ pub(crate) struct Generate {
 Examples:
   mnemon score books chapter.txt
   mnemon score books chapter.txt --no-memory
+  mnemon score books page2.txt --context page1.txt
   head -c 2000 chapter.txt | mnemon score books - --json | jq .perplexity")]
 pub(crate) struct Score {
     /// Names of memories, separated by commas.
@@ -391,6 +392,9 @@ pub(crate) struct Score {
     pub(crate) memories: Vec<String>,
     /// UTF-8 text file; '-' is standard input.
     pub(crate) file: PathBuf,
+    /// UTF-8 text file that stands before it: read, not scored.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) context: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) recall: RecallArgs,
 }

@@ -67,6 +67,7 @@ fn files_that_cannot_be_read_are_told_before_anything_is_sent() {
     ran(&["ingest", "m", &path("good.txt"), "--meta", "novalue"]).fails(2, &["KEY=VALUE"]);
     ran(&["score", "m", &path("latin1.txt")]).fails(2, &["byte 3"]);
     ran(&["score", "m", &path("empty.txt")]).fails(2, &["is empty"]);
+    ran(&["score", "m", &path("good.txt"), "--context", &path("empty.txt")]).fails(2, &["is empty"]);
     ran(&["demo", "--file", &path("nothing.txt")]).fails(2, &["no file"]);
     ran(&["demo", "--tokens", "0"]).fails(2, &["--tokens"]);
     run(mnemon().args(["search", "m", "-"]), b"").fails(2, &["standard input is empty"]);

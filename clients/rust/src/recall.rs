@@ -111,7 +111,12 @@ impl Client {
 
     /// Log-probability of a text, with or without memory.
     pub async fn score(&self, text: &str, memory: v1::MemoryOptions) -> Result<v1::ScoreResponse> {
-        let message = v1::ScoreRequest { text: text.into(), memory: Some(memory) };
+        self.score_after("", text, memory).await
+    }
+
+    /// Log-probability of a text that follows on `context`, which is read but not scored.
+    pub async fn score_after(&self, context: &str, text: &str, memory: v1::MemoryOptions) -> Result<v1::ScoreResponse> {
+        let message = v1::ScoreRequest { text: text.into(), memory: Some(memory), context: context.into() };
         Ok(self.recalls.clone().score(message).await?.into_inner())
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, Segment, few, many, visible_keys};
+use super::{AttentionShape, Segment, distance_to_first_key, few, many, visible_keys};
 use crate::Isa;
 
 /// Up to so many rows, inner products row by row beat a product with transposed queries (measured: even at eight).
@@ -46,6 +46,8 @@ pub(super) struct Workspace {
     pub(super) decay: Vec<f32>,
     /// Keys of the current segment that each row sees.
     pub(super) visible: Vec<Range<usize>>,
+    /// Slope of each row, and its query's distance from the current segment's first key; empty without slopes.
+    pub(super) slopes: Vec<(f32, f32)>,
 }
 
 impl Workspace {
@@ -109,6 +111,14 @@ impl Block {
             if first != union || last != union {
                 let of_queries = self.queries.clone().map(|query| visible_keys(segment.mask, segment.len, query));
                 workspace.visible.extend(of_queries);
+            }
+            workspace.slopes.clear();
+            if let Some(slope) = segment.logits.slope {
+                let of_head = |head: usize| {
+                    let distance = |query| distance_to_first_key(segment.mask, query).map(|distance| distance as f32);
+                    self.queries.clone().filter_map(move |query| Some((slope[head], distance(query)?)))
+                };
+                workspace.slopes.extend(self.heads(shape).flat_map(of_head));
             }
             workspace.start_segment(if few { rows } else { padded }, padded, shape.head_dim);
             let view = View { isa, shape, block: self, segment, keys: union, fresh };

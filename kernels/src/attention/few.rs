@@ -16,7 +16,7 @@ pub(super) fn attend(view: &View<'_>, workspace: &mut Workspace) {
             workspace.queries.extend(query.iter().map(|q| q * scale));
         }
     }
-    let Workspace { queries, scores, context, max, sum, decay, visible, .. } = workspace;
+    let Workspace { queries, scores, context, max, sum, decay, visible, slopes, .. } = workspace;
     let (max, sum, decay) = (&mut max[..rows], &mut sum[..rows], &mut decay[..rows]);
     for start in view.keys.clone().step_by(TILE_KEYS) {
         let tile = start..(start + TILE_KEYS).min(view.keys.end);
@@ -25,6 +25,11 @@ pub(super) fn attend(view: &View<'_>, workspace: &mut Workspace) {
         scores.resize(rows * stride, 0.0);
         view.isa.dots_few(queries, dim, view.segment.keys.slice(stored.clone()), scores, stride);
         for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
+            if let Some((slope, distance)) = slopes.get(row) {
+                for (key, score) in tile.clone().zip(scores.iter_mut()) {
+                    *score -= slope * (distance - key as f32);
+                }
+            }
             scores[tile.len()..].fill(f32::NEG_INFINITY);
             if let Some(visible) = visible.get(row % n_queries) {
                 let from = visible.start.clamp(tile.start, tile.end) - tile.start;

@@ -13,8 +13,18 @@ pub(super) fn attend(view: &View<'_>, workspace: &mut Workspace) {
     let dim = view.shape.head_dim;
     // Rows beyond the block's have zeros for queries and see what the rows they repeat see.
     let rows = view.block.rows(view.shape).next_multiple_of(view.isa.lanes());
-    let Workspace { queries, scores, keys: key_buffer, values: value_buffer, context, max, sum, decay, visible } =
-        workspace;
+    let Workspace {
+        queries,
+        scores,
+        keys: key_buffer,
+        values: value_buffer,
+        context,
+        max,
+        sum,
+        decay,
+        visible,
+        slopes,
+    } = workspace;
     if view.fresh {
         transpose(view, rows, queries);
     }
@@ -24,6 +34,7 @@ pub(super) fn attend(view: &View<'_>, workspace: &mut Workspace) {
         scores.resize(tile.len() * rows, 0.0);
         let keys = view.segment.keys.slice(stored.clone()).in_f32(view.isa, key_buffer);
         view.isa.scores(keys, dim, queries, rows, scores);
+        tilt(scores, rows, &tile, slopes);
         hide(scores, rows, &tile, visible);
         view.isa.online_columns(scores, max, sum, decay);
         let values = view.segment.values.slice(stored).in_f32(view.isa, value_buffer);
@@ -38,6 +49,18 @@ fn transpose(view: &View<'_>, rows: usize, to: &mut Vec<f32>) {
     for (row, (scale, query)) in view.queries().enumerate() {
         for (to, q) in to[row..].iter_mut().step_by(rows).zip(query) {
             *to = q * scale;
+        }
+    }
+}
+
+/// Takes each row's slope times the distance of a key from the key's score.
+fn tilt(scores: &mut [f32], rows: usize, tile: &Range<usize>, slopes: &[(f32, f32)]) {
+    if slopes.is_empty() {
+        return;
+    }
+    for (key, scores) in tile.clone().zip(scores.chunks_exact_mut(rows)) {
+        for (score, (slope, distance)) in scores.iter_mut().zip(slopes) {
+            *score -= slope * (distance - key as f32);
         }
     }
 }

@@ -24,13 +24,15 @@ pub(crate) struct Part {
     pub(crate) scale: f32,
     /// Likewise.
     pub(crate) bias: Option<f32>,
+    /// Likewise.
+    pub(crate) slope: Option<f32>,
     /// Parts with the same seed share one buffer of queries.
     pub(crate) seed_of_queries: u64,
 }
 
 impl Part {
     pub(crate) fn plain(len: usize) -> Self {
-        Self { len, mask: Mask::All, scale: 0.3, bias: None, seed_of_queries: 0 }
+        Self { len, mask: Mask::All, scale: 0.3, bias: None, slope: None, seed_of_queries: 0 }
     }
 }
 
@@ -100,6 +102,7 @@ struct Buffers {
     values: Vec<Stored>,
     scales: Vec<Vec<f32>>,
     biases: Vec<Option<Vec<f32>>>,
+    slopes: Vec<Option<Vec<f32>>>,
 }
 
 impl Buffers {
@@ -127,6 +130,7 @@ impl Buffers {
             },
             scales: case.parts.iter().map(|part| per_head(part.scale)).collect(),
             biases: case.parts.iter().map(|part| part.bias.map(per_head)).collect(),
+            slopes: case.parts.iter().map(|part| part.slope.map(per_head)).collect(),
         }
     }
 
@@ -140,7 +144,11 @@ impl Buffers {
                 values: self.values[i].data(),
                 len: part.len,
                 mask: part.mask,
-                logits: LogitRule { scale: &self.scales[i], bias: self.biases[i].as_deref() },
+                logits: LogitRule {
+                    scale: &self.scales[i],
+                    bias: self.biases[i].as_deref(),
+                    slope: self.slopes[i].as_deref(),
+                },
             })
             .collect()
     }
@@ -150,9 +158,13 @@ impl Buffers {
         self.scales.iter().flatten().fold(0.0_f32, |max, scale| max.max(scale.abs())) * case.head_dim as f32
     }
 
-    fn largest_bias(&self) -> f32 {
-        let finite = self.biases.iter().flatten().flatten().filter(|bias| bias.is_finite());
-        finite.fold(0.0_f32, |max, bias| max.max(bias.abs()))
+    /// Largest finite bias, and largest loss by distance; no case has a distance above a few hundred.
+    fn largest_offset(&self) -> f32 {
+        let largest = |values: &[Option<Vec<f32>>]| {
+            let finite = values.iter().flatten().flatten().filter(|value| value.is_finite());
+            finite.fold(0.0_f32, |max, value| max.max(value.abs()))
+        };
+        largest(&self.biases) + 300.0 * largest(&self.slopes)
     }
 }
 
@@ -180,7 +192,7 @@ pub(crate) fn assert_agrees(case: &Case) {
     let buffers = Buffers::new(case);
     let segments = buffers.segments(case);
     let expected = reference::attention(case.shape(), &segments).expect("a valid case");
-    let tolerance = 1e-5 * (1.0 + buffers.largest_product(case) * 0.1 + buffers.largest_bias() * 0.1);
+    let tolerance = 1e-5 * (1.0 + buffers.largest_product(case) * 0.1 + buffers.largest_offset() * 0.1);
     each_output(case, &segments, |name, output| {
         assert_close(&output.context, &expected.context, tolerance, &format!("context of {name}, {case:?}"));
         assert_close(

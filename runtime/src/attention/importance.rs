@@ -46,7 +46,9 @@ pub(super) fn add_importance(
                     let key = first_key + j;
                     if key <= position && window.is_none_or(|window| position - key < window) {
                         let key_values = &k[(kv_head * part.len + j) * head_dim..][..head_dim];
-                        seen.push((key, layer.scale * product.dot(query, key_values)));
+                        let slope = layer.slopes.and_then(|slopes| slopes.get(head)).copied().unwrap_or_default();
+                        let logit = layer.scale * product.dot(query, key_values) - slope * (position - key) as f32;
+                        seen.push((key, logit));
                     }
                 }
             }

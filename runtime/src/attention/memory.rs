@@ -197,9 +197,9 @@ impl Remembering {
         // Fixed distance: unrotated keys lack YaRN's factor, which the logits of trained models contain twice.
         let far_scale = vec![layer.scale * layer.rotary.magnitude() as f32; heads];
         let logits = match (layer.memory, self.options.positions) {
-            (Some(memory), _) => LogitRule { scale: &memory.scale, bias: Some(&memory.bias) },
-            (None, PositionScheme::Fixed { .. }) => LogitRule { scale: &far_scale, bias: None },
-            (None, _) => LogitRule { scale: &local_scale, bias: None },
+            (Some(memory), _) => LogitRule { scale: &memory.scale, bias: Some(&memory.bias), slope: None },
+            (None, PositionScheme::Fixed { .. }) => LogitRule { scale: &far_scale, bias: None, slope: None },
+            (None, _) => LogitRule { scale: &local_scale, bias: None, slope: None },
         };
         let mut parts: Vec<Part<'_>> = placed.iter().map(|placed| placed.part(logits)).collect();
         let local = sequence.parts(layer, queries, &local_scale, hide_sinks)?;

@@ -60,6 +60,8 @@ pub struct LayerContext<'a> {
     pub first_position: usize,
     /// Rotary encoding.
     pub rotary: &'a Rotary,
+    /// Loss of a local logit per token of distance, `[n_heads]` (ALiBi).
+    pub slopes: Option<&'a [f32]>,
     /// Factor of products before the softmax.
     pub scale: f32,
     /// The layer's own sliding window: tokens visible, the query's own included.

@@ -188,14 +188,14 @@ impl Sequence {
     /// section 3.2). Until then that is their true position.
     pub(crate) fn parts<'a>(
         &'a self,
-        context: &LayerContext<'_>,
+        context: &LayerContext<'a>,
         queries: &Queries,
         scale: &'a [f32],
         hide_sinks: bool,
     ) -> Result<Vec<Part<'a>>> {
         let Some(layer) = self.layers.get(context.index) else { return Ok(Vec::new()) };
         let (window, sinks) = (self.window(context), self.sinks(context));
-        let logits = LogitRule { scale, bias: None };
+        let logits = LogitRule { scale, bias: None, slope: context.slopes };
         let mut parts = Vec::new();
         let mut push = |stretch: Stretch<'a>, queries: Tensor, mask: Mask| {
             parts.push(Part { queries, keys: stretch.keys, values: stretch.values, len: stretch.len, mask, logits });

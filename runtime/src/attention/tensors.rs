@@ -64,6 +64,11 @@ fn logits(n_kv_heads: usize, part: &Part<'_>, device: &Device) -> Result<Tensor>
     if let Some(bias) = part.logits.bias {
         logits = logits.broadcast_add(&per_head(bias)?)?;
     }
+    if let (Some(slope), Mask::Causal { first_key, first_query, .. }) = (part.logits.slope, part.mask) {
+        let rows = (0..n).flat_map(|i| (0..part.len).map(move |j| (first_query + i) as f32 - (first_key + j) as f32));
+        let distance = Tensor::from_vec(rows.collect(), (1, n, part.len), device)?;
+        logits = (logits - per_head(slope)?.broadcast_mul(&distance)?)?;
+    }
     match mask(part.mask, n, part.len) {
         None => Ok(logits),
         Some(mask) => Ok(logits.broadcast_add(&Tensor::from_vec(mask, (1, n, part.len), device)?)?),

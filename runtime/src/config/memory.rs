@@ -2,9 +2,10 @@
 //!
 //! ```json
 //! {"memory_layers": [2], "fusion": "joint", "key_shift": true, "window": 128, "sinks": 0,
-//!  "chunk_tokens": 64, "entry_policy": "per_token", "recall_top_k": 16}
+//!  "chunk_tokens": 64, "entry_policy": "per_token", "recall_top_k": 16, "position": "rotary"}
 //! ```
-//! Every key may be missing. `entry_policy` is `per_token`, `block_mean:N` or `representative:N`.
+//! Every key may be missing. `entry_policy` is `per_token`, `block_mean:N` or `representative:N`; `position` is `rotary`,
+//! `sinusoidal` or `alibi`.
 
 use mnemon_memory_store::EntryPolicy;
 use serde::Deserialize;
@@ -22,7 +23,7 @@ pub(super) struct Raw {
     chunk_tokens: Option<usize>,
     entry_policy: Option<String>,
     recall_top_k: Option<usize>,
-    position: Option<String>,
+    pub(super) position: Option<String>,
 }
 
 /// Fills in the defaults: for a model that was not trained with memory, the upper middle third of its layers, a
@@ -49,8 +50,10 @@ pub(super) fn complete(raw: Option<&Raw>, layers: usize, max_position_embeddings
         Some("gate") => Some(Fusion::Gate),
         Some(other) => return invalid("mnemon.fusion", format!("'{other}'; joint and gate are supported")),
     };
-    if let Some(other) = raw.position.as_deref().filter(|&position| position != "rotary") {
-        return invalid("mnemon.position", format!("'{other}'; only rotary is supported"));
+    if let (Some(other @ ("sinusoidal" | "alibi")), None) = (raw.position.as_deref(), memory.fusion) {
+        let why =
+            format!("'{other}' without mnemon.fusion; only rotary models recall without trained memory parameters");
+        return invalid("mnemon.position", why);
     }
     memory.key_shift = raw.key_shift.unwrap_or(false);
     memory.window = checked_window(raw.window.unwrap_or(window))?;

@@ -45,6 +45,11 @@ pub enum RopeScaling {
         /// Factor.
         factor: f64,
     },
+    /// Base raised for a context `factor` times as long, whatever the length of the sequence (NTK-aware).
+    Ntk {
+        /// Factor.
+        factor: f64,
+    },
     /// Base raised once a sequence is longer than what the model was trained with (NTK-aware).
     Dynamic {
         /// Factor.
@@ -78,6 +83,17 @@ pub enum RopeScaling {
         /// Tokens the model was trained with.
         original: usize,
     },
+}
+
+/// How a model tells where its tokens stand.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PositionEncoding {
+    /// Queries and keys are rotated.
+    Rotary(RopeConfig),
+    /// A scaled table of sines and cosines is added to the embeddings (arXiv 1706.03762, section 3.5).
+    Sinusoidal,
+    /// Each head takes a slope of its own times the distance from local logits (arXiv 2108.12409, section 3).
+    Alibi,
 }
 
 /// Rotary position encoding.
@@ -132,8 +148,8 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
-    /// Rotary position encoding.
-    pub rope: RopeConfig,
+    /// How it tells where its tokens stand.
+    pub positions: PositionEncoding,
     /// Positions that the model was made for.
     pub max_position_embeddings: usize,
     /// Whether q, k and v projections have biases.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Architecture, ModelConfig, bounded, invalid, memory, rope};
+use super::{Architecture, ModelConfig, PositionEncoding, bounded, invalid, memory, rope};
 use crate::{Error, Result};
 
 /// The keys that are read; what each family leaves out has its default in Hugging Face transformers.
@@ -91,7 +91,7 @@ impl ModelConfig {
             kv_heads,
             head_dim,
             rms_norm_eps,
-            rope: rope::parse(&raw, max_position_embeddings)?,
+            positions: positions(&raw, max_position_embeddings)?,
             max_position_embeddings,
             qkv_bias,
             output_bias,
@@ -103,6 +103,16 @@ impl ModelConfig {
             eos_tokens: token_ids("eos_token_id", raw.eos_token_id.as_ref())?,
             memory: memory::complete(raw.mnemon.as_ref(), layers, max_position_embeddings)?,
         })
+    }
+}
+
+/// `mnemon.position`, which no family has a key of its own for; rotary where it is missing.
+fn positions(raw: &Raw, max_position_embeddings: usize) -> Result<PositionEncoding> {
+    match raw.mnemon.as_ref().and_then(|memory| memory.position.as_deref()) {
+        None | Some("rotary") => Ok(PositionEncoding::Rotary(rope::parse(raw, max_position_embeddings)?)),
+        Some("sinusoidal") => Ok(PositionEncoding::Sinusoidal),
+        Some("alibi") => Ok(PositionEncoding::Alibi),
+        Some(other) => invalid("mnemon.position", format!("'{other}'; rotary, sinusoidal and alibi are supported")),
     }
 }
 

@@ -71,6 +71,7 @@ impl Settings<'_> {
         match kind {
             "default" => Ok(RopeScaling::Default),
             "linear" => Ok(RopeScaling::Linear { factor: self.factor()? }),
+            "ntk" => Ok(RopeScaling::Ntk { factor: self.factor()? }),
             "dynamic" => Ok(RopeScaling::Dynamic { factor: self.factor()?, original: max_position_embeddings }),
             "yarn" => self.yarn(max_position_embeddings),
             "llama3" => {
@@ -86,7 +87,7 @@ impl Settings<'_> {
                 })
             }
             other => {
-                invalid("rope_type", format!("'{other}'; default, linear, dynamic, yarn and llama3 are supported"))
+                invalid("rope_type", format!("'{other}'; default, linear, ntk, dynamic, yarn and llama3 are supported"))
             }
         }
     }

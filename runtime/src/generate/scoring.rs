@@ -20,7 +20,7 @@ pub enum ScoreStep {
     },
     /// The end; returned again by every later step.
     Finished {
-        /// Tokens scored: all, or all but the first when the tokenizer puts no token before a text.
+        /// Tokens scored: those of the text, but for the first when nothing stands before it.
         tokens: usize,
         /// Sum of their natural log-probabilities. Perplexity is `exp(-log_probability / tokens)`.
         log_probability: f64,
@@ -44,9 +44,9 @@ pub struct Scoring {
 }
 
 impl Scoring {
-    /// Tokenizes the text; computes nothing yet.
-    pub fn new(model: Arc<Model>, text: &str, recall: Option<RecallFrom>) -> Result<Self> {
-        let encoding = encode(&model, text)?;
+    /// Tokenizes `context` and `text` as one; computes nothing yet. What begins in the context is read, not scored.
+    pub fn new(model: Arc<Model>, context: &str, text: &str, recall: Option<RecallFrom>) -> Result<Self> {
+        let encoding = encode(&model, &[context, text].concat())?;
         let special = encoding.get_special_tokens_mask();
         // What the tokenizer put around the text is not part of it. A text that spells a special token is.
         let added = |mask: &u32, offsets: &(usize, usize)| *mask == 1 && offsets.0 == offsets.1;
@@ -55,11 +55,14 @@ impl Scoring {
         let after = around.iter().rev().take_while(|&&added| added).count();
         let end = encoding.len().saturating_sub(after).max(before);
         let tokens = encoding.get_ids().get(..end).unwrap_or_default().to_vec();
-        if tokens.len() == before {
+        if text.is_empty() || tokens.len() == before {
             return Err(Error::EmptyPrompt);
         }
-        let first = before.max(1);
-        let unscored = if before == 0 { encoding.get_offsets().first().map_or(0, |offsets| offsets.1) } else { 0 };
+        let starts = encoding.get_offsets().get(before..end).unwrap_or_default();
+        let of_context = starts.iter().take_while(|&&(start, _)| start < context.len()).count();
+        let first = (before + of_context).max(1);
+        let bytes =
+            encoding.get_offsets().get(first..end).and_then(|scored| Some(scored.last()?.1 - scored.first()?.0));
         Ok(Self {
             session: Session::new(&model, recall)?,
             state: SequenceState::new(&model),
@@ -67,7 +70,7 @@ impl Scoring {
             tokens,
             done: 0,
             first,
-            bytes: text.len().saturating_sub(unscored),
+            bytes: bytes.unwrap_or_default(),
             log_probability: 0.0,
             failed: false,
         })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mnemon_memory_store::{Fingerprint, KvGeometry};
 
-use crate::ModelConfig;
+use crate::{ModelConfig, PositionEncoding};
 
 /// BLAKE3 over the weights (name and hash of each tensor as it is stored), the tokenizer's file, whatever of the
 /// configuration changes keys and values, and the memory geometry. The local window is left out: it is a matter of
@@ -27,8 +27,12 @@ pub(super) fn fingerprint(
     }
     part(tokenizer.as_bytes());
     // Rust prints floats so that they read back to the same value: the text is exact.
-    let ModelConfig { architecture, heads, head_dim, rms_norm_eps, rope, sliding_windows, memory, .. } = config;
-    part(format!("{architecture:?} {heads} {head_dim} {rms_norm_eps:?} {rope:?} {sliding_windows:?}").as_bytes());
+    let ModelConfig { architecture, heads, head_dim, rms_norm_eps, positions, sliding_windows, memory, .. } = config;
+    let positions = match positions {
+        PositionEncoding::Rotary(rope) => format!("{rope:?}"),
+        other => format!("{other:?}"),
+    };
+    part(format!("{architecture:?} {heads} {head_dim} {rms_norm_eps:?} {positions} {sliding_windows:?}").as_bytes());
     part(format!("{:?} {}", memory.fusion, memory.key_shift).as_bytes());
     part(format!("{geometry:?}").as_bytes());
     Fingerprint(*hasher.finalize().as_bytes())

@@ -4,13 +4,18 @@ use candle_core::{DType, Tensor};
 use candle_nn::ops::rms_norm;
 
 use super::{Logits, Model, SequenceState, weights::Weights};
-use crate::{Attention, Error, Fusion, LayerContext, MemoryParameters, ModelConfig, Result};
+use crate::{
+    Attention, Error, Fusion, LayerContext, MemoryParameters, ModelConfig, PositionEncoding, Result,
+    position::sinusoids,
+};
 
 /// The decoder's weights.
 #[derive(Debug)]
 pub(super) struct Decoder {
     /// `[vocab, hidden]`.
     embedding: Tensor,
+    /// Factor of the sinusoidal table.
+    position_scale: Option<f32>,
     layers: Vec<Layer>,
     norm: Tensor,
     output: Linear,
@@ -74,6 +79,10 @@ fn stacked(weights: &mut Weights, prefix: &str, parts: &[(&str, usize)], input: 
 impl Decoder {
     pub(super) fn load(weights: &mut Weights, config: &ModelConfig) -> Result<Self> {
         let embedding = weights.tensor("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
+        let position_scale = match config.positions {
+            PositionEncoding::Sinusoidal => weights.vector("model.position_scale", 1)?.first().copied(),
+            PositionEncoding::Rotary(_) | PositionEncoding::Alibi => None,
+        };
         let output = if config.tie_word_embeddings {
             Linear::new(&embedding, None)?
         } else {
@@ -81,7 +90,7 @@ impl Decoder {
         };
         let layers = (0..config.layers).map(|layer| Layer::load(weights, config, layer)).collect::<Result<_>>()?;
         let norm = weights.tensor("model.norm.weight", &[config.hidden_size])?;
-        Ok(Self { embedding, layers, norm, output })
+        Ok(Self { embedding, position_scale, layers, norm, output })
     }
 }
 
@@ -161,6 +170,11 @@ impl Model {
         let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
         let eps = self.config.rms_norm_eps as f32;
         let mut x = self.decoder.embedding.index_select(&ids, 0)?;
+        if let Some(scale) = self.decoder.position_scale {
+            let table = sinusoids(state.position, tokens.len(), self.config.hidden_size, scale);
+            let table = Tensor::from_vec(table, x.dims2()?, &self.device)?;
+            x = (x + table.to_dtype(self.decoder.embedding.dtype())?)?;
+        }
         for (index, layer) in self.decoder.layers.iter().enumerate() {
             let normed = rms_norm(&x, &layer.input_norm, eps)?;
             let attended = self.attend(index, layer, &normed, state, attention)?;
@@ -212,6 +226,7 @@ impl Model {
             slot: layer.slot,
             first_position: state.position,
             rotary: &self.rotary,
+            slopes: self.slopes.as_deref(),
             scale: (head_dim as f32).sqrt().recip(),
             sliding_window: layer.sliding_window,
             memory: layer.memory.as_ref(),

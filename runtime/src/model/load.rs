@@ -11,8 +11,9 @@ use super::{
     LoadOptions, Model, ModelSource, adapter, fingerprint::fingerprint, folder::Folder, forward::Decoder, hub,
 };
 use crate::{
-    ChatTemplate, Error, ModelConfig, Result, Rotary,
+    ChatTemplate, Error, ModelConfig, PositionEncoding, Result, Rotary,
     config::{memory, parse::token_ids},
+    position::alibi_slopes,
 };
 
 pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model> {
@@ -58,11 +59,27 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
         let why = format!("{} has a tensor '{name}', which would be ignored; LoRA is not supported", path.display());
         return Err(Error::Invalid { what: "memory adapter", why });
     }
-    let rotary = Rotary::new(config.rope, config.head_dim);
+    let rotary = match config.positions {
+        PositionEncoding::Rotary(rope) => Rotary::new(rope, config.head_dim),
+        PositionEncoding::Sinusoidal | PositionEncoding::Alibi => Rotary::none(config.head_dim),
+    };
+    let slopes = (config.positions == PositionEncoding::Alibi).then(|| alibi_slopes(config.heads));
     let fingerprint = fingerprint(weights.digests(), &tokenizer_text, &config, &geometry);
     let parameters = weights.parameters();
     tracing::info!(name, parameters, %fingerprint, ?device, ?dtype, "model loaded");
-    Ok(Model { name, config, geometry, fingerprint, parameters, tokenizer, chat_template, device, rotary, decoder })
+    Ok(Model {
+        name,
+        config,
+        geometry,
+        fingerprint,
+        parameters,
+        tokenizer,
+        chat_template,
+        device,
+        rotary,
+        slopes,
+        decoder,
+    })
 }
 
 fn folder_name(path: &Path) -> String {
@@ -74,6 +91,9 @@ fn folder_name(path: &Path) -> String {
 fn apply(config: &mut ModelConfig, options: &LoadOptions) -> Result<()> {
     if let Some(window) = options.window {
         config.memory.window = memory::checked_window(window)?;
+        for sliding in &mut config.sliding_windows {
+            *sliding = sliding.filter(|&sliding| sliding >= window);
+        }
     }
     if let Some(sinks) = options.sinks {
         config.memory.sinks = memory::checked_sinks(sinks)?;

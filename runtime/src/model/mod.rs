@@ -63,7 +63,7 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Type to compute in; f32 on the CPU and bf16 on a GPU when `None`.
     pub dtype: Option<DType>,
-    /// Tokens of the local window.
+    /// Tokens of the local window; sliding windows of the model that are narrower are lifted.
     pub window: Option<usize>,
     /// First tokens of a sequence that stay visible.
     pub sinks: Option<usize>,
@@ -120,6 +120,8 @@ pub struct Model {
     chat_template: Option<ChatTemplate>,
     device: Device,
     rotary: Rotary,
+    /// Slopes of the heads, `[n_heads]`, for ALiBi.
+    slopes: Option<Vec<f32>>,
     decoder: forward::Decoder,
 }
 

@@ -107,7 +107,7 @@ fn prompts_out_of_bounds_are_refused() {
     assert!(matches!(refused(PROMPT, options), Error::PromptTooLong { limit: 4, .. }));
     let bad = SamplingOptions { temperature: -1.0, ..SamplingOptions::default() };
     assert!(matches!(refused("x", GenerateOptions { sampling: bad, ..greedy(1) }), Error::Invalid { .. }));
-    assert!(matches!(Scoring::new(model(), "", None).err().unwrap(), Error::EmptyPrompt));
+    assert!(matches!(Scoring::new(model(), "", "", None).err().unwrap(), Error::EmptyPrompt));
 }
 
 #[test]
@@ -134,7 +134,11 @@ fn memory_is_cited_and_changes_the_answer() {
 }
 
 fn score(text: &str, recall: Option<mnemon_runtime::RecallFrom>) -> (usize, f64, usize) {
-    let mut scoring = Scoring::new(model(), text, recall).unwrap();
+    score_after("", text, recall)
+}
+
+fn score_after(context: &str, text: &str, recall: Option<mnemon_runtime::RecallFrom>) -> (usize, f64, usize) {
+    let mut scoring = Scoring::new(model(), context, text, recall).unwrap();
     loop {
         if let ScoreStep::Finished { tokens, log_probability, bytes } = scoring.step().unwrap() {
             assert_eq!(scoring.step().unwrap(), ScoreStep::Finished { tokens, log_probability, bytes });
@@ -164,6 +168,15 @@ fn scores_are_sums_of_log_softmax() {
     assert!((log_probability - expected).abs() < 1e-2, "{log_probability} {expected}");
     assert!(bytes < text.len() && bytes > text.len() - 10);
     assert_eq!(score("x", None).0, 0);
+
+    // A text and what stands before it add up to both.
+    let (context, rest) = text.split_at(text.len() / 2);
+    let (before, after) = (score(context, None), score_after(context, rest, None));
+    assert_eq!((before.0 + after.0, before.2 + after.2), (tokens, bytes));
+    assert!((before.1 + after.1 - log_probability).abs() < 1e-3, "{} {} {log_probability}", before.1, after.1);
+    assert_eq!(score_after("The end of th", "e", None).0, 0, "a token that begins in the context belongs to it");
+    assert_eq!(score_after("A context ends.", " x", None).2, 2);
+    assert!(matches!(Scoring::new(model, "context alone", "", None).err().unwrap(), Error::EmptyPrompt));
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub(super) async fn answer(
     let recalled = Recalled::from_options(parts, tenant, &options).await?;
     let job = ScoreJob {
         parts: Arc::clone(parts),
+        context: request.context,
         text: request.text,
         recalled: recalled.clone(),
         options,
@@ -35,7 +36,10 @@ pub(super) async fn answer(
         () = parts.life.cut.cancelled() => return Err(status::shutting_down()),
     };
     if scored.tokens == 0 {
-        return Err(status::invalid(vec![status::violation("text", "it has one token; give at least two")]));
+        return Err(status::invalid(vec![status::violation(
+            "text",
+            "it has no token with another before it; give at least two, or a context",
+        )]));
     }
     let nats_per_token = -scored.log_probability / scored.tokens as f64;
     Ok(v1::ScoreResponse {
@@ -50,6 +54,7 @@ pub(super) async fn answer(
 /// One scoring, a piece of the text at a time.
 struct ScoreJob {
     parts: Arc<Parts>,
+    context: String,
     text: String,
     recalled: Option<Arc<Recalled>>,
     options: v1::MemoryOptions,
@@ -66,9 +71,10 @@ struct Scored {
 
 impl ScoreJob {
     fn begin(&self) -> Result<Scoring, Error> {
-        super::check_tokens(&self.parts.model, &self.text, self.parts.settings.limits.score_tokens)?;
+        let whole = [self.context.as_str(), self.text.as_str()].concat();
+        super::check_tokens(&self.parts.model, &whole, self.parts.settings.limits.score_tokens)?;
         let recall = self.recalled.as_ref().map(|recalled| recalled.recall_from(&self.parts, &self.options));
-        Scoring::new(Arc::clone(&self.parts.model), &self.text, recall)
+        Scoring::new(Arc::clone(&self.parts.model), &self.context, &self.text, recall)
     }
 
     fn work(&mut self) -> Result<Option<Scored>, Error> {

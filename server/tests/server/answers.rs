@@ -194,6 +194,12 @@ async fn texts_are_scored() {
     assert_eq!(plain.recalled_chunks, 0);
     assert!(recalling.recalled_chunks > 0);
 
+    let (first, second) = passage.split_at(100);
+    let after = world.client.score_after(first, second, without_memory()).await.unwrap();
+    let before = world.client.score(first, without_memory()).await.unwrap();
+    assert_eq!(after.tokens, 100);
+    assert!((after.log_probability + before.log_probability - plain.log_probability).abs() < 1e-3);
+
     let empty = world.client.score("", without_memory()).await.unwrap_err();
     assert_status(&empty, Code::InvalidArgument, "at least two tokens", "text");
     let one = world.client.score("x", without_memory()).await.unwrap_err();

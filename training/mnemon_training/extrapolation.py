@@ -1,0 +1,104 @@
+"""Small models of one recipe that differ in their position scheme alone, for ``mnemon bench extrapolation``.
+
+    python -m mnemon_training.extrapolation --books DIR --tokenizer FILE --out ../models/extrapolation
+
+Each is trained on the same batches of book text in sessions of ``--length`` tokens, which is all that attention
+reaches and the longest position it meets. In every other batch the memory layer also sees the earlier sessions of
+its lane and another lane, so that the same weights can be measured with long attention and with memory. The
+learning rate is constant for half the run, then falls to zero. The fourth scheme of the bench, NTK-scaled
+rotary, is the rotary model with another base at run time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+
+from .data import BOOK, Batch, encode_books
+from .export import export_folder
+from .model import POSITIONS, MemoryModel, ModelConfig
+from .train import optimizers
+
+SHAPE = {"hidden_size": 128, "intermediate_size": 352, "layers": 3, "heads": 4, "kv_heads": 1, "head_dim": 32,
+         "memory_layers": [1]}
+
+
+def batch_of(books: np.ndarray, rng: random.Random, lanes: int, tokens: int, length: int) -> Batch:
+    """``[lanes, tokens]`` of running text in sessions of ``length`` tokens; no loss across their borders."""
+    starts = [rng.randrange(len(books) - tokens - 1) for _ in range(lanes)]
+    ids = torch.tensor(np.stack([books[at:at + tokens + 1] for at in starts]).astype(np.int64))
+    session = (torch.arange(tokens) // length).expand(lanes, tokens)
+    weights = (torch.arange(tokens) % length != length - 1).float().expand(lanes, tokens)
+    return Batch(ids[:, :-1], ids[:, 1:], session, weights, torch.full((lanes, tokens), BOOK))
+
+
+def train(config: ModelConfig, books: np.ndarray, args: argparse.Namespace) -> MemoryModel:
+    torch.manual_seed(args.seed)
+    rng = random.Random(args.seed)
+    model = MemoryModel(config)
+    tuned = optimizers(model, args.muon_lr, args.adam_lr)
+    peaks = [[group["lr"] for group in one.param_groups] for one in tuned]
+    done, step, begun, losses = 0, 0, time.time(), []
+    while done < args.tokens:
+        batch = batch_of(books, rng, args.lanes, args.lane_tokens, args.length)
+        memory = batch.memory(config.window, 1) if step % 2 else None
+        rate = min(1.0, (done + 1) / args.warmup) * min(1.0, 2.0 * (1 - done / args.tokens))
+        for one, highest in zip(tuned, peaks):
+            for group, peak in zip(one.param_groups, highest):
+                group["lr"] = peak * max(rate, 1e-3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=not args.f32):
+            logits = model(batch.ids, batch.session, memory)
+            each = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="none")
+        weights = batch.weights.flatten()
+        loss = (each * weights).sum() / weights.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for one in tuned:
+            one.step()
+            one.zero_grad(set_to_none=True)
+        step, done = step + 1, done + batch.ids.numel()
+        losses.append(loss.item())
+        if step % 100 == 0:
+            spent, recent = time.time() - begun, losses[-100:]
+            print(f"{config.positions}: {done} tokens, loss {np.mean(recent[::2]):.3f} alone, {np.mean(recent[1::2]):.3f} "
+                  f"with memory, {done / spent:.0f} tokens/s", flush=True)
+    return model.eval()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--books", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--book-cache", type=Path, default=Path("runs/books.npy"))
+    parser.add_argument("--most-per-book", type=int, default=220_000, help="characters of a book that are used")
+    parser.add_argument("--schemes", nargs="*", default=list(POSITIONS), choices=POSITIONS)
+    parser.add_argument("--tokens", type=float, default=6e6, help="tokens that each model is trained on")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a session: the longest context in training")
+    parser.add_argument("--lane-tokens", type=int, default=1024)
+    parser.add_argument("--lanes", type=int, default=4)
+    parser.add_argument("--muon-lr", type=float, default=0.02)
+    parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--warmup", type=float, default=2e5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--f32", action="store_true", help="no bfloat16 in matrix products")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    tokenizer = Tokenizer.from_file(str(args.tokenizer))
+    books = encode_books(args.books, tokenizer, args.book_cache, args.most_per_book, 1)
+    for positions in args.schemes:
+        config = ModelConfig(vocab_size=tokenizer.get_vocab_size(), window=args.length, positions=positions,
+                             max_position_embeddings=args.length, **SHAPE)
+        export_folder(train(config, books, args), args.tokenizer, args.out / positions, torch.int8)
+
+
+if __name__ == "__main__":
+    main()
