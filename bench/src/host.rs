@@ -1,7 +1,7 @@
 //! A server in this process on a free loopback port, over a folder that goes away with it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -22,9 +22,17 @@ pub(crate) struct HostArguments {
     scratch: Option<PathBuf>,
 }
 
-/// What memories look like, where it differs from the model's own.
+impl HostArguments {
+    /// For the model in a folder.
+    pub(crate) fn for_model(folder: &Path) -> Self {
+        Self { model: Some(folder.display().to_string()), scratch: None }
+    }
+}
+
+/// What a server does, where it differs from the model's own settings.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Shape {
+    pub(crate) window: Option<u32>,
     pub(crate) chunk_tokens: Option<u32>,
     pub(crate) entry_policy: Option<&'static str>,
     pub(crate) kv_dtype: Option<&'static str>,
@@ -64,6 +72,7 @@ impl Host {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             data: folder.path().to_owned(),
             model: arguments.model.clone().unwrap_or(defaults.model),
+            window: shape.window,
             chunk_tokens: shape.chunk_tokens,
             entry_policy: shape.entry_policy.map(str::to_owned),
             kv_dtype: shape.kv_dtype.map(str::to_owned),

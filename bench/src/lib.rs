@@ -6,6 +6,7 @@
 //! | `perplexity.rs` | how much better a novel is predicted, the more of it is remembered |
 //! | `recall.rs` | facts planted in long histories, asked for |
 //! | `pareto.rs` | what the settings of a memory cost and bring |
+//! | `extrapolation.rs` | position schemes at contexts longer than in training, with and without memory |
 //! | `index_recall.rs` | the graph index against exact search |
 //! | `history.rs` | the generated histories, and where in them facts stand |
 //! | `grammar.rs` | their lines |
@@ -15,6 +16,7 @@
 
 pub mod history;
 
+mod extrapolation;
 mod grammar;
 mod host;
 mod index_recall;
@@ -35,6 +37,8 @@ pub enum Command {
     Recall(recall::Arguments),
     /// Chunks recalled, chunk size, entry policy and stored type against perplexity, facts, time and bytes.
     Pareto(pareto::Arguments),
+    /// Position schemes at 1 to 8 times the length in training: full attention against a window and memory.
+    Extrapolation(extrapolation::Arguments),
     /// Recall of the graph index against exact search, on the keys and queries of a real text.
     IndexRecall(index_recall::Arguments),
 }
@@ -48,6 +52,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Perplexity(arguments) => perplexity::run(&arguments).await,
         Command::Recall(arguments) => recall::run(&arguments).await,
         Command::Pareto(arguments) => pareto::run(&arguments).await,
+        Command::Extrapolation(arguments) => extrapolation::run(&arguments).await,
         Command::IndexRecall(arguments) => index_recall::run(&arguments),
     }
 }

@@ -41,14 +41,16 @@ pub struct Arguments {
 /// Chunks recalled, for every shape.
 const TOP_K: [u32; 5] = [4, 8, 16, 32, 64];
 /// The model's own.
-const OWN: Shape = Shape { chunk_tokens: None, entry_policy: None, kv_dtype: None };
-const SHAPES: [(&str, Shape); 7] = [
+const OWN: Shape = Shape { window: None, chunk_tokens: None, entry_policy: None, kv_dtype: None };
+const SHAPES: [(&str, Shape); 9] = [
     ("as the model says", OWN),
     ("chunks of 32 tokens", Shape { chunk_tokens: Some(32), ..OWN }),
     ("chunks of 128 tokens", Shape { chunk_tokens: Some(128), ..OWN }),
     ("entries: mean of 4", Shape { entry_policy: Some("block_mean:4"), ..OWN }),
     ("entries: 16 of a chunk", Shape { entry_policy: Some("representative:16"), ..OWN }),
     ("stored as bf16", Shape { kv_dtype: Some("bf16"), ..OWN }),
+    ("stored as int8", Shape { kv_dtype: Some("int8"), ..OWN }),
+    ("stored as int4", Shape { kv_dtype: Some("int4"), ..OWN }),
     ("stored as f32", Shape { kv_dtype: Some("f32"), ..OWN }),
 ];
 const HISTORY: &str = "history";

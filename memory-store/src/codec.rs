@@ -84,6 +84,8 @@ pub(crate) fn dtype_code(dtype: KvDtype) -> u8 {
         KvDtype::F32 => 0,
         KvDtype::F16 => 1,
         KvDtype::Bf16 => 2,
+        KvDtype::Int8 => 3,
+        KvDtype::Int4 => 4,
     }
 }
 
@@ -92,6 +94,8 @@ pub(crate) fn dtype_of(code: u8) -> Option<KvDtype> {
         0 => Some(KvDtype::F32),
         1 => Some(KvDtype::F16),
         2 => Some(KvDtype::Bf16),
+        3 => Some(KvDtype::Int8),
+        4 => Some(KvDtype::Int4),
         _ => None,
     }
 }

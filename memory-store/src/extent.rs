@@ -13,12 +13,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use half::{bf16, f16};
-
 use crate::codec::{Decoder, Encoder};
+use crate::numbers::{decode_side, encode_side};
 use crate::records::{ExtentRecord, FORMAT_VERSION};
 use crate::storage::Storage;
-use crate::{ChunkId, ChunkInfo, ChunkKv, Error, KvData, KvDtype, KvGeometry, MemorySpec, Result, SourceSpan};
+use crate::{ChunkId, ChunkInfo, ChunkKv, Error, KvData, KvGeometry, MemorySpec, Result, SourceSpan};
 
 const CHUNKS_MAGIC: &[u8; 8] = b"MNMNCHNK";
 const FOOTER_MAGIC: &[u8; 8] = b"MNMNEND1";
@@ -105,21 +104,27 @@ pub(crate) struct ChunkMeta {
 /// Sizes of the parts of a chunk of `tokens` tokens.
 #[derive(Clone, Copy)]
 struct Layout {
-    side_bytes: usize,
-    side_stride: usize,
+    /// Of keys and of values, without checksum and padding.
+    side_bytes: [usize; 2],
     slots: usize,
 }
 
 impl Layout {
     fn new(geometry: &KvGeometry, tokens: usize) -> Self {
-        let slots = geometry.layers.len();
-        let side_bytes = geometry.bytes_per_token() * tokens / (2 * slots);
-        Self { side_bytes, side_stride: (side_bytes + 4).next_multiple_of(8), slots }
+        Self { side_bytes: geometry.side_bytes(tokens), slots: geometry.layers.len() }
+    }
+
+    fn stride(self, side: usize) -> usize {
+        (self.side_bytes[side] + 4).next_multiple_of(8)
+    }
+
+    fn slot_stride(self) -> usize {
+        self.stride(0) + self.stride(1)
     }
 
     /// Keys are side 0, values side 1.
     fn side_offset(self, slot: usize, side: usize) -> usize {
-        (2 * slot + side) * self.side_stride
+        slot * self.slot_stride() + if side == 0 { 0 } else { self.stride(0) }
     }
 
     fn meta_offset(self) -> usize {
@@ -181,21 +186,22 @@ impl Extent {
         self.body_start as u64 + self.places[index].offset as u64
     }
 
-    fn checked_side(&self, bytes: &[u8], index: usize, layout: Layout, dtype: KvDtype) -> Result<KvData> {
-        let (data, rest) = bytes.split_at(layout.side_bytes);
+    fn checked_side(&self, bytes: &[u8], geometry: &KvGeometry, index: usize, side: usize) -> Result<KvData> {
+        let tokens = self.chunk_tokens(index);
+        let (data, rest) = bytes.split_at(Layout::new(geometry, tokens).side_bytes[side]);
         if rest.first_chunk::<4>().is_none_or(|stored| u32::from_le_bytes(*stored) != crc32fast::hash(data)) {
             let chunk = self.first_chunk + index as u64;
             return Err(self.file.damaged(format!("keys or values of chunk {chunk} fail their checksum")));
         }
-        Ok(decode_numbers(data, dtype))
+        Ok(decode_side(data, geometry, tokens, side))
     }
 
     /// Keys of the chunk at `index`, `[kv_heads, tokens, head_dim]`.
     pub(crate) fn read_keys(&self, geometry: &KvGeometry, slot: usize, index: usize) -> Result<KvData> {
         let layout = Layout::new(geometry, self.chunk_tokens(index));
         let start = self.chunk_start(index) + layout.side_offset(slot, 0) as u64;
-        let bytes = self.file.read(start, layout.side_stride)?;
-        self.checked_side(&bytes, index, layout, geometry.dtype)
+        let bytes = self.file.read(start, layout.stride(0))?;
+        self.checked_side(&bytes, geometry, index, 0)
     }
 
     /// Keys and values of the chunk at `index`.
@@ -203,15 +209,15 @@ impl Extent {
         let len = self.chunk_tokens(index);
         let layout = Layout::new(geometry, len);
         let start = self.chunk_start(index) + layout.side_offset(slot, 0) as u64;
-        let bytes = self.file.read(start, 2 * layout.side_stride)?;
-        let (keys, values) = bytes.split_at(layout.side_stride);
+        let bytes = self.file.read(start, layout.slot_stride())?;
+        let (keys, values) = bytes.split_at(layout.stride(0));
         Ok(ChunkKv {
             id: ChunkId(self.first_chunk + index as u64),
             document: self.document,
             token_start: self.token_start + self.places[index].tokens as u64,
             len,
-            keys: self.checked_side(keys, index, layout, geometry.dtype)?,
-            values: self.checked_side(values, index, layout, geometry.dtype)?,
+            keys: self.checked_side(keys, geometry, index, 0)?,
+            values: self.checked_side(values, geometry, index, 1)?,
         })
     }
 
@@ -268,41 +274,6 @@ fn decode_meta(bytes: &[u8], what: &str) -> Result<ChunkMeta> {
     })
 }
 
-fn decode_numbers(bytes: &[u8], dtype: KvDtype) -> KvData {
-    let halves = bytes.as_chunks::<2>().0.iter();
-    match dtype {
-        KvDtype::F32 => KvData::F32(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
-        KvDtype::F16 => KvData::F16(halves.map(|bytes| f16::from_le_bytes(*bytes)).collect()),
-        KvDtype::Bf16 => KvData::Bf16(halves.map(|bytes| bf16::from_le_bytes(*bytes)).collect()),
-    }
-}
-
-/// Appends `values` in the stored type. `false` when one of them is not finite in it.
-fn encode_numbers(out: &mut Vec<u8>, values: &[f32], dtype: KvDtype) -> bool {
-    let mut finite = true;
-    match dtype {
-        KvDtype::F32 => {
-            for value in values {
-                finite &= value.is_finite();
-                out.extend_from_slice(&value.to_le_bytes());
-            }
-        }
-        KvDtype::F16 => {
-            for value in values.iter().map(|value| f16::from_f32(*value)) {
-                finite &= value.is_finite();
-                out.extend_from_slice(&value.to_le_bytes());
-            }
-        }
-        KvDtype::Bf16 => {
-            for value in values.iter().map(|value| bf16::from_f32(*value)) {
-                finite &= value.is_finite();
-                out.extend_from_slice(&value.to_le_bytes());
-            }
-        }
-    }
-    finite
-}
-
 /// Whose chunks a blob holds.
 pub(crate) struct ExtentOwner<'a> {
     pub(crate) tenant: &'a str,
@@ -350,16 +321,16 @@ impl ExtentBuilder {
         let layout = Layout::new(geometry, chunk.tokens.len());
         let mut finite = true;
         for (keys, values) in chunk.keys.iter().zip(&chunk.values) {
-            for side in [keys, values] {
+            for (side, numbers) in [keys, values].into_iter().enumerate() {
                 let side_start = self.body.bytes.len();
-                finite &= encode_numbers(&mut self.body.bytes, side, geometry.dtype);
+                finite &= encode_side(&mut self.body.bytes, numbers, geometry, chunk.tokens.len(), side);
                 let checksum = crc32fast::hash(&self.body.bytes[side_start..]);
                 self.body.u32(checksum).align(8);
             }
         }
         if !finite {
             self.body.bytes.truncate(start);
-            let why = format!("a key or value is not finite when stored as {:?}", geometry.dtype);
+            let why = format!("a key or value is not finite when stored as {}", geometry.dtype);
             return Err(Error::Invalid { what: "chunk", why });
         }
         debug_assert_eq!(self.body.bytes.len() - start, layout.meta_offset());

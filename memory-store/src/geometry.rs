@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::quant::{self, Shape};
 use crate::{Error, Result};
 
 /// Type of the stored keys and values.
@@ -13,14 +14,28 @@ pub enum KvDtype {
     F16,
     /// bfloat16, 2 bytes.
     Bf16,
+    /// 8-bit codes with an offset and a step for each group of values; read as binary16.
+    Int8,
+    /// 4-bit codes, likewise.
+    Int4,
 }
 
 impl KvDtype {
-    /// Bytes of one value.
-    pub fn size(self) -> usize {
+    /// Bits of one value, without the offsets and steps of groups.
+    pub fn bits(self) -> usize {
         match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 32,
+            Self::F16 | Self::Bf16 => 16,
+            Self::Int8 => 8,
+            Self::Int4 => 4,
+        }
+    }
+
+    /// Type in which readers get what is stored.
+    pub(crate) fn read_as(self) -> Self {
+        match self {
+            Self::Int8 | Self::Int4 => Self::F16,
+            other => other,
         }
     }
 }
@@ -32,6 +47,8 @@ impl fmt::Display for KvDtype {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
         })
     }
 }
@@ -39,13 +56,15 @@ impl fmt::Display for KvDtype {
 impl FromStr for KvDtype {
     type Err = Error;
 
-    /// `f32`, `f16` or `bf16`.
+    /// `f32`, `f16`, `bf16`, `int8` or `int4`.
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(Error::Invalid { what: "kv_dtype", why: format!("'{text}'; f32, f16 or bf16") }),
+            "int8" => Ok(Self::Int8),
+            "int4" => Ok(Self::Int4),
+            _ => Err(Error::Invalid { what: "kv_dtype", why: format!("'{text}'; f32, f16, bf16, int8 or int4") }),
         }
     }
 }
@@ -141,9 +160,31 @@ impl KvGeometry {
         }
     }
 
-    /// Bytes of keys and values of one token over all memory layers.
+    /// Bytes of keys and values of one token of a full chunk over all memory layers, offsets and steps included.
     pub fn bytes_per_token(&self) -> usize {
-        2 * self.layers.len() * self.kv_heads as usize * self.head_dim as usize * self.dtype.size()
+        let tokens = self.chunk_tokens as usize;
+        self.chunk_bytes(tokens).div_ceil(tokens.max(1))
+    }
+
+    /// Bytes of keys and values of a chunk of `tokens` tokens over all memory layers.
+    pub(crate) fn chunk_bytes(&self, tokens: usize) -> usize {
+        let [keys, values] = self.side_bytes(tokens);
+        self.layers.len().saturating_mul(keys + values)
+    }
+
+    pub(crate) fn shape(&self, tokens: usize) -> Shape {
+        Shape { heads: self.kv_heads as usize, tokens, dim: self.head_dim as usize }
+    }
+
+    /// Bytes of the keys and of the values of a chunk of `tokens` tokens at one memory layer.
+    pub(crate) fn side_bytes(&self, tokens: usize) -> [usize; 2] {
+        let shape = self.shape(tokens);
+        match self.dtype {
+            KvDtype::Int8 | KvDtype::Int4 => {
+                [quant::KEY_AXIS, quant::VALUE_AXIS].map(|axis| quant::coded_bytes(shape, axis, self.dtype))
+            }
+            plain => [shape.len() * plain.bits() / 8; 2],
+        }
     }
 
     /// Position of decoder layer `layer` among the memory layers.
@@ -176,7 +217,7 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16] {
+        for dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8, KvDtype::Int4] {
             assert_eq!(dtype.to_string().parse::<KvDtype>().unwrap(), dtype);
         }
         let policies =

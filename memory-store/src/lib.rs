@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `geometry`, `chunk`, `recall`, `info`, `error` | plain data and the seam to the runtime |
 //! | `storage` | ordered records and immutable blobs: sled and files, memory, faulty |
-//! | `codec`, `records`, `extent` | bytes: `docs/format.md` |
+//! | `codec`, `records`, `extent`, `numbers`, `quant` | bytes: `docs/format.md` |
 //! | `store`, `memory`, `writer`, `snapshot`, `union` | the handles |
 //! | `state` | what a memory consists of at one moment |
 //! | `core` | storage, numbers and caches that the handles share; the one way to commit |
@@ -47,7 +47,9 @@ pub mod index;
 mod info;
 mod memory;
 mod names;
+mod numbers;
 mod options;
+mod quant;
 mod recall;
 mod records;
 mod seal;

@@ -327,7 +327,7 @@ fn check_chunk(geometry: &KvGeometry, chunk: &KvChunk) -> Result<()> {
     if tokens == 0 || tokens > geometry.chunk_tokens as usize {
         return invalid(format!("{tokens} tokens; 1 to {} are accepted", geometry.chunk_tokens));
     }
-    if tokens.saturating_mul(geometry.bytes_per_token()) > MAX_CHUNK_BYTES {
+    if geometry.chunk_bytes(tokens) > MAX_CHUNK_BYTES {
         return invalid(format!("more than {MAX_CHUNK_BYTES} bytes of keys and values"));
     }
     if span.token_end.checked_sub(span.token_start) != Some(tokens as u64) {

@@ -63,8 +63,9 @@ fn what_was_written_is_read_back() {
 fn search_equals_brute_force_for_every_policy_and_type() {
     let policies =
         [EntryPolicy::PerToken, EntryPolicy::BlockMean { tokens: 3 }, EntryPolicy::Representative { count: 2 }];
-    for (dtype, policy) in
-        [KvDtype::F32, KvDtype::F16, KvDtype::Bf16].into_iter().flat_map(|d| policies.map(|p| (d, p)))
+    for (dtype, policy) in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8, KvDtype::Int4]
+        .into_iter()
+        .flat_map(|d| policies.map(|p| (d, p)))
     {
         let store = open(Arc::new(InMemoryStorage::new()));
         let geometry = geometry(dtype, policy);
@@ -87,7 +88,11 @@ fn search_equals_brute_force_for_every_policy_and_type() {
                     let mean: f32 =
                         tokens.clone().map(|t| query.iter().zip(key(t)).map(|(a, b)| a * b).sum::<f32>()).sum();
                     let mean = mean / tokens.len() as f32;
-                    let tolerance = if dtype == KvDtype::F32 { 1e-5 } else { 0.03 };
+                    let tolerance = match dtype {
+                        KvDtype::F32 => 1e-5,
+                        KvDtype::F16 | KvDtype::Bf16 | KvDtype::Int8 => 0.03,
+                        KvDtype::Int4 => 0.4,
+                    };
                     assert!((mean - hit.score).abs() < tolerance, "{dtype:?} {policy:?}: {mean} {}", hit.score);
                 }
             }

@@ -6,8 +6,9 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{open, small_spec, write_document};
-use mnemon_memory_store::{InMemoryStorage, Storage};
+use common::{geometry, open, small_spec, spec, write_document};
+use half::f16;
+use mnemon_memory_store::{EntryPolicy, InMemoryStorage, KvDtype, Storage};
 
 /// Reads fields one after the other.
 struct Fields<'a>(&'a [u8]);
@@ -98,6 +99,45 @@ fn a_chunk_blob_tells_everything_about_its_chunks() {
         assert_eq!((tokens, starts, text as usize), (8, 0, chunk.text.len()));
         assert!(chunk.tokens.iter().all(|token| meta.u32() == *token));
         assert_eq!(meta.take(text as usize), chunk.text.as_bytes());
+    }
+}
+
+#[test]
+fn codes_stand_for_offsets_and_steps() {
+    const SHAPE: (usize, usize, usize) = (2, 8, 8);
+    let (heads, tokens, dim) = SHAPE;
+    for (dtype, bits) in [(KvDtype::Int8, 8), (KvDtype::Int4, 4)] {
+        let storage = Arc::new(InMemoryStorage::new());
+        let store = open(Arc::clone(&storage) as Arc<dyn Storage>);
+        let memory = store.create_memory("tenant", "books", spec(geometry(dtype, EntryPolicy::PerToken))).unwrap();
+        let written = write_document(&memory, "a", 1, 1);
+        let info = storage.list_blobs().unwrap().remove(0);
+        let blob = storage.read_blob(&info.name, 0, info.bytes as usize).unwrap();
+        let body = u32::from_le_bytes(blob[12..16].try_into().unwrap()) as usize;
+        let mut rest = Fields(&blob[body..]);
+        for slot in 0..2 {
+            let by_channel = |head: usize, _: usize, channel: usize| head * dim + channel;
+            let by_token = |head: usize, token: usize, _: usize| head * tokens + token;
+            let group_of: [&dyn Fn(usize, usize, usize) -> usize; 2] = [&by_channel, &by_token];
+            for (numbers, group_of) in [&written[0].keys[slot], &written[0].values[slot]].into_iter().zip(group_of) {
+                let half = |fields: &mut Fields<'_>| f16::from_le_bytes(fields.take(2).try_into().unwrap()).to_f32();
+                let stored = rest.0;
+                let groups: Vec<(f32, f32)> = (0..16).map(|_| (half(&mut rest), half(&mut rest))).collect();
+                let codes = rest.take(numbers.len() * bits / 8);
+                let len = stored.len() - rest.0.len();
+                assert_eq!(crc(&stored[..len]), rest.u32());
+                rest.take((len + 4).next_multiple_of(8) - len - 4);
+                for (at, number) in numbers.iter().enumerate() {
+                    let (head, token, channel) = (at / (tokens * dim), at / dim % tokens, at % dim);
+                    let code = if bits == 8 { codes[at] } else { codes[at / 2] >> (at % 2 * 4) & 15 };
+                    let (offset, step) = groups[group_of(head, token, channel)];
+                    let error = (offset + step * f32::from(code) - number).abs();
+                    assert!(error < step / 2.0 + 2e-3, "{dtype}: {error} with steps of {step}");
+                }
+            }
+        }
+        assert_eq!(rest.take(4), b"META");
+        assert_eq!(heads * tokens * dim, written[0].keys[0].len());
     }
 }
 

@@ -6,7 +6,7 @@ pub(crate) fn sinusoids(first: usize, n: usize, width: usize, scale: f32) -> Vec
     let frequency = |pair: usize| 10_000_f64.powf(-2.0 * pair as f64 / width as f64);
     let value = |position: usize, column: usize| {
         let angle = position as f64 * frequency(column / 2);
-        scale * (if column % 2 == 0 { angle.sin() } else { angle.cos() }) as f32
+        scale * (if column.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
     };
     (first..first + n).flat_map(|position| (0..width).map(move |column| value(position, column))).collect()
 }

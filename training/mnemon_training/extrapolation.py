@@ -1,28 +1,29 @@
 """Small models of one recipe that differ in their position scheme alone, for ``mnemon bench extrapolation``.
 
-    python -m mnemon_training.extrapolation --books DIR --tokenizer FILE --out ../models/extrapolation
+    python -m mnemon_training.extrapolation --books DIR --tokenizer FILE --grammar FILE --out ../models/extrapolation
 
-Each is trained on the same batches of book text in sessions of ``--length`` tokens, which is all that attention
-reaches and the longest position it meets. In every other batch the memory layer also sees the earlier sessions of
-its lane and another lane, so that the same weights can be measured with long attention and with memory. The
-learning rate is constant for half the run, then falls to zero. The fourth scheme of the bench, NTK-scaled
-rotary, is the rotary model with another base at run time.
+Each is trained on the same batches, in sessions of at most ``--length`` tokens: all that attention reaches, and the
+longest position it meets. Every other batch is running text of books alone. In the others, which also hold the
+histories and repeats that teach the use of memory, the memory layer sees the earlier sessions of its lane and
+another lane: so the same weights can be measured with long attention and with memory. The learning rate is constant
+for half the run, then falls to zero. The fourth scheme of the bench, NTK-scaled rotary, is the rotary model with
+another base at run time.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from .data import BOOK, Batch, encode_books
+from .data import Batch, Lanes, Mix, encode_books
 from .export import export_folder
+from .histories import Grammar
 from .model import POSITIONS, MemoryModel, ModelConfig
 from .train import optimizers
 
@@ -30,24 +31,29 @@ SHAPE = {"hidden_size": 128, "intermediate_size": 352, "layers": 3, "heads": 4, 
          "memory_layers": [1]}
 
 
-def batch_of(books: np.ndarray, rng: random.Random, lanes: int, tokens: int, length: int) -> Batch:
-    """``[lanes, tokens]`` of running text in sessions of ``length`` tokens; no loss across their borders."""
-    starts = [rng.randrange(len(books) - tokens - 1) for _ in range(lanes)]
-    ids = torch.tensor(np.stack([books[at:at + tokens + 1] for at in starts]).astype(np.int64))
-    session = (torch.arange(tokens) // length).expand(lanes, tokens)
-    weights = (torch.arange(tokens) % length != length - 1).float().expand(lanes, tokens)
-    return Batch(ids[:, :-1], ids[:, 1:], session, weights, torch.full((lanes, tokens), BOOK))
+ALONE = Mix(histories=0.0, repeats=0.0, books=1.0)
+REMEMBERING = Mix(histories=0.25, repeats=0.2, books=0.55)
 
 
-def train(config: ModelConfig, books: np.ndarray, args: argparse.Namespace) -> MemoryModel:
+def cut(batch: Batch, length: int) -> Batch:
+    """The same tokens in sessions of at most ``length``; no loss across their borders."""
+    at = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
+    begins = F.pad(batch.session[:, 1:] != batch.session[:, :-1], (1, 0), value=True)
+    since = at - torch.where(begins, at, 0).cummax(dim=1).values
+    begins = since % length == 0
+    weights = batch.weights.masked_fill(F.pad(begins[:, 1:], (0, 1)), 0.0)
+    return replace(batch, session=begins.cumsum(dim=1), weights=weights)
+
+
+def train(config: ModelConfig, lanes: Lanes, args: argparse.Namespace) -> MemoryModel:
     torch.manual_seed(args.seed)
-    rng = random.Random(args.seed)
+    lanes.rng.seed(args.seed)
     model = MemoryModel(config)
     tuned = optimizers(model, args.muon_lr, args.adam_lr)
     peaks = [[group["lr"] for group in one.param_groups] for one in tuned]
     done, step, begun, losses = 0, 0, time.time(), []
     while done < args.tokens:
-        batch = batch_of(books, rng, args.lanes, args.lane_tokens, args.length)
+        batch = cut(lanes.batch(args.lanes, REMEMBERING if step % 2 else ALONE), args.length)
         memory = batch.memory(config.window, 1) if step % 2 else None
         rate = min(1.0, (done + 1) / args.warmup) * min(1.0, 2.0 * (1 - done / args.tokens))
         for one, highest in zip(tuned, peaks):
@@ -66,9 +72,9 @@ def train(config: ModelConfig, books: np.ndarray, args: argparse.Namespace) -> M
         step, done = step + 1, done + batch.ids.numel()
         losses.append(loss.item())
         if step % 100 == 0:
-            spent, recent = time.time() - begun, losses[-100:]
-            print(f"{config.positions}: {done} tokens, loss {np.mean(recent[::2]):.3f} alone, {np.mean(recent[1::2]):.3f} "
-                  f"with memory, {done / spent:.0f} tokens/s", flush=True)
+            spent = time.time() - begun
+            print(f"{config.positions}: {done} tokens, loss {sum(losses[-100::2]) / 50:.3f} alone, "
+                  f"{sum(losses[-99::2]) / 50:.3f} of the others, {done / spent:.0f} tokens/s", flush=True)
     return model.eval()
 
 
@@ -76,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--books", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--grammar", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--book-cache", type=Path, default=Path("runs/books.npy"))
     parser.add_argument("--most-per-book", type=int, default=220_000, help="characters of a book that are used")
@@ -94,10 +101,11 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     books = encode_books(args.books, tokenizer, args.book_cache, args.most_per_book, 1)
+    lanes = Lanes(tokenizer, Grammar(args.grammar), books, args.lane_tokens, args.seed)
     for positions in args.schemes:
         config = ModelConfig(vocab_size=tokenizer.get_vocab_size(), window=args.length, positions=positions,
                              max_position_embeddings=args.length, **SHAPE)
-        export_folder(train(config, books, args), args.tokenizer, args.out / positions, torch.int8)
+        export_folder(train(config, lanes, args), args.tokenizer, args.out / positions, torch.int8)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ pub struct FlatIndex {
 }
 
 impl FlatIndex {
-    /// An empty one for vectors of `dim` values.
+    /// An empty one for vectors of `dim` values; those of quantised types are kept as they are read, in binary16.
     pub fn new(dim: usize, dtype: KvDtype) -> Self {
         Self { dim, vectors: empty_data(dtype), entries: Vec::new() }
     }
@@ -63,7 +63,7 @@ impl FlatIndex {
 pub(crate) fn empty_data(dtype: KvDtype) -> KvData {
     match dtype {
         KvDtype::F32 => KvData::F32(Vec::new()),
-        KvDtype::F16 => KvData::F16(Vec::new()),
+        KvDtype::F16 | KvDtype::Int8 | KvDtype::Int4 => KvData::F16(Vec::new()),
         KvDtype::Bf16 => KvData::Bf16(Vec::new()),
     }
 }

@@ -80,7 +80,9 @@ pub(crate) fn decode_graph(bytes: &[u8], what: &str, expected: GraphOwner) -> Re
     }
     let (n, dim) = (input.u32()? as usize, input.u32()? as usize);
     let (dtype, link_bytes) = (input.u8()?, input.u8()?);
-    let dtype = dtype_of(dtype).ok_or_else(|| input.damaged("unknown type of numbers"))?;
+    let dtype = dtype_of(dtype)
+        .filter(|dtype| dtype.read_as() == *dtype)
+        .ok_or_else(|| input.damaged("unknown type of numbers"))?;
     let (m, m0, entry_point) = (input.u32()? as usize, input.u32()? as usize, input.u32()?);
     let (n_chunks, n_upper) = (input.u32()? as usize, input.count(4)?);
     if n > MAX_GRAPH_ENTRIES || link_bytes != 2 || dim > 4096 || m > 4096 || m0 > 8192 || n_chunks > n {
@@ -97,7 +99,7 @@ pub(crate) fn decode_graph(bytes: &[u8], what: &str, expected: GraphOwner) -> Re
         }
         upper.push(UpperLevel { nodes: take_u16s(&mut input, count)?, links: take_u16s(&mut input, count * m)? });
     }
-    let vectors = decode_vectors(input.take(n * dim * dtype.size())?, dtype);
+    let vectors = decode_vectors(input.take(n * dim * dtype.bits() / 8)?, dtype);
     input.end()?;
     let graph = GraphIndex {
         dim,

@@ -145,7 +145,8 @@ impl TestMemory {
 fn convert(data: Vec<f32>, dtype: KvDtype) -> KvData {
     match dtype {
         KvDtype::F32 => KvData::F32(data),
-        KvDtype::F16 => KvData::F16(data.into_iter().map(f16::from_f32).collect()),
+        // What is stored in fewer bits is read as binary16.
+        KvDtype::F16 | KvDtype::Int8 | KvDtype::Int4 => KvData::F16(data.into_iter().map(f16::from_f32).collect()),
         KvDtype::Bf16 => KvData::Bf16(data.into_iter().map(bf16::from_f32).collect()),
     }
 }

@@ -1,0 +1,74 @@
+//! Keys or values of a chunk at one memory layer as bytes, plain or quantised.
+
+use half::{bf16, f16};
+
+use crate::quant::{self, Axis};
+use crate::{KvData, KvDtype, KvGeometry};
+
+/// Keys are side 0, values side 1.
+fn axis(side: usize) -> Axis {
+    if side == 0 { quant::KEY_AXIS } else { quant::VALUE_AXIS }
+}
+
+/// Reads a side of a chunk of `tokens` tokens; `bytes` are as many as the geometry says.
+pub(crate) fn decode_side(bytes: &[u8], geometry: &KvGeometry, tokens: usize, side: usize) -> KvData {
+    match geometry.dtype {
+        dtype @ (KvDtype::Int8 | KvDtype::Int4) => {
+            KvData::F16(quant::decode(bytes, geometry.shape(tokens), axis(side), dtype))
+        }
+        plain => decode_plain(bytes, plain),
+    }
+}
+
+/// Appends a side of a chunk of `tokens` tokens in the stored type. `false` when a value is not finite in it.
+pub(crate) fn encode_side(
+    out: &mut Vec<u8>,
+    values: &[f32],
+    geometry: &KvGeometry,
+    tokens: usize,
+    side: usize,
+) -> bool {
+    match geometry.dtype {
+        dtype @ (KvDtype::Int8 | KvDtype::Int4) => {
+            quant::encode(out, values, geometry.shape(tokens), axis(side), dtype)
+        }
+        plain => encode_plain(out, values, plain),
+    }
+}
+
+fn decode_plain(bytes: &[u8], dtype: KvDtype) -> KvData {
+    let halves = bytes.as_chunks::<2>().0.iter();
+    match dtype {
+        KvDtype::F32 => KvData::F32(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+        KvDtype::F16 | KvDtype::Int8 | KvDtype::Int4 => {
+            KvData::F16(halves.map(|bytes| f16::from_le_bytes(*bytes)).collect())
+        }
+        KvDtype::Bf16 => KvData::Bf16(halves.map(|bytes| bf16::from_le_bytes(*bytes)).collect()),
+    }
+}
+
+/// Appends `values` in the stored type. `false` when one of them is not finite in it.
+fn encode_plain(out: &mut Vec<u8>, values: &[f32], dtype: KvDtype) -> bool {
+    let mut finite = true;
+    match dtype {
+        KvDtype::F32 => {
+            for value in values {
+                finite &= value.is_finite();
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+        KvDtype::F16 | KvDtype::Int8 | KvDtype::Int4 => {
+            for value in values.iter().map(|value| f16::from_f32(*value)) {
+                finite &= value.is_finite();
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+        KvDtype::Bf16 => {
+            for value in values.iter().map(|value| bf16::from_f32(*value)) {
+                finite &= value.is_finite();
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+    }
+    finite
+}

@@ -1,0 +1,185 @@
+//! Keys and values in 8 or 4 bits: affine codes with an offset and a step for each group of values.
+//!
+//! A group is one vector (per token), or one position of the vectors of a chunk (per channel). As in `KIVI` (Liu et al. 2024,
+//! arXiv 2402.02750, section 3.2), keys are grouped per channel, because some channels are large in every key, and values
+//! per token.
+
+use half::f16;
+
+use crate::KvDtype;
+
+/// Bytes of a group's offset and step: two binary16.
+const PARAMETER_BYTES: usize = 4;
+
+/// Which values share an offset and a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Axis {
+    /// The values of one vector.
+    Token,
+    /// The values at one position of all vectors of a head and chunk.
+    Channel,
+}
+
+/// How keys are grouped.
+pub(crate) const KEY_AXIS: Axis = Axis::Channel;
+/// How values are grouped.
+pub(crate) const VALUE_AXIS: Axis = Axis::Token;
+
+/// Shape of what is coded: `[heads, tokens, dim]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Heads.
+    pub(crate) heads: usize,
+    /// Tokens of the chunk.
+    pub(crate) tokens: usize,
+    /// Values of a vector.
+    pub(crate) dim: usize,
+}
+
+impl Shape {
+    pub(crate) fn len(self) -> usize {
+        self.heads * self.tokens * self.dim
+    }
+
+    fn groups(self, axis: Axis) -> usize {
+        match axis {
+            Axis::Token => self.heads * self.tokens,
+            Axis::Channel => self.heads * self.dim,
+        }
+    }
+
+    fn group_of(self, axis: Axis, at: usize) -> usize {
+        match axis {
+            Axis::Token => at / self.dim,
+            Axis::Channel => at / (self.tokens * self.dim) * self.dim + at % self.dim,
+        }
+    }
+}
+
+/// Bytes of the coded form: parameters of the groups, then codes.
+pub(crate) fn coded_bytes(shape: Shape, axis: Axis, dtype: KvDtype) -> usize {
+    shape.groups(axis) * PARAMETER_BYTES + (shape.len() * dtype.bits()).div_ceil(8)
+}
+
+/// Appends `values` (of `shape`) in `dtype`, which is `Int8` or `Int4`. `false`, with unusable bytes, when a value is
+/// not finite in binary16, the type in which they are read.
+pub(crate) fn encode(out: &mut Vec<u8>, values: &[f32], shape: Shape, axis: Axis, dtype: KvDtype) -> bool {
+    let top = ((1_u32 << dtype.bits()) - 1) as f32;
+    let mut ranges = vec![(f32::INFINITY, f32::NEG_INFINITY); shape.groups(axis)];
+    let mut finite = true;
+    for (at, &value) in values.iter().enumerate() {
+        finite &= f16::from_f32(value).is_finite();
+        let (low, high) = &mut ranges[shape.group_of(axis, at)];
+        (*low, *high) = (low.min(value), high.max(value));
+    }
+    // Codes are chosen for the parameters as they are stored, so that their rounding is made up for.
+    let parameters: Vec<(f32, f32)> = ranges
+        .iter()
+        .map(|&(low, high)| {
+            let low = f16::from_f32(low);
+            let step = f16::from_f32((high - low.to_f32()).max(0.0) / top);
+            finite &= low.is_finite() && step.is_finite();
+            out.extend_from_slice(&low.to_le_bytes());
+            out.extend_from_slice(&step.to_le_bytes());
+            (low.to_f32(), step.to_f32())
+        })
+        .collect();
+    let code = |(at, &value): (usize, &f32)| {
+        let (low, step) = parameters[shape.group_of(axis, at)];
+        if step > 0.0 { ((value - low) / step).round().clamp(0.0, top) as u8 } else { 0 }
+    };
+    if dtype == KvDtype::Int8 {
+        out.extend(values.iter().enumerate().map(code));
+    } else {
+        let start = out.len();
+        out.resize(start + values.len().div_ceil(2), 0);
+        for (at, value) in values.iter().enumerate() {
+            out[start + at / 2] |= code((at, value)) << (at % 2 * 4);
+        }
+    }
+    finite
+}
+
+/// The values that `bytes` (of [`coded_bytes`]) stand for, in binary16.
+pub(crate) fn decode(bytes: &[u8], shape: Shape, axis: Axis, dtype: KvDtype) -> Vec<f16> {
+    let (parameters, codes) = bytes.split_at(shape.groups(axis) * PARAMETER_BYTES);
+    let half = |low, high| f16::from_le_bytes([low, high]).to_f32();
+    let parameters: Vec<(f32, f32)> =
+        parameters.as_chunks::<4>().0.iter().map(|&[a, b, c, d]| (half(a, b), half(c, d))).collect();
+    let mut values = Vec::with_capacity(shape.len());
+    let rows = shape.heads * shape.tokens;
+    for row in 0..rows {
+        for channel in 0..shape.dim {
+            let at = row * shape.dim + channel;
+            let code = match dtype {
+                KvDtype::Int8 => codes[at],
+                _ => codes[at / 2] >> (at % 2 * 4) & 15,
+            };
+            let group = match axis {
+                Axis::Token => row,
+                Axis::Channel => row / shape.tokens * shape.dim + channel,
+            };
+            let (low, step) = parameters[group];
+            let value = (low + step * f32::from(code)).clamp(f16::MIN.to_f32(), f16::MAX.to_f32());
+            values.push(f16::from_f32(value));
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn case() -> impl Strategy<Value = (Shape, Vec<f32>, f32)> {
+        let shape =
+            (1_usize..4, 1_usize..67, 1_usize..35).prop_map(|(heads, tokens, dim)| Shape { heads, tokens, dim });
+        (shape, -4_f32..4.0).prop_flat_map(|(shape, exponent)| {
+            let scale = 10_f32.powf(exponent);
+            let values = prop::collection::vec((-1_f32..1.0).prop_map(move |value| value * scale), shape.len());
+            (Just(shape), values, Just(scale))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_round_trip_errs_by_at_most_half_a_step((shape, values, scale) in case()) {
+            for (dtype, top) in [(KvDtype::Int8, 255.0), (KvDtype::Int4, 15.0)] {
+                for axis in [Axis::Token, Axis::Channel] {
+                    let mut bytes = Vec::new();
+                    prop_assert!(encode(&mut bytes, &values, shape, axis, dtype));
+                    prop_assert_eq!(bytes.len(), coded_bytes(shape, axis, dtype));
+                    let read = decode(&bytes, shape, axis, dtype);
+                    prop_assert_eq!(read.len(), values.len());
+                    let mut ranges = vec![(f32::INFINITY, f32::NEG_INFINITY); shape.groups(axis)];
+                    for (at, value) in values.iter().enumerate() {
+                        let (low, high) = &mut ranges[shape.group_of(axis, at)];
+                        (*low, *high) = (low.min(*value), high.max(*value));
+                    }
+                    for (at, (value, read)) in values.iter().zip(&read).enumerate() {
+                        let (low, high) = ranges[shape.group_of(axis, at)];
+                        // Half a step, and roundings of offset, step (smallest: 2^-24) and result to binary16.
+                        let bound = (high - low) / top / 2.0 + scale * 3e-3 + top * 6e-8;
+                        let error = (value - read.to_f32()).abs();
+                        prop_assert!(error <= bound, "{dtype:?} {axis:?}: {error} > {bound}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_place_in_binary16_is_refused() {
+        let shape = Shape { heads: 1, tokens: 1, dim: 2 };
+        for value in [f32::NAN, f32::INFINITY, 70_000.0, -1e30] {
+            for dtype in [KvDtype::Int8, KvDtype::Int4] {
+                assert!(!encode(&mut Vec::new(), &[1.0, value], shape, Axis::Token, dtype), "{value}");
+            }
+        }
+        let mut bytes = Vec::new();
+        assert!(encode(&mut bytes, &[-65504.0, 65504.0], shape, Axis::Token, KvDtype::Int4));
+        assert!(decode(&bytes, shape, Axis::Token, KvDtype::Int4).iter().all(|value| value.is_finite()));
+    }
+}
