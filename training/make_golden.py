@@ -1,10 +1,13 @@
 """Golden fixtures: what a runtime must compute, in f32, on tiny random models.
 
-    python make_golden.py            # writes ../runtime/tests/fixtures/memory_{joint,gate}
+    python make_golden.py            # writes ../runtime/tests/fixtures/memory_{joint,gate} and */adapter.*
 
 Memory is every token of ``memory_tokens``, read from a fresh state with the window and without recall.
 The prompt is a fresh session (no local state, positions from 0) that sees all memory tokens in every
 memory layer. The weights are large and every scalar is random, so that an omission shows.
+
+Adapters are for the fixtures of pretrained families, with memory in their last layer: ``logits[t]`` are those after
+token t of one text, when every token out of the window is memory.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import json
 from pathlib import Path
 
 import torch
+from transformers import AutoModelForCausalLM
 
+from mnemon_training import adapt
 from mnemon_training.export import export_weights
 from mnemon_training.model import MemoryModel, ModelConfig
 
@@ -58,11 +63,35 @@ def write(name: str, config: ModelConfig, seed: int) -> None:
     print(f"{name}: {size / 1e3:.0f} kB, memory changes logits by up to {(beside - without).abs().max():.3f}")
 
 
+def write_adapter(name: str, fusion: str, lora_rank: int, seed: int, window: int = 8) -> None:
+    folder = FIXTURES / name
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    layers = [model.config.num_hidden_layers - 1]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in adapt.add_memory(model, layers, window, fusion, lora_rank):
+            weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+        attention = model.model.layers[-1].self_attn
+        (attention.memory_gate if fusion == "gate" else attention.memory_bias).add_(4.0)
+        tokens = torch.randint(model.config.vocab_size, (1, 30), generator=generator)
+        with_memory = model(tokens).logits[0]
+        adapt.recalling(model, False)
+        without = model(tokens).logits[0]
+    adapt.write(model, layers, window, fusion, folder / "adapter.safetensors")
+    (folder / "adapter.json").write_text(json.dumps({
+        "tokens": tokens[0].tolist(), "logits": [[round(x, 7) for x in row] for row in with_memory.tolist()]}) + "\n")
+    print(f"{name}: memory changes logits by up to {(with_memory - without).abs().max():.3f}")
+
+
 def main() -> None:
     shared = dict(vocab_size=64, hidden_size=32, intermediate_size=48, layers=3, heads=4, kv_heads=2,
                   head_dim=8, window=16)
     write("memory_joint", ModelConfig(**shared, memory_layers=[1, 2], fusion="joint"), seed=11)
     write("memory_gate", ModelConfig(**shared, memory_layers=[1], fusion="gate"), seed=12)
+    write_adapter("llama", "joint", lora_rank=2, seed=21)
+    write_adapter("mistral", "gate", lora_rank=0, seed=22)
+    write_adapter("qwen2", "gate", lora_rank=3, seed=23)
+    write_adapter("qwen3", "joint", lora_rank=2, seed=24)
 
 
 if __name__ == "__main__":

@@ -46,10 +46,11 @@ struct Seen {
     exact: Duration,
 }
 
-/// Answers as the snapshot does, and compares the graph with the scan on the way.
+/// Compares the graph with the scan, and answers as one of the two does.
 struct Compared {
     inner: Snapshot,
     ef: usize,
+    answer_exactly: bool,
     seen: Mutex<Seen>,
 }
 
@@ -74,7 +75,7 @@ impl Recall for Compared {
             seen.wanted += exact.len() as u64;
             seen.found += exact.iter().filter(|hit| found.contains(&(hit.chunk, hit.start))).count() as u64;
         }
-        Ok(graph)
+        Ok(if self.answer_exactly { exact } else { graph })
     }
 
     fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<Arc<ChunkKv>>> {
@@ -139,8 +140,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     eprintln!("sealed in {:.1} s; {unsealed} of {entries} entries stay unsealed", sealing.as_secs_f64());
 
     let mut rows = Vec::new();
-    for &ef in &arguments.ef {
-        let compared = Arc::new(Compared { inner: memory.snapshot()?, ef, seen: Mutex::new(Seen::default()) });
+    let exactly = arguments.ef.first().map(|&ef| (ef, true));
+    let mut exact_perplexity = None;
+    for (ef, answer_exactly) in exactly.into_iter().chain(arguments.ef.iter().map(|&ef| (ef, false))) {
+        let inner = memory.snapshot()?;
+        let compared = Arc::new(Compared { inner, ef, answer_exactly, seen: Mutex::new(Seen::default()) });
         let recall: Arc<dyn Recall> = Arc::clone(&compared) as _;
         let mut scoring =
             Scoring::new(Arc::clone(&model), "", held_out, Some((recall, RecallOptions::for_model(&model))))?;
@@ -149,6 +153,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 break (-log_probability / tokens as f64).exp();
             }
         };
+        if answer_exactly {
+            exact_perplexity = Some(perplexity);
+            continue;
+        }
         let seen = compared.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let per_list = |time: Duration| time.as_secs_f64() * 1e6 / seen.lists.max(1) as f64;
         rows.push(serde_json::json!({
@@ -168,6 +176,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "unsealed_entries": unsealed,
         "ingest_seconds": ingest.as_secs_f64(),
         "sealing_seconds": sealing.as_secs_f64(),
+        "exact_perplexity": exact_perplexity,
         "rows": rows,
     });
     println!("{}", serde_json::to_string_pretty(&result)?);

@@ -1,9 +1,10 @@
 """Gives memory to a pretrained model: trains the memory parameters alone, and writes them as an adapter.
 
-    python -m mnemon_training.adapt --model DIR --text DIR --out adapter.safetensors [--memory-layers 8,12]
+    python -m mnemon_training.adapt --model DIR --text DIR --out adapter.safetensors [--memory-layers 8,12] [--lora-rank 8]
 
 ``DIR`` is a Llama, Mistral, Qwen2 or Qwen3 model in the Hugging Face layout, ``--text`` a folder of ``.txt`` files. The
-model's own weights stay as they are. ``mnemon serve --model DIR --memory-adapter adapter.safetensors`` uses the result.
+model's own weights stay as they are; with ``--lora-rank`` a low-rank product is added to the four projections of the
+memory layers (Hu et al. 2021), which the server merges when it loads them. ``mnemon serve --model DIR --memory-adapter adapter.safetensors`` uses the result.
 
 Every layer attends, as when it is served, to the last ``window`` tokens, with rotary positions. A memory layer also sees
 the tokens before them, by their keys without positions: ``memory_scale_h * (q . k) + memory_bias_h``, in the same softmax
@@ -25,6 +26,20 @@ from torch import Tensor, nn
 from .model import rotate
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class LowRank(nn.Module):
+    """A frozen projection plus ``lora_B @ lora_A``, which is zero at first."""
+
+    def __init__(self, base: nn.Linear, rank: int):
+        super().__init__()
+        self.base = base
+        self.lora_A = nn.Parameter(torch.randn(rank, base.in_features) * base.in_features**-0.5)
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + x @ self.lora_A.T @ self.lora_B.T
 
 
 class Windowed(nn.Module):
@@ -73,7 +88,7 @@ class Windowed(nn.Module):
         return base.o_proj(mixed.transpose(1, 2).reshape(lanes, tokens, -1)), None
 
 
-def add_memory(model: nn.Module, layers: list[int], window: int, fusion: str) -> list[nn.Parameter]:
+def add_memory(model: nn.Module, layers: list[int], window: int, fusion: str, lora_rank: int = 0) -> list[nn.Parameter]:
     """Replaces every attention module; returns the parameters to train."""
     config = model.config
     if config.model_type not in FAMILIES:
@@ -82,6 +97,9 @@ def add_memory(model: nn.Module, layers: list[int], window: int, fusion: str) ->
         raise SystemExit(f"--memory-layers {layers}: the model has layers 0 to {config.num_hidden_layers - 1}")
     model.requires_grad_(False)
     for index, block in enumerate(model.model.layers):
+        if lora_rank and index in layers:
+            for name in PROJECTIONS:
+                setattr(block.self_attn, name, LowRank(getattr(block.self_attn, name), lora_rank))
         block.self_attn = Windowed(block.self_attn, config, window, fusion if index in layers else None)
     return [weight for weight in model.parameters() if weight.requires_grad]
 
@@ -104,7 +122,12 @@ def write(model: nn.Module, layers: list[int], window: int, fusion: str, out: Pa
         attention = model.model.layers[layer].self_attn
         for name in ("memory_scale", "memory_bias", "memory_gate"):
             if hasattr(attention, name):
-                tensors[f"model.layers.{layer}.self_attn.{name}"] = getattr(attention, name).detach().float().contiguous()
+                tensors[f"model.layers.{layer}.self_attn.{name}"] = getattr(attention, name)
+        for name in PROJECTIONS:
+            if isinstance(projection := getattr(attention.base, name), LowRank):
+                tensors[f"model.layers.{layer}.self_attn.{name}.lora_A"] = projection.lora_A
+                tensors[f"model.layers.{layer}.self_attn.{name}.lora_B"] = projection.lora_B
+    tensors = {name: weight.detach().float().contiguous() for name, weight in tensors.items()}
     about = {"version": 1, "model_type": config.model_type, "hidden_size": config.hidden_size,
              "layers": config.num_hidden_layers, "heads": config.num_attention_heads,
              "kv_heads": config.num_key_value_heads, "head_dim": model.model.layers[0].self_attn.size,
@@ -126,7 +149,9 @@ def main() -> None:
                         "window of its end is its memory")
     parser.add_argument("--lanes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--lr", type=float, default=0.02, help="of scale, bias and gate")
+    parser.add_argument("--lora-rank", type=int, default=0, help="0: the projections stay as they are")
+    parser.add_argument("--lora-lr", type=float, default=1e-3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
@@ -141,7 +166,7 @@ def main() -> None:
     depth = model.config.num_hidden_layers
     layers = ([int(n) for n in args.memory_layers.split(",")] if args.memory_layers
               else list(range(depth // 2, min(depth, depth // 2 + max(1, depth // 3)))))
-    trained = add_memory(model, layers, args.window, args.fusion)
+    trained = add_memory(model, layers, args.window, args.fusion, args.lora_rank)
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(args.text.glob("*.txt"))]
     pieces = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     pieces = [ids for ids in pieces if len(ids) > 3 * args.length]
@@ -161,7 +186,9 @@ def main() -> None:
     print(f"{sum(p.numel() for p in trained)} parameters in layers {layers}; loss without memory {without:.4f}, "
           f"with it, untrained {measure():.4f}", flush=True)
     best = float("inf")
-    tuned = torch.optim.AdamW(trained, lr=args.lr, weight_decay=0.0)
+    groups = [{"params": [w for w in trained if w.dim() == 1], "lr": args.lr},
+              {"params": [w for w in trained if w.dim() == 2], "lr": args.lora_lr}]
+    tuned = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
     for step in range(1, args.steps + 1):
         batch = []
         for _ in range(args.lanes):

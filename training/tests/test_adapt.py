@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from mnemon_training import tokenizer as bpe
-from mnemon_training.adapt import add_memory, recalling
+from mnemon_training.adapt import PROJECTIONS, add_memory, recalling
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = dict(vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
@@ -37,8 +37,8 @@ def test_without_recall_and_a_wide_window_nothing_changes(family):
         assert (model(ids).logits - before).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("fusion", ("joint", "gate"))
-def test_an_adapter_is_trained_and_written(tmp_path, fusion):
+@pytest.mark.parametrize("fusion,rank", (("joint", 0), ("gate", 0), ("joint", 2)))
+def test_an_adapter_is_trained_and_written(tmp_path, fusion, rank):
     folder, text, out = tmp_path / "model", tmp_path / "text", tmp_path / "adapter.safetensors"
     text.mkdir()
     (text / "a.txt").write_text("The harbour was quiet. Nobody had seen the old ferry since Monday evening. " * 200)
@@ -47,16 +47,21 @@ def test_an_adapter_is_trained_and_written(tmp_path, fusion):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     done = subprocess.run(
         [sys.executable, "-m", "mnemon_training.adapt", "--model", folder, "--text", text, "--out", out, "--fusion", fusion,
-         "--memory-layers", "1,2", "--window", "16", "--length", "96", "--steps", "50"],
+         "--memory-layers", "1,2", "--window", "16", "--length", "96", "--steps", "50", "--lora-rank", str(rank)],
         cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, last = (float(line.split("held out ")[1].split()[0]) for line in
                    (next(l for l in done.stdout.splitlines() if l.startswith("step 25")),
                     next(l for l in done.stdout.splitlines() if l.startswith("step 50"))))
     assert min(first, last) < float(done.stdout.split("untrained ")[1].split()[0])
-    names = ("memory_scale", "memory_bias") + (("memory_gate",) if fusion == "gate" else ())
+    names = ["memory_scale", "memory_bias"] + (["memory_gate"] if fusion == "gate" else [])
+    if rank:
+        names += [f"{name}.lora_{side}" for name in PROJECTIONS for side in "AB"]
     with safe_open(out, "pt") as file:
         about = json.loads(file.metadata()["mnemon_adapter"])
         assert sorted(file.keys()) == sorted(f"model.layers.{n}.self_attn.{name}" for n in (1, 2) for name in names)
         assert file.get_tensor("model.layers.1.self_attn.memory_scale").shape == (4,)
+        if rank:
+            assert file.get_tensor("model.layers.2.self_attn.k_proj.lora_B").shape == (16, rank)
+            assert file.get_tensor("model.layers.2.self_attn.k_proj.lora_B").abs().max() > 0
     assert (about["model_type"], about["memory_layers"], about["fusion"], about["window"]) == ("llama", [1, 2], fusion, 16)

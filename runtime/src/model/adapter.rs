@@ -3,7 +3,9 @@
 //! The file's metadata has the key `mnemon_adapter`, a JSON object: `version` (1), the shape of the model that it was
 //! made for (`model_type`, `hidden_size`, `layers`, `heads`, `kv_heads`, `head_dim`), and how memory is used
 //! (`memory_layers`, `fusion`, `window`). Its tensors are, for each memory layer N,
-//! `model.layers.N.self_attn.memory_scale` and `memory_bias`, and `memory_gate` for the fusion `gate`, all `[heads]`.
+//! `model.layers.N.self_attn.memory_scale` and `memory_bias`, and `memory_gate` for the fusion `gate`, all `[heads]`. For any
+//! weight `X.weight` `[rows, columns]` of the model there may be `X.lora_A` `[rank, columns]` and `X.lora_B` `[rows, rank]`:
+//! their product `B A` is added to it (arXiv 2106.09685, section 4.1, with alpha / rank in B).
 
 use std::path::Path;
 

@@ -56,7 +56,7 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
     let chat_template = ChatTemplate::find(folder.optional("chat_template.jinja")?, settings.as_ref())?;
     let decoder = Decoder::load(&mut weights, &config)?;
     if let Some((path, name)) = options.memory_adapter.as_ref().and_then(|path| Some((path, weights.unread(path)?))) {
-        let why = format!("{} has a tensor '{name}', which would be ignored; LoRA is not supported", path.display());
+        let why = format!("{} has a tensor '{name}', which belongs to nothing in this model", path.display());
         return Err(Error::Invalid { what: "memory adapter", why });
     }
     let rotary = match config.positions {

@@ -171,9 +171,31 @@ impl Weights {
         Ok(values)
     }
 
-    /// A tensor as it is stored, on the host. A matrix of U8 `[rows, columns]` has its scales beside it, `NAME.scale`,
-    /// F32 `[rows]`, and stands for `(byte - 128) * scale[row]`.
+    /// A tensor on the host, with what an adapter adds to it.
     fn host(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let own = self.own(name, shape)?;
+        let Some(stem) = name.strip_suffix(".weight") else { return Ok(own) };
+        let (a_name, b_name) = (format!("{stem}.lora_A"), format!("{stem}.lora_B"));
+        let (Some(rank), &[rows, columns]) = (self.rows_of(&a_name), shape) else { return Ok(own) };
+        let a = self.stored(&a_name, &[rank, columns])?.to_dtype(DType::F32)?;
+        let b = self.stored(&b_name, &[rows, rank])?.to_dtype(DType::F32)?;
+        let product = b.matmul(&a)?;
+        if !product.abs()?.max_all()?.to_scalar::<f32>()?.is_finite() {
+            let why = format!("the product of '{a_name}' and '{b_name}' is not finite");
+            return Err(Error::Damaged { path: self.path_of(&a_name), why });
+        }
+        Ok((own.to_dtype(DType::F32)? + product)?)
+    }
+
+    /// First dimension of a tensor, if it is there.
+    fn rows_of(&self, name: &str) -> Option<usize> {
+        let shard = self.shards.get(*self.index.get(name)?)?;
+        shard.metadata.info(name)?.shape.first().copied()
+    }
+
+    /// A tensor of the model as it is stored. A matrix of U8 `[rows, columns]` has its scales beside it, `NAME.scale`,
+    /// F32 `[rows]`, and stands for `(byte - 128) * scale[row]`.
+    fn own(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let is_new = !self.digests.contains_key(name);
         let stored = self.stored(name, shape)?;
         if is_new {

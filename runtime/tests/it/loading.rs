@@ -140,9 +140,17 @@ fn what_would_be_ignored_is_refused() {
         Model::load(&ModelSource::Directory(folder.path().into()), &options).map(|_| ()).map_err(|e| e.to_string())
     };
     load(&|_| ()).unwrap();
-    let lora = "model.layers.1.self_attn.q_proj.lora_A";
-    let error = load(&|all| drop(all.insert(lora.into(), Tensor::zeros((2, 32), DType::F32, &Device::Cpu).unwrap())));
-    assert!(error.as_ref().unwrap_err().contains(lora), "{error:?}");
+    let lora = |side: &str| format!("model.layers.1.self_attn.q_proj.lora_{side}");
+    let zeros = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    for (side, shape, told) in [("A", (2, 32), "lora_B"), ("B", (32, 2), "lora_B"), ("A", (2, 31), "lora_A")] {
+        let error = load(&|all| drop(all.insert(lora(side), zeros(shape))));
+        assert!(error.as_ref().unwrap_err().contains(told), "{error:?}");
+    }
+    let error = load(&|all| {
+        all.insert(lora("A"), (zeros((2, 32)) + f64::NAN).unwrap());
+        all.insert(lora("B"), zeros((32, 2)));
+    });
+    assert!(error.as_ref().unwrap_err().contains("not finite"), "{error:?}");
     let scale = "model.layers.1.self_attn.memory_scale";
     let error = load(&|all| drop(all.insert(scale.into(), Tensor::new(&[f32::NAN; 4], &Device::Cpu).unwrap())));
     assert!(error.as_ref().unwrap_err().contains(scale), "{error:?}");

@@ -103,6 +103,41 @@ fn golden_for_training() {
     }
 }
 
+/// Adapters that the training package made (`training/make_golden.py`), with and without low-rank products: what leaves
+/// the window is recalled, all of it.
+#[test]
+fn golden_for_adapters() {
+    for name in ["llama", "mistral", "qwen2", "qwen3"] {
+        let golden: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(crate::common::fixture(name).join("adapter.json")).unwrap())
+                .unwrap();
+        let options = LoadOptions {
+            memory_adapter: Some(crate::common::fixture(name).join("adapter.safetensors")),
+            kv_dtype: Some(KvDtype::F32),
+            chunk_tokens: Some(1),
+            entry_policy: Some(EntryPolicy::PerToken),
+            ..cpu()
+        };
+        let model = load(name, &options);
+        let window = model.config().memory.window;
+        let memory = Arc::new(TestMemory::new(&model));
+        let capture = CaptureOptions { window, sinks: 0, local: LocalMask::Sliding, recall: None };
+        let mut attention = CaptureAttention::new(&model, capture).unwrap();
+        let mut state = SequenceState::new(&model);
+        let everything = RecallOptions { everything: true, ..RecallOptions::default() };
+        let mut got = Vec::new();
+        for token in tokens(&golden["tokens"]) {
+            attention.set_recall(Some((Arc::clone(&memory) as _, everything.clone()))).unwrap();
+            got.extend(logits(&model, &mut state, &mut attention, &[token], 1));
+            if let Some(left) = attention.drain(false).unwrap() {
+                memory.add(&left, 1);
+            }
+        }
+        let error = difference(&got, &rows(&golden["logits"]));
+        assert!(error < 1e-3, "{name}: {error}");
+    }
+}
+
 #[test]
 fn an_empty_memory_changes_nothing() {
     for name in ["memory_joint", "memory_gate", "qwen3"] {
