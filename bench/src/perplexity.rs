@@ -1,7 +1,8 @@
 //! Perplexity of passages of held-out novels against the number of tokens before them that memory holds.
 //!
 //! The same tokens are scored for every size of memory, each time in a fresh session. The first ones of a passage are
-//! context that is not counted, so that memory does not gain by merely standing in for the local window.
+//! context that is not counted, so that memory does not gain by merely standing in for the local window. The baseline
+//! is the same model with full attention: what stands before the passage is its prompt.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use mnemon_client::v1;
 use mnemon_memory_store::StoreOptions;
 use serde_json::{Value, json};
 
-use crate::host::{Host, HostArguments, forgetting, recalling};
+use crate::host::{Host, HostArguments, Shape, forgetting, recalling};
 use crate::plot::{Line, Plot};
 use crate::report::{Output, line_start, parse_tokens, texts, tokens_label};
 
@@ -33,6 +34,9 @@ pub struct Arguments {
     /// Tokens before them that are only context, about.
     #[arg(long, default_value_t = 256)]
     context: u64,
+    /// Tokens before the passage that the baseline of full attention reads; 0 leaves it out.
+    #[arg(long, value_parser = parse_tokens, default_value = "2k")]
+    full: u64,
     /// Wait until the graphs of the memories are built, so that they and not the scan are measured: minutes for each
     /// 100k tokens.
     #[arg(long)]
@@ -77,6 +81,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let bytes_per_token = host.bytes_per_token(&books[0].1).await?;
     let mut rows: Vec<(String, Vec<Scored>)> = Vec::new();
     let count = arguments.passages.min(books.len());
+    let mut baseline = FullAttention::start(arguments).await?;
     println!("{:<28} {:>9} {:>11} {:>9} {:>9} {:>7}", "book", "memory", "perplexity", "change", "exact", "s");
     for index in 0..count {
         let passage =
@@ -99,6 +104,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
             );
             scores.push(scored);
         }
+        if let Some(baseline) = &mut baseline {
+            let perplexity = baseline.score(&passage, (arguments.full as f64 * bytes_per_token) as usize).await?;
+            println!("{:<28} {:>9} {perplexity:>11.2}", passage.book, "full");
+        }
         rows.push((passage.book.to_owned(), scores));
     }
     let overall = overall(&arguments.memory, &rows);
@@ -112,8 +121,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
             row.index_against_exact_percent
         );
     }
+    let full = match baseline {
+        Some(baseline) => Some(baseline.finish(arguments.full).await?),
+        None => None,
+    };
     let results = json!({
         "bytes_per_token": bytes_per_token,
+        "full_attention": full,
         "overall": overall.iter().map(Overall::as_json).collect::<Vec<_>>(),
         "passages": rows.iter().map(|(book, scores)| passage_json(book, &arguments.memory, scores)).collect::<Vec<_>>(),
     });
@@ -183,6 +197,45 @@ impl Passage<'_> {
 pub(crate) async fn counted(host: &Host, passage: &Passage<'_>, memory: v1::MemoryOptions) -> Result<(u64, f64)> {
     let scored = host.client.score_after(passage.context, passage.counted, memory).await?;
     Ok((scored.tokens, scored.log_probability))
+}
+
+/// The same model with a window over everything, its prompt included, and no memory.
+struct FullAttention {
+    host: Host,
+    tokens: u64,
+    log_probability: f64,
+}
+
+impl FullAttention {
+    async fn start(arguments: &Arguments) -> Result<Option<Self>> {
+        if arguments.full == 0 {
+            return Ok(None);
+        }
+        // Bytes of a token differ from text to text: twice the tokens are always enough.
+        let window = 2 * (arguments.full + arguments.context + arguments.tokens);
+        let shape = Shape { window: Some(u32::try_from(window)?), ..Shape::default() };
+        let host = Host::start_with(&arguments.host, &shape).await?;
+        host.client.create_memory(MEMORY, "of mnemon bench").await?;
+        Ok(Some(Self { host, tokens: 0, log_probability: 0.0 }))
+    }
+
+    /// Perplexity of a passage after `bytes` of its book.
+    async fn score(&mut self, passage: &Passage<'_>, bytes: usize) -> Result<f64> {
+        let before = passage.before.first().map_or("", |(_, text)| text);
+        let before = &before[line_start(before, before.len().saturating_sub(bytes))..];
+        let context = [before, passage.context].concat();
+        let scored = self.host.client.score_after(&context, passage.counted, forgetting(MEMORY)).await?;
+        self.tokens += scored.tokens;
+        self.log_probability += scored.log_probability;
+        Ok(scored.perplexity)
+    }
+
+    async fn finish(self, tokens: u64) -> Result<Value> {
+        self.host.stop().await?;
+        let perplexity = (-self.log_probability / self.tokens.max(1) as f64).exp();
+        println!("full attention to {} more tokens: {perplexity:.2}", tokens_label(tokens));
+        Ok(json!({"tokens_before": tokens, "perplexity": perplexity}))
+    }
 }
 
 /// Waits until the index has not grown for longer than a graph takes.

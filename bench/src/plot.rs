@@ -69,9 +69,11 @@ impl Plot<'_> {
             let points: Vec<String> =
                 line.points.iter().map(|&(t, v)| format!("{:.1},{:.1}", x_of(t), y_of(v))).collect();
             let width = if line.faint { 1.0 } else { 2.5 };
+            // Beyond the colours, lines are told apart by dashes.
+            let dashes = if !line.faint && named >= COLORS.len() { " stroke-dasharray=\"7 5\"" } else { "" };
             let _ = writeln!(
                 svg,
-                "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"{width}\"/>",
+                "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"{width}\"{dashes}/>",
                 points.join(" ")
             );
             if line.faint {
@@ -84,7 +86,7 @@ impl Plot<'_> {
             let y = TOP + 10.0 + 22.0 * named as f64;
             let _ = writeln!(
                 svg,
-                "<path d=\"M{:.1} {:.1}h18\" stroke=\"{color}\" stroke-width=\"3\"/><text x=\"{:.1}\" y=\"{y:.1}\">{}</text>",
+                "<path d=\"M{:.1} {:.1}h18\" stroke=\"{color}\" stroke-width=\"3\"{dashes}/><text x=\"{:.1}\" y=\"{y:.1}\">{}</text>",
                 right + 12.0,
                 y - 4.0,
                 right + 36.0,

@@ -1,0 +1,61 @@
+//! Every measurement on a text small enough for a test: that it runs, and that its numbers make sense.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{mnemon, run, story};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Two books in which memory pays: each says again much of what it said before.
+fn novels() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for (name, pages) in [("first", 700), ("second", 650)] {
+        fs::write(folder.path().join(name).with_extension("txt"), story(pages)).unwrap();
+    }
+    folder
+}
+
+/// Runs a measurement on the books; returns its results.
+fn bench(name: &str, novels: &Path, arguments: &[&str]) -> Value {
+    let out = TempDir::new().unwrap();
+    let mut command = mnemon();
+    command.args(["bench", name, "--novels"]).arg(novels).arg("--out").arg(out.path()).args(arguments);
+    run(&mut command, b"").succeeds();
+    let svg = fs::read_to_string(out.path().join(name).with_extension("svg")).unwrap();
+    assert!(svg.contains("<circle") && svg.ends_with("</svg>\n"));
+    let report: Value =
+        serde_json::from_slice(&fs::read(out.path().join(name).with_extension("json")).unwrap()).unwrap();
+    assert!(report["command"].as_str().unwrap().contains(name) && report["model"]["parameters"].as_u64().unwrap() > 0);
+    report["results"].clone()
+}
+
+#[test]
+fn perplexity_falls_with_memory() {
+    let novels = novels();
+    let arguments = ["--memory", "0,1k", "--passages", "2", "--tokens", "120", "--context", "60", "--full", "200"];
+    let results = bench("perplexity", novels.path(), &arguments);
+    let (none, some) = (&results["overall"][0], &results["overall"][1]);
+    assert!(some["perplexity"].as_f64().unwrap() < none["perplexity"].as_f64().unwrap(), "{results}");
+    // Nothing is sealed yet: both are one scan.
+    assert_eq!(some["index_against_exact_percent"], 0.0);
+    assert!(results["full_attention"]["perplexity"].as_f64().unwrap() > 1.0);
+    assert_eq!(results["passages"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn fewer_bits_take_fewer_bytes() {
+    let novels = novels();
+    let results = bench("pareto", novels.path(), &["--tokens", "800", "--passages", "1", "--facts", "3"]);
+    let points = results["points"].as_array().unwrap();
+    let bytes = |shape: &str| {
+        let point = points.iter().find(|point| point["memory"] == shape).expect(shape);
+        point["stored_bytes_per_token"].as_f64().unwrap()
+    };
+    let sizes = ["stored as int4", "stored as int8", "as the model says", "stored as f32"].map(bytes);
+    assert!(sizes.windows(2).all(|pair| pair[0] < 0.75 * pair[1]), "{sizes:?}");
+    assert!(points.iter().any(|point| point["on_the_frontier"] == true));
+}
