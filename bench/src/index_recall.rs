@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use mnemon_encoder::{DocumentEncoder, EncodeOptions};
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, MemorySpec, Recall, SearchRequest, Snapshot, Store, StoreOptions,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Memory, MemorySpec, Recall, SearchRequest, Snapshot, Store,
+    StoreOptions,
     storage::{SledOptions, SledStorage},
 };
 use mnemon_runtime::{LoadOptions, Model, ModelSource, RecallOptions, ScoreStep, Scoring};
@@ -28,7 +29,7 @@ pub struct Arguments {
     /// Bytes at the end of the text that are read as queries, and not ingested.
     #[arg(long, default_value_t = 8192)]
     held_out_bytes: usize,
-    /// Empty folder for the store.
+    /// Folder for the store. Empty, or filled by an earlier measurement of the same text, which is then not read again.
     #[arg(long)]
     data: PathBuf,
     /// Breadths of the graph search to compare.
@@ -44,6 +45,10 @@ struct Seen {
     wanted: u64,
     graph: Duration,
     exact: Duration,
+    /// Searches for one token, as when text is generated: their number, and the time of both ways.
+    steps: u32,
+    graph_step: Duration,
+    exact_step: Duration,
 }
 
 /// Compares the graph with the scan, and answers as one of the two does.
@@ -66,9 +71,19 @@ impl Recall for Compared {
         let between = Instant::now();
         let exact = self.inner.search(&SearchRequest { exact: true, ..request })?;
         let end = Instant::now();
+        let row = request.n_heads * self.geometry().head_dim as usize;
+        let step = SearchRequest { queries: &request.queries[..row], ..request };
+        self.inner.search(&step)?;
+        let graph_step = end.elapsed();
+        let between_steps = Instant::now();
+        self.inner.search(&SearchRequest { exact: true, ..step })?;
+        let exact_step = between_steps.elapsed();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.graph += between - start;
         seen.exact += end - between;
+        seen.steps += 1;
+        seen.graph_step += graph_step;
+        seen.exact_step += exact_step;
         for (graph, exact) in graph.iter().zip(&exact) {
             let found: HashSet<(ChunkId, u16)> = graph.iter().map(|hit| (hit.chunk, hit.start)).collect();
             seen.lists += 1;
@@ -111,33 +126,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let storage = SledStorage::open(&arguments.data, SledOptions::default())?;
     let options = StoreOptions { seal_threads: 2, index_cache_bytes: 2 << 30, ..StoreOptions::default() };
     let store = Store::open(Arc::new(storage), options)?;
-    let memory = store.create_memory(
-        "bench",
-        "text",
-        MemorySpec {
-            fingerprint: model.fingerprint(),
-            geometry: model.geometry().clone(),
-            model_name: model.name().to_owned(),
-            description: String::new(),
-        },
-    )?;
-
-    let start = Instant::now();
-    let options = EncodeOptions::for_geometry(model.geometry());
-    let mut encoder = DocumentEncoder::create(Arc::clone(&model), memory.clone(), "text", BTreeMap::new(), options)?;
-    for piece in past.as_bytes().chunks(1 << 16) {
-        encoder.push(piece)?;
-        while encoder.step()?.is_some() {}
-    }
-    let tokens = encoder.finish()?.durable_tokens;
-    let ingest = start.elapsed();
-    eprintln!("{tokens} tokens read in {:.1} s; sealing", ingest.as_secs_f64());
-    let start = Instant::now();
-    store.seal_all()?;
-    let sealing = start.elapsed();
+    let (memory, timed) = match store.memory("bench", "text") {
+        Ok(filled) => (filled, None),
+        Err(_) => fill(&store, &model, past)?,
+    };
     let unsealed = memory.unsealed_entries();
     let entries = memory.info().entries;
-    eprintln!("sealed in {:.1} s; {unsealed} of {entries} entries stay unsealed", sealing.as_secs_f64());
+    eprintln!("{entries} entries, {unsealed} of them unsealed");
 
     let mut rows = Vec::new();
     let exactly = arguments.ef.first().map(|&ef| (ef, true));
@@ -165,20 +160,47 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "queries": seen.lists,
             "graph_us_per_query": per_list(seen.graph),
             "exact_us_per_query": per_list(seen.exact),
+            "graph_us_per_step": seen.graph_step.as_secs_f64() * 1e6 / f64::from(seen.steps.max(1)),
+            "exact_us_per_step": seen.exact_step.as_secs_f64() * 1e6 / f64::from(seen.steps.max(1)),
             "perplexity": perplexity,
         }));
     }
     let result = serde_json::json!({
         "measurement": "index-recall",
         "text": arguments.text.file_name().map(|name| name.to_string_lossy()),
-        "tokens": tokens,
         "entries": entries,
         "unsealed_entries": unsealed,
-        "ingest_seconds": ingest.as_secs_f64(),
-        "sealing_seconds": sealing.as_secs_f64(),
+        "ingest_seconds": timed.map(|(ingest, _)| ingest.as_secs_f64()),
+        "sealing_seconds": timed.map(|(_, sealing)| sealing.as_secs_f64()),
         "exact_perplexity": exact_perplexity,
         "rows": rows,
     });
     println!("{}", serde_json::to_string_pretty(&result)?);
     Ok(())
+}
+
+/// Reads a text into a new memory and seals it; returns the times of both.
+fn fill(store: &Store, model: &Arc<Model>, text: &str) -> Result<(Memory, Option<(Duration, Duration)>)> {
+    let spec = MemorySpec {
+        fingerprint: model.fingerprint(),
+        geometry: model.geometry().clone(),
+        model_name: model.name().to_owned(),
+        description: String::new(),
+    };
+    let memory = store.create_memory("bench", "text", spec)?;
+    let start = Instant::now();
+    let options = EncodeOptions::for_geometry(model.geometry());
+    let mut encoder = DocumentEncoder::create(Arc::clone(model), memory.clone(), "text", BTreeMap::new(), options)?;
+    for piece in text.as_bytes().chunks(1 << 16) {
+        encoder.push(piece)?;
+        while encoder.step()?.is_some() {}
+    }
+    let tokens = encoder.finish()?.durable_tokens;
+    let ingest = start.elapsed();
+    eprintln!("{tokens} tokens read in {:.1} s; sealing", ingest.as_secs_f64());
+    let start = Instant::now();
+    store.seal_all()?;
+    let sealing = start.elapsed();
+    eprintln!("sealed in {:.1} s", sealing.as_secs_f64());
+    Ok((memory, Some((ingest, sealing))))
 }

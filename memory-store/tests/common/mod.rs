@@ -37,6 +37,8 @@ pub fn options() -> StoreOptions {
         ef_construction: 48,
         sealing: Sealing::Inline,
         clock: Arc::new(|| 1_700_000_000_000),
+        // Tests are of the graphs.
+        scan_entries: 0,
         ..StoreOptions::default()
     }
 }

@@ -59,6 +59,7 @@ fn memory_options(memories: &[String], recall: &RecallArgs) -> v1::MemoryOptions
     v1::MemoryOptions {
         memories: memories.to_vec(),
         top_k_chunks: recall.top_k_chunks,
+        ef_search: recall.ef_search,
         recall_off: recall.no_memory,
         exact: recall.exact,
     }
