@@ -1,6 +1,6 @@
 """Golden fixtures: what a runtime must compute, in f32, on tiny random models.
 
-    python make_golden.py            # writes ../runtime/tests/fixtures/memory_{joint,gate} and */adapter.*
+    python make_golden.py            # writes ../runtime/tests/fixtures/memory_* and */adapter.*
 
 Memory is every token of ``memory_tokens``, read from a fresh state with the window and without recall.
 The prompt is a fresh session (no local state, positions from 0) that sees all memory tokens in every
@@ -67,6 +67,7 @@ def write_adapter(name: str, fusion: str, lora_rank: int, seed: int, window: int
     folder = FIXTURES / name
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     layers = [model.config.num_hidden_layers - 1]
+    torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in adapt.add_memory(model, layers, window, fusion, lora_rank):
@@ -88,6 +89,8 @@ def main() -> None:
                   head_dim=8, window=16)
     write("memory_joint", ModelConfig(**shared, memory_layers=[1, 2], fusion="joint"), seed=11)
     write("memory_gate", ModelConfig(**shared, memory_layers=[1], fusion="gate"), seed=12)
+    write("memory_sinusoidal", ModelConfig(**shared, memory_layers=[1], fusion="joint", positions="sinusoidal"), seed=13)
+    write("memory_alibi", ModelConfig(**shared, memory_layers=[2], fusion="gate", positions="alibi"), seed=14)
     write_adapter("llama", "joint", lora_rank=2, seed=21)
     write_adapter("mistral", "gate", lora_rank=0, seed=22)
     write_adapter("qwen2", "gate", lora_rank=3, seed=23)

@@ -35,6 +35,18 @@ def test_the_shipped_tokenizer_is_lossless():
     assert tokenizer.encode(" 4821").tokens == ["Ġ", "4", "8", "2", "1"]
 
 
+def test_sessions_are_cut_to_a_length(lanes):
+    from mnemon_training.extrapolation import REMEMBERING, cut
+    batch = lanes.batch(4, REMEMBERING)
+    short = cut(batch, 16)
+    for before, after, weights, old in zip(batch.session, short.session, short.weights, batch.weights):
+        lengths = torch.unique_consecutive(after, return_counts=True)[1]
+        assert lengths.max() <= 16 and len(torch.unique(after)) == len(lengths)
+        assert (after[1:] != after[:-1])[before[1:] != before[:-1]].all()  # old borders stay
+        border = torch.cat([after[1:] != after[:-1], torch.tensor([False])])
+        assert (weights[border] == 0).all() and torch.equal(weights[~border], old[~border])
+
+
 @pytest.mark.parametrize("kind", ["history", "repeat", "book"])
 def test_lanes_are_full_and_consistent(lanes, kind):
     for _ in range(20):

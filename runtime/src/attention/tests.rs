@@ -119,7 +119,7 @@ fn full_and_local_attention_agree_between_backends() {
 
 #[test]
 fn recalling_and_capturing_agree_between_backends() {
-    for name in ["llama", "qwen3", "memory_joint", "memory_gate"] {
+    for name in ["llama", "qwen3", "memory_joint", "memory_gate", "memory_sinusoidal", "memory_alibi"] {
         let model = model(name);
         let options = CaptureOptions { window: 10, sinks: 0, local: LocalMask::Sliding, recall: None };
         let mut capture = CaptureAttention::new(&model, options.clone()).unwrap();

@@ -32,7 +32,7 @@ fn read(model: &Model, tokens: &[u32], step: usize, window: usize) -> (TestMemor
 
 #[test]
 fn trained_memory_layers_equal_the_training_code() {
-    for name in ["memory_joint", "memory_gate"] {
+    for name in ["memory_joint", "memory_gate", "memory_sinusoidal", "memory_alibi"] {
         let options = LoadOptions { kv_dtype: Some(KvDtype::F32), chunk_tokens: Some(8), ..cpu() };
         let model = load(name, &options);
         let window = model.config().memory.window;
