@@ -48,9 +48,9 @@ const SHAPES: [(&str, Shape); 9] = [
     ("chunks of 128 tokens", Shape { chunk_tokens: Some(128), ..OWN }),
     ("entries: mean of 4", Shape { entry_policy: Some("block_mean:4"), ..OWN }),
     ("entries: 16 of a chunk", Shape { entry_policy: Some("representative:16"), ..OWN }),
-    ("stored as bf16", Shape { kv_dtype: Some("bf16"), ..OWN }),
-    ("stored as int8", Shape { kv_dtype: Some("int8"), ..OWN }),
     ("stored as int4", Shape { kv_dtype: Some("int4"), ..OWN }),
+    ("stored as f16", Shape { kv_dtype: Some("f16"), ..OWN }),
+    ("stored as bf16", Shape { kv_dtype: Some("bf16"), ..OWN }),
     ("stored as f32", Shape { kv_dtype: Some("f32"), ..OWN }),
 ];
 const HISTORY: &str = "history";

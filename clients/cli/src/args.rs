@@ -136,7 +136,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "POLICY")]
     pub(crate) entry_policy: Option<String>,
 
-    /// Type of stored keys and values: f32, f16, bf16, int8 or int4. [default: f16]
+    /// Type of stored keys and values: f32, f16, bf16, int8 or int4. [default: int8]
     #[arg(long, value_name = "TYPE")]
     pub(crate) kv_dtype: Option<String>,
 

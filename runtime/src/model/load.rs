@@ -39,7 +39,7 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
         layers: config.memory.layers.clone(),
         kv_heads: config.kv_heads as u32,
         head_dim: config.head_dim as u32,
-        dtype: options.kv_dtype.unwrap_or(KvDtype::F16),
+        dtype: options.kv_dtype.unwrap_or(KvDtype::Int8),
         chunk_tokens: config.memory.chunk_tokens,
         entry_policy: config.memory.entry_policy,
     };

@@ -69,7 +69,8 @@ pub struct LoadOptions {
     pub sinks: Option<usize>,
     /// Decoder layers that attend to memory.
     pub memory_layers: Option<Vec<u32>>,
-    /// Type in which keys and values are stored.
+    /// Type in which keys and values are stored; 8-bit codes when `None`, which cost nothing that `mnemon bench pareto`
+    /// could measure.
     pub kv_dtype: Option<KvDtype>,
     /// Tokens of a chunk.
     pub chunk_tokens: Option<u32>,

@@ -167,7 +167,7 @@ async fn the_model_is_described() {
     assert_eq!((model.window_tokens, model.prompt_tokens_max), (32, 32_768));
     let geometry = model.geometry.unwrap();
     assert_eq!((geometry.layers, geometry.kv_heads, geometry.head_dim), (vec![1], 2, 8));
-    assert_eq!((geometry.dtype.as_str(), geometry.entry_policy.as_str()), ("f16", "per_token"));
+    assert_eq!((geometry.dtype.as_str(), geometry.entry_policy.as_str()), ("int8", "per_token"));
     assert!(model.parameters > 10_000 && !model.server_version.is_empty());
 }
 
