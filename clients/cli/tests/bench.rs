@@ -59,3 +59,30 @@ fn fewer_bits_take_fewer_bytes() {
     assert!(sizes.windows(2).all(|pair| pair[0] < 0.75 * pair[1]), "{sizes:?}");
     assert!(points.iter().any(|point| point["on_the_frontier"] == true));
 }
+
+#[test]
+fn facts_come_back_with_memory_alone() {
+    let novels = novels();
+    let results = bench("recall", novels.path(), &["--tokens", "3k", "--facts", "6", "--revised", "2"]);
+    let history = &results["histories"][0];
+    assert_eq!((&history["exact_percent"], &history["exact_without_memory_percent"]), (&100.0.into(), &0.0.into()));
+    assert_eq!(history["by_depth"].as_array().unwrap().len(), 6);
+}
+
+#[test]
+fn position_schemes_are_compared() {
+    let novels = novels();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/extrapolation");
+    let arguments = ["--models", models.to_str().unwrap(), "--lengths", "1,4", "--passages", "4"];
+    let results = bench("extrapolation", novels.path(), &arguments);
+    let perplexity = |scheme: usize, length: usize, how: &str| {
+        results["schemes"][scheme]["perplexity"][length][how].as_f64().unwrap_or_else(|| panic!("{results}"))
+    };
+    for scheme in [0, 1, 3] {
+        // Up to the length in training both read the same tokens; beyond it, this text says again what memory holds.
+        let (full, memory) = (perplexity(scheme, 0, "full_attention"), perplexity(scheme, 0, "window_and_memory"));
+        assert!((full / memory - 1.0).abs() < 1e-3, "{full} {memory}");
+        assert!(perplexity(scheme, 1, "window_and_memory") < perplexity(scheme, 0, "window_and_memory"));
+    }
+    assert!(perplexity(0, 1, "full_attention") > perplexity(0, 1, "window_and_memory"));
+}
