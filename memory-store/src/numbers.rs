@@ -1,4 +1,4 @@
-//! Keys or values of a chunk at one memory layer as bytes, plain or quantised.
+//! Keys or values of a chunk at one memory layer as bytes, plain or in codes.
 
 use half::{bf16, f16};
 
@@ -12,11 +12,14 @@ fn axis(side: usize) -> Axis {
 
 /// Reads a side of a chunk of `tokens` tokens; `bytes` are as many as the geometry says.
 pub(crate) fn decode_side(bytes: &[u8], geometry: &KvGeometry, tokens: usize, side: usize) -> KvData {
+    let halves = bytes.as_chunks::<2>().0.iter();
     match geometry.dtype {
-        dtype @ (KvDtype::Int8 | KvDtype::Int4) => {
-            KvData::F16(quant::decode(bytes, geometry.shape(tokens), axis(side), dtype))
+        KvDtype::F32 => KvData::F32(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+        KvDtype::F16 => KvData::F16(halves.map(|bytes| f16::from_le_bytes(*bytes)).collect()),
+        KvDtype::Bf16 => KvData::Bf16(halves.map(|bytes| bf16::from_le_bytes(*bytes)).collect()),
+        codes @ (KvDtype::Int8 | KvDtype::Int4) => {
+            KvData::F16(quant::decode(bytes, geometry.shape(tokens), axis(side), codes))
         }
-        plain => decode_plain(bytes, plain),
     }
 }
 
@@ -28,36 +31,15 @@ pub(crate) fn encode_side(
     tokens: usize,
     side: usize,
 ) -> bool {
-    match geometry.dtype {
-        dtype @ (KvDtype::Int8 | KvDtype::Int4) => {
-            quant::encode(out, values, geometry.shape(tokens), axis(side), dtype)
-        }
-        plain => encode_plain(out, values, plain),
-    }
-}
-
-fn decode_plain(bytes: &[u8], dtype: KvDtype) -> KvData {
-    let halves = bytes.as_chunks::<2>().0.iter();
-    match dtype {
-        KvDtype::F32 => KvData::F32(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
-        KvDtype::F16 | KvDtype::Int8 | KvDtype::Int4 => {
-            KvData::F16(halves.map(|bytes| f16::from_le_bytes(*bytes)).collect())
-        }
-        KvDtype::Bf16 => KvData::Bf16(halves.map(|bytes| bf16::from_le_bytes(*bytes)).collect()),
-    }
-}
-
-/// Appends `values` in the stored type. `false` when one of them is not finite in it.
-fn encode_plain(out: &mut Vec<u8>, values: &[f32], dtype: KvDtype) -> bool {
     let mut finite = true;
-    match dtype {
+    match geometry.dtype {
         KvDtype::F32 => {
             for value in values {
                 finite &= value.is_finite();
                 out.extend_from_slice(&value.to_le_bytes());
             }
         }
-        KvDtype::F16 | KvDtype::Int8 | KvDtype::Int4 => {
+        KvDtype::F16 => {
             for value in values.iter().map(|value| f16::from_f32(*value)) {
                 finite &= value.is_finite();
                 out.extend_from_slice(&value.to_le_bytes());
@@ -68,6 +50,9 @@ fn encode_plain(out: &mut Vec<u8>, values: &[f32], dtype: KvDtype) -> bool {
                 finite &= value.is_finite();
                 out.extend_from_slice(&value.to_le_bytes());
             }
+        }
+        codes @ (KvDtype::Int8 | KvDtype::Int4) => {
+            finite = quant::encode(out, values, geometry.shape(tokens), axis(side), codes);
         }
     }
     finite

@@ -17,52 +17,67 @@ LOG2_E = 1.4426950408889634
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, bias):
+    def forward(ctx, query, key, value, bias, pieces):
         out = torch.empty_like(query)
         normaliser = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        heads = query.shape[1]
-        for b in range(query.shape[0]):
-            for h in range(heads):
-                g = h * key.shape[1] // heads
-                logits = (query[b, h] @ key[b, g].transpose(-1, -2)).float()
-                if bias is not None:
-                    logits += bias[b if bias.shape[0] > 1 else 0, h if bias.shape[1] > 1 else 0]
-                highest = logits.amax(dim=-1, keepdim=True)
-                weights = logits.sub_(highest).mul_(LOG2_E).exp2_()
-                total = weights.sum(dim=-1, keepdim=True)
-                out[b, h] = (weights.to(value.dtype) @ value[b, g]) / total
-                normaliser[b, h] = (highest + total.log_()).squeeze(-1)
+        for b, heads, group in pieces:
+            logits = logits_of(query[b, heads], key[b, group], bias, b, heads)
+            highest = logits.amax(dim=-1, keepdim=True)
+            weights = logits.sub_(highest).mul_(LOG2_E).exp2_()
+            total = weights.sum(dim=-1, keepdim=True)
+            out[b, heads] = (weights.to(value.dtype) @ value[b, group]) / total
+            normaliser[b, heads] = (highest + total.log_()).squeeze(-1)
         ctx.save_for_backward(query, key, value, bias, out, normaliser)
+        ctx.pieces = pieces
         return out, normaliser
 
     @staticmethod
     def backward(ctx, d_out, d_normaliser):
         query, key, value, bias, out, normaliser = ctx.saved_tensors
-        heads = query.shape[1]
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         d_out = d_out.to(query.dtype)
         # d(logit) = weight * (d_out . value - d_out . out + d_normaliser)
         shift = (d_out.float() * out.float()).sum(dim=-1) - d_normaliser
-        for b in range(query.shape[0]):
-            for h in range(heads):
-                g = h * key.shape[1] // heads
-                logits = (query[b, h] @ key[b, g].transpose(-1, -2)).float()
-                if bias is not None:
-                    logits += bias[b if bias.shape[0] > 1 else 0, h if bias.shape[1] > 1 else 0]
-                weights = logits.sub_(normaliser[b, h].unsqueeze(-1)).mul_(LOG2_E).exp2_()
-                d_logits = (d_out[b, h] @ value[b, g].transpose(-1, -2)).float()
-                d_logits.sub_(shift[b, h].unsqueeze(-1)).mul_(weights)
-                weights, d_logits = weights.to(query.dtype), d_logits.to(query.dtype)
-                d_value[b, g] += weights.transpose(-1, -2) @ d_out[b, h]
-                d_key[b, g] += d_logits.transpose(-1, -2) @ query[b, h]
-                d_query[b, h] = d_logits @ key[b, g]
-        return d_query, d_key, d_value, None
+        for b, heads, group in ctx.pieces:
+            logits = logits_of(query[b, heads], key[b, group], bias, b, heads)
+            weights = logits.sub_(normaliser[b, heads].unsqueeze(-1)).mul_(LOG2_E).exp2_()
+            d_logits = (d_out[b, heads] @ value[b, group].transpose(-1, -2)).float()
+            d_logits.sub_(shift[b, heads].unsqueeze(-1)).mul_(weights)
+            weights, d_logits = weights.to(query.dtype), d_logits.to(query.dtype)
+            d_value[b, group] += summed(weights.transpose(-1, -2) @ d_out[b, heads], heads)
+            d_key[b, group] += summed(d_logits.transpose(-1, -2) @ query[b, heads], heads)
+            d_query[b, heads] = d_logits @ key[b, group]
+        return d_query, d_key, d_value, None, None
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def logits_of(query: Tensor, key: Tensor, bias: Tensor | None, lane: int, heads: int | slice) -> Tensor:
+    """Of one head or some heads of a lane, ``[(heads), ..., Q, K]``, in float32."""
+    logits = (query @ key.transpose(-1, -2)).float()
+    if bias is not None:
+        logits += bias[lane if bias.shape[0] > 1 else 0, heads if bias.shape[1] > 1 else 0]
+    return logits
+
+
+def summed(of_heads: Tensor, heads: int | slice) -> Tensor:
+    return of_heads if isinstance(heads, int) else of_heads.sum(0)
+
+
+def pieces_of(query: Tensor, key: Tensor, whole_groups: bool) -> list[tuple[int, int | slice, int]]:
+    """Lane, a query head or all that share a key head, and this key head."""
+    lanes, groups = key.shape[:2]
+    size = query.shape[1] // groups
+    if whole_groups:
+        return [(b, slice(g * size, (g + 1) * size), g) for b in range(lanes) for g in range(groups)]
+    return [(b, h, h // size) for b in range(lanes) for h in range(query.shape[1])]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,
+           whole_groups: bool | None = None) -> tuple[Tensor, Tensor]:
     """Attention of ``[B, H, ..., Q, D]`` queries to ``[B, G, ..., K, D]`` keys and values, logits unscaled.
 
     ``bias`` is ``[B or 1, H or 1, ..., Q, K]`` and receives no gradient. Returns the
     mixed values, like ``query``, and the logarithm of each query's sum of exponents, ``[B, H, ..., Q]``.
     """
-    return _Attend.apply(query, key, value, bias)
+    # A processor's cache holds one head; a GPU wants much to do at once, and has the memory for it.
+    whole_groups = query.is_cuda if whole_groups is None else whole_groups
+    return _Attend.apply(query, key, value, bias, pieces_of(query, key, whole_groups))

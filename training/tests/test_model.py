@@ -106,8 +106,8 @@ def test_qwen3_agrees_when_nothing_is_shifted(tmp_path):
     torch.testing.assert_close(theirs(ids).logits, model(ids), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bias_heads", (1, 4))
-def test_gradients_of_attend(bias_heads):
+@pytest.mark.parametrize("bias_heads,whole_groups", ((1, False), (4, False), (1, True), (4, True)))
+def test_gradients_of_attend(bias_heads, whole_groups):
     from mnemon_training.attend import attend
     shapes = (2, 4, 5, 3), (2, 2, 7, 3), (2, 2, 7, 3)
     inputs = [torch.randn(s, requires_grad=True) for s in shapes]
@@ -119,7 +119,7 @@ def test_gradients_of_attend(bias_heads):
         return torch.softmax(logits, -1) @ v, torch.logsumexp(logits, -1)
 
     cotangents = torch.randn(2, 4, 5, 3), torch.randn(2, 4, 5)
-    mine = torch.autograd.grad(attend(*inputs, bias), inputs, cotangents)
+    mine = torch.autograd.grad(attend(*inputs, bias, whole_groups), inputs, cotangents)
     theirs = torch.autograd.grad(plain_attend(*inputs), inputs, cotangents)
     for a, b in zip(mine, theirs):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

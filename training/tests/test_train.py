@@ -11,7 +11,7 @@ from safetensors import safe_open
 from mnemon_training import tokenizer as bpe
 from mnemon_training.export import load_export
 from mnemon_training.histories import Grammar
-from mnemon_training.model import ModelConfig
+from mnemon_training.model import POSITIONS, ModelConfig
 from mnemon_training.train import RECIPES, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,3 +75,13 @@ def test_recipes_are_arguments():
 def test_smoke_recipe_trains(tmp_path, inputs):
     run("train", "--recipe", "smoke", *inputs)
     assert (tmp_path / "run" / "last.pt").exists()
+
+
+def test_models_of_all_position_schemes_are_trained_and_exported(inputs, tmp_path):
+    given = dict(zip(inputs[::2], inputs[1::2]))
+    del given["--run"]
+    run("extrapolation", *(part for pair in given.items() for part in pair), "--out", tmp_path / "models", "--tokens", 1000,
+        "--length", 16, "--lane-tokens", 128, "--lanes", 2, "--warmup", 500)
+    for positions in POSITIONS:
+        config = load_export(tmp_path / "models" / positions).config
+        assert (config.positions, config.window, config.max_position_embeddings) == (positions, 16, 16)
