@@ -20,7 +20,7 @@ use crate::report::{Output, texts};
 /// See the module.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Folder of the models: `sinusoidal`, `rotary` and `alibi` (python -m `mnemon_training.extrapolation` makes them).
+    /// Folder of the models: sinusoidal, rotary and alibi (training/README.md tells how they are made).
     #[arg(long, value_name = "DIR", default_value = "models/extrapolation")]
     models: PathBuf,
     /// Folder of novels (.txt) that the models were not trained on.
@@ -153,8 +153,12 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
 
 fn open(folder: &Path) -> Result<Model> {
     let source = ModelSource::Directory(folder.to_owned());
-    Model::load(&source, &LoadOptions::default())
-        .with_context(|| format!("{} is not to be loaded; see training/README.md for how it is made", folder.display()))
+    Model::load(&source, &LoadOptions::default()).with_context(|| {
+        format!(
+            "a model of the comparison cannot be loaded from {}; training/README.md tells how it is made",
+            folder.display()
+        )
+    })
 }
 
 /// As many ends of passages as wanted, evenly in the second half of each book.
