@@ -250,23 +250,24 @@ impl FullAttention {
     }
 }
 
-/// Waits until the index has not grown for longer than a graph takes.
+/// Waits until less than a segment is not in a graph.
 async fn wait_for_graphs(host: &Host) -> Result<()> {
-    const QUIET: Duration = Duration::from_secs(100);
+    const STALLED: Duration = Duration::from_secs(1200);
     const POLL: Duration = Duration::from_secs(2);
-    let seal_entries = StoreOptions::default().seal_entries as u64;
-    let (mut bytes, mut since) = (0, Instant::now());
-    while since.elapsed() < QUIET {
-        tokio::time::sleep(POLL).await;
+    let segment = StoreOptions::default().seal_entries as u64;
+    let (mut left, mut since) = (u64::MAX, Instant::now());
+    loop {
         let memory = host.client.get_memory(MEMORY).await?;
-        if memory.entries < seal_entries {
+        let geometry = memory.geometry.unwrap_or_default();
+        if memory.unsealed_entries < segment * u64::from(geometry.kv_heads) * geometry.layers.len() as u64 {
             return Ok(());
         }
-        if memory.index_bytes != bytes {
-            (bytes, since) = (memory.index_bytes, Instant::now());
+        if memory.unsealed_entries < left {
+            (left, since) = (memory.unsealed_entries, Instant::now());
         }
+        anyhow::ensure!(since.elapsed() < STALLED, "no graph was finished for {} minutes", STALLED.as_secs() / 60);
+        tokio::time::sleep(POLL).await;
     }
-    Ok(())
 }
 
 /// All passages at one size of memory: geometric means.

@@ -46,6 +46,8 @@ pub struct MemoryInfo {
     pub index_bytes: u64,
     /// Search entries of one slot and head.
     pub entries: u64,
+    /// Those of them that are not in a graph yet.
+    pub unsealed_entries: u64,
     /// Number of the last acknowledged change; grows by one with each.
     pub sequence: u64,
 }

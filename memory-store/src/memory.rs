@@ -38,6 +38,7 @@ pub(crate) fn info(cell: &Cell) -> MemoryInfo {
         stored_bytes: totals.stored_bytes,
         index_bytes: totals.index_bytes,
         entries: totals.entries,
+        unsealed_entries: totals.tail_entries,
         sequence: state.sequence,
     }
 }

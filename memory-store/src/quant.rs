@@ -4,12 +4,15 @@
 //! arXiv 2402.02750, section 3.2), keys are grouped per channel, because some channels are large in every key, and values
 //! per token.
 
-use half::f16;
+use half::{f16, slice::HalfFloatSliceExt as _};
 
 use crate::KvDtype;
 
 /// Bytes of a group's offset and step: two binary16.
 const PARAMETER_BYTES: usize = 4;
+
+/// From here on a number is rounded to infinity in binary16.
+const F16_OVERFLOW: f32 = 65_520.0;
 
 /// Which values share an offset and a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +71,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, values: &[f32], shape: Shape, axis: Axis
     let mut ranges = vec![(f32::INFINITY, f32::NEG_INFINITY); shape.groups(axis)];
     let mut finite = true;
     for (at, &value) in values.iter().enumerate() {
-        finite &= f16::from_f32(value).is_finite();
+        finite &= value.abs() < F16_OVERFLOW;
         let (low, high) = &mut ranges[shape.group_of(axis, at)];
         (*low, *high) = (low.min(value), high.max(value));
     }
@@ -106,25 +109,32 @@ pub(crate) fn decode(bytes: &[u8], shape: Shape, axis: Axis, dtype: KvDtype) -> 
     let half = |low, high| f16::from_le_bytes([low, high]).to_f32();
     let parameters: Vec<(f32, f32)> =
         parameters.as_chunks::<4>().0.iter().map(|&[a, b, c, d]| (half(a, b), half(c, d))).collect();
+    let unpacked: Vec<u8>;
+    let codes = if dtype == KvDtype::Int8 {
+        codes
+    } else {
+        unpacked = codes.iter().flat_map(|pair| [pair & 15, pair >> 4]).collect();
+        &unpacked
+    };
+    let value =
+        |low: f32, step: f32, code: u8| (low + step * f32::from(code)).clamp(f16::MIN.to_f32(), f16::MAX.to_f32());
     let mut values = Vec::with_capacity(shape.len());
-    let rows = shape.heads * shape.tokens;
-    for row in 0..rows {
-        for channel in 0..shape.dim {
-            let at = row * shape.dim + channel;
-            let code = match dtype {
-                KvDtype::Int8 => codes[at],
-                _ => codes[at / 2] >> (at % 2 * 4) & 15,
-            };
-            let group = match axis {
-                Axis::Token => row,
-                Axis::Channel => row / shape.tokens * shape.dim + channel,
-            };
-            let (low, step) = parameters[group];
-            let value = (low + step * f32::from(code)).clamp(f16::MIN.to_f32(), f16::MAX.to_f32());
-            values.push(f16::from_f32(value));
+    for (row, codes) in codes.chunks_exact(shape.dim).take(shape.heads * shape.tokens).enumerate() {
+        match axis {
+            Axis::Token => {
+                let (low, step) = parameters[row];
+                values.extend(codes.iter().map(|&code| value(low, step, code)));
+            }
+            Axis::Channel => {
+                let of_head = &parameters[row / shape.tokens * shape.dim..][..shape.dim];
+                values.extend(of_head.iter().zip(codes).map(|(&(low, step), &code)| value(low, step, code)));
+            }
         }
     }
-    values
+    // All at once: one by one, each conversion asks anew what the processor can do.
+    let mut halves = vec![f16::ZERO; values.len()];
+    halves.convert_from_f32_slice(&values);
+    halves
 }
 
 #[cfg(test)]
@@ -173,7 +183,7 @@ mod tests {
     #[test]
     fn what_has_no_place_in_binary16_is_refused() {
         let shape = Shape { heads: 1, tokens: 1, dim: 2 };
-        for value in [f32::NAN, f32::INFINITY, 70_000.0, -1e30] {
+        for value in [f32::NAN, f32::INFINITY, 65_520.0, 70_000.0, -1e30] {
             for dtype in [KvDtype::Int8, KvDtype::Int4] {
                 assert!(!encode(&mut Vec::new(), &[1.0, value], shape, Axis::Token, dtype), "{value}");
             }

@@ -6,6 +6,7 @@ use mnemon_proto::v1;
 use prost_types::Timestamp;
 
 pub(crate) fn memory(info: MemoryInfo) -> v1::Memory {
+    let slots_and_heads = u64::from(info.geometry.kv_heads) * info.geometry.layers.len() as u64;
     v1::Memory {
         name: info.name,
         description: info.description,
@@ -19,8 +20,9 @@ pub(crate) fn memory(info: MemoryInfo) -> v1::Memory {
         text_bytes: info.text_bytes,
         stored_bytes: info.stored_bytes + info.index_bytes,
         index_bytes: info.index_bytes,
-        entries: info.entries * u64::from(info.geometry.kv_heads) * info.geometry.layers.len() as u64,
+        entries: info.entries * slots_and_heads,
         sequence: info.sequence,
+        unsealed_entries: info.unsealed_entries * slots_and_heads,
     }
 }
 
