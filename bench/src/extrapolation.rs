@@ -13,7 +13,7 @@ use mnemon_runtime::{LoadOptions, Model, ModelSource};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::host::{Host, HostArguments, Shape, forgetting, recalling};
+use crate::host::{Host, HostArguments, ScoreSum, Shape, forgetting, recalling};
 use crate::plot::{Line, Plot};
 use crate::report::{Output, texts};
 
@@ -190,7 +190,7 @@ async fn full_attention(
     let shape = Shape { window: Some(tokens as u32), ..Shape::default() };
     let host = Host::start_with(&HostArguments::for_model(folder), &shape).await?;
     host.client.create_memory(MEMORY, "of mnemon bench").await?;
-    let mut sum = Sum::default();
+    let mut sum = ScoreSum::default();
     for passage in passages {
         let (context, text) = passage.scored(length, tokens);
         sum.add(&host.client.score_after(context, text, forgetting(MEMORY)).await?);
@@ -210,7 +210,7 @@ async fn remembering(
 ) -> Result<f64> {
     let folder = arguments.models.join(scheme.folder);
     let host = Host::start_with(&HostArguments::for_model(&folder), &Shape::default()).await?;
-    let mut sum = Sum::default();
+    let mut sum = ScoreSum::default();
     for passage in passages {
         host.client.create_memory(MEMORY, "of mnemon bench").await?;
         for (n, text) in passage.documents(length, times as usize * length).enumerate() {
@@ -236,23 +236,6 @@ fn with_ntk(folder: &Path, times: u32) -> Result<TempDir> {
     config["rope_scaling"] = json!({"rope_type": "ntk", "factor": f64::from(times)});
     std::fs::write(&path, serde_json::to_vec(&config)?)?;
     Ok(copy)
-}
-
-#[derive(Default)]
-struct Sum {
-    tokens: u64,
-    log_probability: f64,
-}
-
-impl Sum {
-    fn add(&mut self, score: &mnemon_client::v1::ScoreResponse) {
-        self.tokens += score.tokens;
-        self.log_probability += score.log_probability;
-    }
-
-    fn perplexity(&self) -> f64 {
-        (-self.log_probability / self.tokens.max(1) as f64).exp()
-    }
 }
 
 fn scheme_json(scheme: &Scheme, points: &[Point]) -> Value {

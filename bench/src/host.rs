@@ -130,6 +130,24 @@ impl Host {
     }
 }
 
+/// Scores of several texts, added up.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct ScoreSum {
+    pub(crate) tokens: u64,
+    pub(crate) log_probability: f64,
+}
+
+impl ScoreSum {
+    pub(crate) fn add(&mut self, score: &v1::ScoreResponse) {
+        self.tokens += score.tokens;
+        self.log_probability += score.log_probability;
+    }
+
+    pub(crate) fn perplexity(self) -> f64 {
+        (-self.log_probability / self.tokens.max(1) as f64).exp()
+    }
+}
+
 /// Options of a request that recalls from one memory.
 pub(crate) fn recalling(memory: &str) -> v1::MemoryOptions {
     v1::MemoryOptions { memories: vec![memory.to_owned()], ..v1::MemoryOptions::default() }

@@ -8,7 +8,7 @@ use mnemon_client::v1;
 use serde_json::{Value, json};
 
 use crate::history::{ANSWER_TOKENS_MAX, BYTES_PER_TOKEN, History, Plan, Survey};
-use crate::host::{Host, HostArguments, Shape, recalling};
+use crate::host::{Host, HostArguments, ScoreSum, Shape, recalling};
 use crate::perplexity::{Passage, counted, passage};
 use crate::plot::{Line, Plot};
 use crate::recall::{DOCUMENT, Tally, median, paragraphs};
@@ -154,11 +154,9 @@ async fn measure(host: &Host, material: &Material<'_>, shape: &'static str) -> R
     let mut points = Vec::with_capacity(TOP_K.len());
     for top_k in TOP_K {
         let options = |memory: &str| v1::MemoryOptions { top_k_chunks: Some(top_k), ..recalling(memory) };
-        let (mut tokens, mut log_probability) = (0, 0.0);
+        let mut scores = ScoreSum::default();
         for (name, passage) in &passages {
-            let (more, sum) = counted(host, passage, options(name)).await?;
-            tokens += more;
-            log_probability += sum;
+            scores.add(&counted(host, passage, options(name)).await?);
         }
         let (mut exact, mut decode_ms) = (Tally::default(), Vec::new());
         for planted in material.survey.asked() {
@@ -169,7 +167,7 @@ async fn measure(host: &Host, material: &Material<'_>, shape: &'static str) -> R
         points.push(Point {
             shape,
             top_k,
-            perplexity: (-log_probability / tokens.max(1) as f64).exp(),
+            perplexity: scores.perplexity(),
             exact_percent: exact.percent(),
             decode_ms: median(&decode_ms),
             stored_bytes_per_token: stored as f64 / read.max(1) as f64,

@@ -12,7 +12,7 @@ use mnemon_client::v1;
 use mnemon_memory_store::StoreOptions;
 use serde_json::{Value, json};
 
-use crate::host::{Host, HostArguments, Shape, forgetting, recalling};
+use crate::host::{Host, HostArguments, ScoreSum, Shape, forgetting, recalling};
 use crate::plot::{Line, Plot};
 use crate::report::{Output, line_start, parse_tokens, texts, tokens_label};
 
@@ -170,13 +170,14 @@ async fn score(host: &Host, passage: &Passage<'_>, bytes: usize, sealed: bool) -
         wait_for_graphs(host).await?;
     }
     let options = if bytes == 0 { forgetting(MEMORY) } else { recalling(MEMORY) };
-    let (tokens, log_probability) = counted(host, passage, options.clone()).await?;
+    let v1::ScoreResponse { tokens, log_probability, .. } = counted(host, passage, options.clone()).await?;
     let memory = client.get_memory(MEMORY).await?;
     let (mut walked_log_probability, mut exact_log_probability) = (log_probability, log_probability);
     if memory.index_bytes > 0 {
         let walked = v1::MemoryOptions { ef_search: Some(StoreOptions::default().ef_search as u32), ..options.clone() };
-        walked_log_probability = counted(host, passage, walked).await?.1;
-        exact_log_probability = counted(host, passage, v1::MemoryOptions { exact: true, ..options }).await?.1;
+        walked_log_probability = counted(host, passage, walked).await?.log_probability;
+        let exact = v1::MemoryOptions { exact: true, ..options };
+        exact_log_probability = counted(host, passage, exact).await?.log_probability;
     }
     client.delete_memory(MEMORY).await?;
     Ok(Scored {
@@ -205,17 +206,19 @@ impl Passage<'_> {
     }
 }
 
-/// Tokens after the context, and the sum of their log-probabilities.
-pub(crate) async fn counted(host: &Host, passage: &Passage<'_>, memory: v1::MemoryOptions) -> Result<(u64, f64)> {
-    let scored = host.client.score_after(passage.context, passage.counted, memory).await?;
-    Ok((scored.tokens, scored.log_probability))
+/// The score of what is counted.
+pub(crate) async fn counted(
+    host: &Host,
+    passage: &Passage<'_>,
+    memory: v1::MemoryOptions,
+) -> Result<v1::ScoreResponse> {
+    Ok(host.client.score_after(passage.context, passage.counted, memory).await?)
 }
 
 /// The same model with a window over everything, its prompt included, and no memory.
 struct FullAttention {
     host: Host,
-    tokens: u64,
-    log_probability: f64,
+    scores: ScoreSum,
 }
 
 impl FullAttention {
@@ -228,7 +231,7 @@ impl FullAttention {
         let shape = Shape { window: Some(u32::try_from(window)?), ..Shape::default() };
         let host = Host::start_with(&arguments.host, &shape).await?;
         host.client.create_memory(MEMORY, "of mnemon bench").await?;
-        Ok(Some(Self { host, tokens: 0, log_probability: 0.0 }))
+        Ok(Some(Self { host, scores: ScoreSum::default() }))
     }
 
     /// Perplexity of a passage after `bytes` of its book.
@@ -237,14 +240,13 @@ impl FullAttention {
         let before = &before[line_start(before, before.len().saturating_sub(bytes))..];
         let context = [before, passage.context].concat();
         let scored = self.host.client.score_after(&context, passage.counted, forgetting(MEMORY)).await?;
-        self.tokens += scored.tokens;
-        self.log_probability += scored.log_probability;
+        self.scores.add(&scored);
         Ok(scored.perplexity)
     }
 
     async fn finish(self, tokens: u64) -> Result<Value> {
         self.host.stop().await?;
-        let perplexity = (-self.log_probability / self.tokens.max(1) as f64).exp();
+        let perplexity = self.scores.perplexity();
         println!("full attention to {} more tokens: {perplexity:.2}", tokens_label(tokens));
         Ok(json!({"tokens_before": tokens, "perplexity": perplexity}))
     }

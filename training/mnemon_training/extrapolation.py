@@ -25,7 +25,7 @@ from .data import Batch, Lanes, Mix, encode_books
 from .export import export_folder
 from .histories import Grammar
 from .model import POSITIONS, MemoryModel, ModelConfig
-from .train import optimizers
+from .train import loss_of, optimizers, rate_at, update
 
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "layers": 3, "heads": 4, "kv_heads": 1, "head_dim": 32,
          "memory_layers": [1]}
@@ -55,20 +55,9 @@ def train(config: ModelConfig, lanes: Lanes, args: argparse.Namespace) -> Memory
     while done < args.tokens:
         batch = cut(lanes.batch(args.lanes, REMEMBERING if step % 2 else ALONE), args.length)
         memory = batch.memory(config.window, 1) if step % 2 else None
-        rate = min(1.0, (done + 1) / args.warmup) * min(1.0, 2.0 * (1 - done / args.tokens))
-        for one, highest in zip(tuned, peaks):
-            for group, peak in zip(one.param_groups, highest):
-                group["lr"] = peak * max(rate, 1e-3)
         with torch.autocast("cpu", torch.bfloat16, enabled=not args.f32):
-            logits = model(batch.ids, batch.session, memory)
-            each = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="none")
-        weights = batch.weights.flatten()
-        loss = (each * weights).sum() / weights.sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for one in tuned:
-            one.step()
-            one.zero_grad(set_to_none=True)
+            loss, _ = loss_of(model, batch, memory)
+        update(model, tuned, peaks, rate_at(done, args.warmup, done / args.tokens), loss)
         step, done = step + 1, done + batch.ids.numel()
         losses.append(loss.item())
         if step % 100 == 0:

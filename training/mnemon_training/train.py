@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from .data import TAGS, Batch, Lanes, Mix, encode_books
 from .export import load_checkpoint, load_export
 from .histories import Grammar
-from .model import MemoryModel, ModelConfig
+from .model import Memory, MemoryModel, ModelConfig
 
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -89,9 +89,26 @@ def optimizers(model: MemoryModel, muon_lr: float, adam_lr: float) -> list[torch
     ]
 
 
-def loss_of(model: MemoryModel, batch: Batch, others: int, foreign_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+def update(model: MemoryModel, tuned: list[torch.optim.Optimizer], peaks: list[list[float]], rate: float,
+           loss: torch.Tensor) -> None:
+    """One step of all optimizers, each group at ``rate`` times its peak."""
+    for one, highest in zip(tuned, peaks):
+        for group, peak in zip(one.param_groups, highest):
+            group["lr"] = peak * max(rate, 1e-3)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for one in tuned:
+        one.step()
+        one.zero_grad(set_to_none=True)
+
+
+def rate_at(tokens: int, warmup: float, progress: float) -> float:
+    """Of the peak: rises over ``warmup`` tokens, is constant for half the run, then falls to zero."""
+    return min(1.0, (tokens + 1) / warmup) * min(1.0, 2.0 * (1 - progress))
+
+
+def loss_of(model: MemoryModel, batch: Batch, memory: Memory | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted loss of a batch, and the plain loss of each of its tokens."""
-    memory = batch.memory(model.config.window, others, foreign_weight)
     logits = model(batch.ids, batch.session, memory)
     each = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="none")
     weights = batch.weights.flatten()
@@ -189,17 +206,11 @@ def main() -> None:
     while done < args.stop and progress() < 1.0 and not ended:
         batch, foreign_weight = next(batches)
         batch = batch.to(device)
-        rate = min(1.0, (done + 1) / args.warmup) * min(1.0, 2.0 * (1 - progress()))
-        for one, highest in zip(tuned, peaks):
-            for group, peak in zip(one.param_groups, highest):
-                group["lr"] = peak * max(rate, 1e-3)
+        rate = rate_at(done, args.warmup, progress())
+        memory = batch.memory(config.window, args.others, foreign_weight)
         with torch.autocast(device.type, torch.bfloat16, enabled=not args.f32):
-            loss, each = loss_of(run, batch, args.others, foreign_weight)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for one in tuned:
-            one.step()
-            one.zero_grad(set_to_none=True)
+            loss, each = loss_of(run, batch, memory)
+        update(model, tuned, peaks, rate, loss)
         step += 1
         done += batch.ids.numel()
         with torch.no_grad():

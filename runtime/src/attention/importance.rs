@@ -36,6 +36,7 @@ pub(super) fn add_importance(
     let mut seen: Vec<(usize, f32)> = Vec::new();
     for head in 0..heads {
         let kv_head = head / (heads / kv_heads);
+        let slope = layer.slopes.and_then(|slopes| slopes.get(head)).copied().unwrap_or_default();
         for i in 0..n {
             seen.clear();
             for (q, k, part) in &parts {
@@ -46,7 +47,6 @@ pub(super) fn add_importance(
                     let key = first_key + j;
                     if key <= position && window.is_none_or(|window| position - key < window) {
                         let key_values = &k[(kv_head * part.len + j) * head_dim..][..head_dim];
-                        let slope = layer.slopes.and_then(|slopes| slopes.get(head)).copied().unwrap_or_default();
                         let logit = layer.scale * product.dot(query, key_values) - slope * (position - key) as f32;
                         seen.push((key, logit));
                     }

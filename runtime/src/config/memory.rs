@@ -50,11 +50,6 @@ pub(super) fn complete(raw: Option<&Raw>, layers: usize, max_position_embeddings
         Some("gate") => Some(Fusion::Gate),
         Some(other) => return invalid("mnemon.fusion", format!("'{other}'; joint and gate are supported")),
     };
-    if let (Some(other @ ("sinusoidal" | "alibi")), None) = (raw.position.as_deref(), memory.fusion) {
-        let why =
-            format!("'{other}' without mnemon.fusion; only rotary models recall without trained memory parameters");
-        return invalid("mnemon.position", why);
-    }
     memory.key_shift = raw.key_shift.unwrap_or(false);
     memory.window = checked_window(raw.window.unwrap_or(window))?;
     memory.sinks = checked_sinks(raw.sinks.unwrap_or(memory.sinks))?;

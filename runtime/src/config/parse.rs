@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Architecture, ModelConfig, PositionEncoding, bounded, invalid, memory, rope};
+use super::{Architecture, Fusion, ModelConfig, PositionEncoding, bounded, invalid, memory, rope};
 use crate::{Error, Result};
 
 /// The keys that are read; what each family leaves out has its default in Hugging Face transformers.
@@ -81,6 +81,7 @@ impl ModelConfig {
             Architecture::Mistral => (false, false),
             Architecture::Qwen2 => (true, false),
         };
+        let memory = memory::complete(raw.mnemon.as_ref(), layers, max_position_embeddings)?;
         Ok(Self {
             architecture,
             vocab_size: bounded("vocab_size", needed("vocab_size", raw.vocab_size)?, 1, 1 << 22)?,
@@ -91,7 +92,7 @@ impl ModelConfig {
             kv_heads,
             head_dim,
             rms_norm_eps,
-            positions: positions(&raw, max_position_embeddings)?,
+            positions: positions(&raw, max_position_embeddings, memory.fusion)?,
             max_position_embeddings,
             qkv_bias,
             output_bias,
@@ -101,15 +102,20 @@ impl ModelConfig {
             sliding_windows: sliding_windows(&raw, architecture, layers)?,
             bos_token: token_ids("bos_token_id", raw.bos_token_id.as_ref())?.first().copied(),
             eos_tokens: token_ids("eos_token_id", raw.eos_token_id.as_ref())?,
-            memory: memory::complete(raw.mnemon.as_ref(), layers, max_position_embeddings)?,
+            memory,
         })
     }
 }
 
 /// `mnemon.position`, which no family has a key of its own for; rotary where it is missing.
-fn positions(raw: &Raw, max_position_embeddings: usize) -> Result<PositionEncoding> {
+fn positions(raw: &Raw, max_position_embeddings: usize, fusion: Option<Fusion>) -> Result<PositionEncoding> {
     match raw.mnemon.as_ref().and_then(|memory| memory.position.as_deref()) {
         None | Some("rotary") => Ok(PositionEncoding::Rotary(rope::parse(raw, max_position_embeddings)?)),
+        Some(other @ ("sinusoidal" | "alibi")) if fusion.is_none() => {
+            let why =
+                format!("'{other}' without mnemon.fusion; only rotary models recall without trained memory parameters");
+            invalid("mnemon.position", why)
+        }
         Some("sinusoidal") => Ok(PositionEncoding::Sinusoidal),
         Some("alibi") => Ok(PositionEncoding::Alibi),
         Some(other) => invalid("mnemon.position", format!("'{other}'; rotary, sinusoidal and alibi are supported")),
