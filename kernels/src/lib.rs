@@ -10,6 +10,7 @@
 //! | [`attention()`] | one softmax over the keys of many segments, each with its own queries, mask and logits |
 //! | [`top_k_inner_product`] | exact search |
 //! | [`Dot`] | products of a query with a few rows here and there, as a graph search makes them |
+//! | [`CodeDot`] | integer products of queries with keys in 8-bit codes |
 //! | [`mod@reference`] | the same in plain f64: the oracle of every test |
 //!
 //! All take stored numbers as [`Data`], in f32, f16 or bf16, and compute in f32. The `_with` variants take an instruction
@@ -40,6 +41,7 @@
 //! | `attention` | arguments and their checks; `plan` cuts a call into blocks for threads, `block` attends with one to its segments, through `few` (rows of one token) or `many` (rows of a prompt) |
 //! | `topk` | search; `heap` keeps the best of one query |
 //! | `dot` | single products |
+//! | `codes` | products with codes |
 //! | `simd` | the inner loops, written once and compiled for each instruction set; all `unsafe` code is here |
 //! | `data`, `error` | what every call shares |
 //!
@@ -47,6 +49,7 @@
 //! pool, or, where there is little to do, on the calling thread.
 
 mod attention;
+mod codes;
 mod data;
 mod dot;
 mod error;
@@ -55,6 +58,7 @@ mod simd;
 mod topk;
 
 pub use attention::{AttentionOutput, AttentionShape, LogitRule, Mask, Segment, attention, attention_with};
+pub use codes::CodeDot;
 pub use data::Data;
 pub use dot::{Dot, dot, dot_data};
 pub use error::{Error, Result};

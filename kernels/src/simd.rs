@@ -7,6 +7,7 @@
 //! | `product` | matrix products of one tile |
 //! | `softmax` | exponentials of one tile |
 //! | `dot` | inner products of queries with rows |
+//! | `codes` | integer products of queries with rows of 8-bit codes, with levels of its own |
 //!
 //! An inner loop is generic over `Vector` and always inlined; `kernels!` compiles it once per instruction set inside a
 //! function that enables the features, and makes a method of [`Isa`] that picks one.
@@ -16,6 +17,7 @@
 // intrinsics are better known by their names than by a list of imports.
 #![allow(clippy::inline_always, clippy::needless_range_loop, clippy::wildcard_imports)]
 
+pub(crate) mod codes;
 mod dot;
 mod portable;
 mod product;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::cache::Cache;
 use crate::codec::{Decoder, Encoder};
 use crate::extent::Extent;
-use crate::index::{GraphIndex, GraphOwner, decode_graph};
+use crate::index::{GraphIndex, GraphOwner, VectorIndex as _, read_graph};
 use crate::records::RESERVED_KEY;
 use crate::state::{MemoryState, Segment};
 use crate::storage::{Batch, Storage};
@@ -207,16 +207,22 @@ impl Core {
         if let Some(IndexPart::Graph(graph)) = self.index_cache.get(&key).as_deref() {
             return Ok(Arc::clone(graph));
         }
+        let graph = Arc::new(self.read_graph(cell, segment, slot, head)?);
+        self.index_cache.insert(key, Arc::new(IndexPart::Graph(Arc::clone(&graph))), graph.bytes());
+        Ok(graph)
+    }
+
+    /// Reads and verifies the graph of a segment at a slot and head.
+    pub(crate) fn read_graph(&self, cell: &Cell, segment: &Segment, slot: usize, head: usize) -> Result<GraphIndex> {
+        let at = slot * cell.spec.geometry.kv_heads as usize + head;
         let file = &segment.graphs[at];
         let owner = GraphOwner { memory: cell.number, segment: segment.number, slot: slot as u32, head: head as u32 };
         let what = format!("blob {} in {}", file.name, self.storage.location());
-        let graph = decode_graph(&file.read(0, file.bytes as usize)?, &what, owner)?;
-        let (dim, entries) = (graph.dim, graph.entries.len());
+        let graph = read_graph(self.storage.as_ref(), &file.name, file.bytes, &what, owner)?;
+        let (dim, entries) = (graph.dim(), graph.len());
         if dim != cell.spec.geometry.head_dim as usize || entries != segment.entries as usize {
             return Err(file.damaged(format!("it has {entries} entries of {dim} values")));
         }
-        let graph = Arc::new(graph);
-        self.index_cache.insert(key, Arc::new(IndexPart::Graph(Arc::clone(&graph))), graph.bytes());
         Ok(graph)
     }
 

@@ -30,14 +30,6 @@ impl KvDtype {
             Self::Int4 => 4,
         }
     }
-
-    /// Type in which readers get what is stored.
-    pub(crate) fn read_as(self) -> Self {
-        match self {
-            Self::Int8 | Self::Int4 => Self::F16,
-            other => other,
-        }
-    }
 }
 
 impl fmt::Display for KvDtype {

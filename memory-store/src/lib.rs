@@ -19,7 +19,7 @@
 //! | `store`, `memory`, `writer`, `snapshot`, `union` | the handles |
 //! | `state` | what a memory consists of at one moment |
 //! | `core` | storage, numbers and caches that the handles share; the one way to commit |
-//! | `index` | flat scan; graphs: build, freeze, search |
+//! | `index` | flat scan; graphs: build, extend, freeze, search |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
 //! # Invariants
@@ -33,8 +33,8 @@
 //! # Bounds
 //!
 //! Memory grows with the configured caches, with 12 bytes for each chunk, some 300 for each commit and 1 KiB for each
-//! memory; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about 2.5 KB for each
-//! entry of one segment, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
+//! memory; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about 700 bytes and four
+//! times the dimension for each entry of one segment, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
 
 mod cache;
 mod chunk;

@@ -182,6 +182,8 @@ pub(crate) struct Change<'a> {
     segments: Vec<Arc<Segment>>,
     /// First chunks of extents that go.
     removed: HashSet<u64>,
+    /// Numbers of segments that another one covers.
+    absorbed: HashSet<u64>,
 }
 
 impl<'a> Change<'a> {
@@ -194,6 +196,7 @@ impl<'a> Change<'a> {
             extents: state.extents.clone(),
             segments: state.segments().collect(),
             removed: HashSet::new(),
+            absorbed: HashSet::new(),
         }
     }
 
@@ -216,8 +219,15 @@ impl<'a> Change<'a> {
         }
     }
 
-    pub(crate) fn add_segment(&mut self, segment: Arc<Segment>, record: &SegmentRecord) {
+    /// Puts `segment` in the place of those that it absorbed.
+    pub(crate) fn replace_segments(
+        &mut self,
+        absorbed: &[Arc<Segment>],
+        segment: Arc<Segment>,
+        record: &SegmentRecord,
+    ) {
         self.batch.put(segment_key(self.cell.number, segment.number), record.encode());
+        self.absorbed.extend(absorbed.iter().map(|segment| segment.number));
         self.segments.push(segment);
     }
 
@@ -227,7 +237,8 @@ impl<'a> Change<'a> {
         let is_removed = |extent: &LiveExtent| self.removed.contains(&extent.extent.first_chunk);
         let (removed_extents, extents): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.extents).into_iter().partition(is_removed);
-        let state = MemoryState::new(self.sequence, self.documents, extents, segments.iter().cloned());
+        let alone = segments.iter().filter(|segment| !self.absorbed.contains(&segment.number));
+        let state = MemoryState::new(self.sequence, self.documents, extents, alone.cloned());
         // Segments without life are gone from the state; worn ones give their extents back to the tail.
         let worn = state.segments.iter().filter(|segment| segment.worn()).map(|segment| segment.segment.number);
         let worn: Vec<u64> = worn.collect();

@@ -26,10 +26,12 @@ pub struct StoreOptions {
     pub index_cache_bytes: usize,
     /// Bytes of fetched keys and values kept in memory.
     pub chunk_cache_bytes: usize,
-    /// Entries of one slot and head that make a sealed segment: 16 to 65,536. Reached only from below, because a
-    /// commit is never split.
+    /// Unsealed entries of one slot and head that are sealed into a segment: 16 to 65,536. Segments grow beyond, because
+    /// sealing takes smaller ones in.
     pub seal_entries: usize,
-    /// Links of a node on the upper layers of the graph; twice as many on the lowest. 4 to 128.
+    /// Most entries of a segment: 1,024 to 2^24. Its graphs also stay below a fourth of the index cache each.
+    pub max_segment_entries: u64,
+    /// Links that an entry makes in the graph; it keeps at most twice as many. 4 to 128.
     pub m: usize,
     /// Breadth of the search while building.
     pub ef_construction: usize,
@@ -56,10 +58,11 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            index_cache_bytes: 256 << 20,
+            index_cache_bytes: 1 << 30,
             chunk_cache_bytes: 128 << 20,
             seal_entries: 65_536,
-            m: 16,
+            max_segment_entries: 1 << 22,
+            m: 32,
             ef_construction: 128,
             ef_search: 128,
             scan_entries: 1 << 21,
@@ -79,6 +82,7 @@ impl fmt::Debug for StoreOptions {
             .field("index_cache_bytes", &self.index_cache_bytes)
             .field("chunk_cache_bytes", &self.chunk_cache_bytes)
             .field("seal_entries", &self.seal_entries)
+            .field("max_segment_entries", &self.max_segment_entries)
             .field("m", &self.m)
             .field("ef_construction", &self.ef_construction)
             .field("ef_search", &self.ef_search)
@@ -93,10 +97,19 @@ impl fmt::Debug for StoreOptions {
 }
 
 impl StoreOptions {
+    /// Most entries of a segment of a memory: what [`max_segment_entries`](Self::max_segment_entries) and the cache allow.
+    pub(crate) fn most_segment_entries(&self, head_dim: usize) -> u64 {
+        // Codes, links as many as there may be, and what little is left.
+        let entry_bytes = 2 * head_dim + 6 * self.m + 16;
+        let fit = (self.index_cache_bytes / 4 / entry_bytes) as u64;
+        self.max_segment_entries.min(fit).max(self.seal_entries as u64)
+    }
+
     /// Refuses values outside of the ranges documented on the fields.
     pub fn validate(&self) -> Result<()> {
         let ranges = [
             ("seal_entries", self.seal_entries, 16, 65_536),
+            ("max_segment_entries", self.max_segment_entries as usize, 1024, 1 << 24),
             ("m", self.m, 4, 128),
             ("ef_construction", self.ef_construction, 8, 4096),
             ("ef_search", self.ef_search, 1, 65_536),

@@ -9,7 +9,8 @@
 //! | `m` memory | its sequence number |
 //! | `d` memory, document id | a document |
 //! | `e` memory, first chunk | an extent: the chunks of one blob |
-//! | `s` memory, segment | a sealed segment: its extents and graphs |
+//! | `x` memory, segment | a sealed segment: its extents and graphs |
+//! | `s` memory, segment | the same, with graphs of version 1: removed at opening |
 //!
 //! Numbers in keys are big-endian, so that scans ascend.
 
@@ -22,6 +23,9 @@ use crate::{DocumentInfo, MemorySpec, Result, ResumePoint};
 /// Version of records and blobs that this code writes and reads.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 pub(crate) const VERSION_KEY: &[u8] = b"v";
+/// Kind of the records of segments. `s` was the kind while graphs were of version 1.
+pub(crate) const SEGMENT_KIND: u8 = b'x';
+pub(crate) const OLD_SEGMENT_KIND: u8 = b's';
 pub(crate) const RESERVED_KEY: &[u8] = b"r";
 
 pub(crate) fn name_key(tenant: &str, name: &str) -> Vec<u8> {
@@ -41,7 +45,7 @@ pub(crate) fn extent_key(memory: u64, first_chunk: u64) -> Vec<u8> {
 }
 
 pub(crate) fn segment_key(memory: u64, segment: u64) -> Vec<u8> {
-    [memory_key(b's', memory), segment.to_be_bytes().to_vec()].concat()
+    [memory_key(SEGMENT_KIND, memory), segment.to_be_bytes().to_vec()].concat()
 }
 
 /// A memory as the catalog names it.

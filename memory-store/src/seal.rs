@@ -10,7 +10,9 @@ use std::thread::JoinHandle;
 
 use crate::core::{Cell, Core, Number};
 use crate::extent::BlobFile;
-use crate::index::{BuildParams, EntryRef, FlatIndex, GraphOwner, build_graph, encode_graph, graph_blob_name};
+use crate::index::{
+    BuildParams, EntryRef, FlatIndex, GraphIndex, GraphOwner, build_graph, graph_blob_name, write_graph,
+};
 use crate::memory::Change;
 use crate::records::{GraphRecord, SegmentRecord};
 use crate::state::{LiveExtent, MemoryState, Segment};
@@ -91,42 +93,71 @@ pub(crate) fn seal_due(core: &Core, cell: &Cell, stop: &AtomicBool) -> Result<()
     let _builder = lock(&cell.sealing);
     while !stop.load(Ordering::Relaxed) {
         let state = cell.state();
-        let extents = due(&state, core.options.seal_entries);
-        if extents.is_empty() {
-            break;
-        }
-        let Some((segment, record)) = build(core, cell, &extents, stop)? else { break };
-        commit(core, cell, segment, &record)?;
+        let most = core.options.most_segment_entries(cell.spec.geometry.head_dim as usize);
+        let Some(plan) = Plan::new(&state, core.options.seal_entries, most) else { break };
+        let Some((segment, record)) = build(core, cell, &plan, stop)? else { break };
+        commit(core, cell, segment, &record, &plan.absorbed)?;
     }
     Ok(())
 }
 
-/// The oldest extents of the tail that fill a segment; none when the tail does not.
-fn due(state: &MemoryState, seal_entries: usize) -> Vec<LiveExtent> {
-    if state.totals.tail_entries < seal_entries as u64 {
-        return Vec::new();
-    }
-    let mut entries = 0;
-    let mut extents: Vec<LiveExtent> = Vec::new();
-    for extent in state.tail() {
-        entries += extent.entries as usize;
-        if entries > seal_entries && !extents.is_empty() {
-            break;
+/// What becomes one segment.
+struct Plan {
+    /// Ascending by first chunk.
+    extents: Vec<LiveExtent>,
+    /// Segments whose extents are among them.
+    absorbed: Vec<Arc<Segment>>,
+}
+
+/// Segments this many times as large as what is to be sealed are left alone. So each segment is larger than four times
+/// all later ones together: there are few, and an entry is written again only when its segment grows by a fourth.
+const ABSORB: u64 = 4;
+
+impl Plan {
+    /// The oldest extents of the tail, and the latest segments as far as they are not much larger; `None` when the tail
+    /// does not hold `seal_entries`.
+    fn new(state: &MemoryState, seal_entries: usize, most_entries: u64) -> Option<Self> {
+        if state.totals.tail_entries < seal_entries as u64 {
+            return None;
         }
-        extents.push(extent.clone());
+        // A long tail is sealed in steps, so that stopping in the middle does not lose all of it.
+        let most_of_tail = most_entries.min(ABSORB * seal_entries as u64);
+        let mut entries = 0;
+        let mut extents: Vec<LiveExtent> = Vec::new();
+        for extent in state.tail() {
+            if entries + u64::from(extent.entries) > most_of_tail && !extents.is_empty() {
+                break;
+            }
+            entries += u64::from(extent.entries);
+            extents.push(extent.clone());
+        }
+        let mut absorbed = Vec::new();
+        let mut segments: Vec<_> = state.segments.iter().map(|segment| &segment.segment).collect();
+        segments.sort_by_key(|segment| std::cmp::Reverse(segment.number));
+        for segment in segments {
+            let of_segment = state.extents.iter().filter(|extent| extent.segment == segment.number);
+            let live: u64 = of_segment.clone().map(|extent| u64::from(extent.entries)).sum();
+            if live > ABSORB * entries || live + entries > most_entries {
+                break;
+            }
+            entries += live;
+            extents.extend(of_segment.cloned());
+            absorbed.push(Arc::clone(segment));
+        }
+        extents.sort_by_key(|extent| extent.extent.first_chunk);
+        Some(Self { extents, absorbed })
     }
-    extents
+
+    /// The absorbed segment whose links are worth most.
+    fn base(&self) -> Option<&Arc<Segment>> {
+        self.absorbed.iter().max_by_key(|segment| segment.entries)
+    }
 }
 
 /// Builds and writes the graphs of a segment; `None` when it was stopped.
-fn build(
-    core: &Core,
-    cell: &Cell,
-    extents: &[LiveExtent],
-    stop: &AtomicBool,
-) -> Result<Option<(Segment, SegmentRecord)>> {
+fn build(core: &Core, cell: &Cell, plan: &Plan, stop: &AtomicBool) -> Result<Option<(Segment, SegmentRecord)>> {
     let geometry = &cell.spec.geometry;
-    let heads = geometry.kv_heads as usize;
+    let extents = &plan.extents;
     let live = |extent: &LiveExtent| {
         (0..extent.live as u64).map(|index| ChunkId(extent.extent.first_chunk + index)).collect::<Vec<_>>()
     };
@@ -142,20 +173,22 @@ fn build(
     };
     let params = BuildParams { m: core.options.m, ef_construction: core.options.ef_construction };
     for slot in 0..geometry.layers.len() {
-        for (head, flat) in gather(core, cell, extents, slot)?.into_iter().enumerate() {
+        for head in 0..geometry.kv_heads as usize {
+            let flat = gather(core, cell, extents, slot, head)?;
             record.entries = flat.entries().len() as u32;
-            let built = core.pool.install(|| build_graph(flat, chunks.clone(), params, stop))?;
+            let base = match plan.base() {
+                Some(base) => usable(core.read_graph(cell, base, slot, head), cell)?,
+                None => None,
+            };
+            let built = core.pool.install(|| build_graph(flat, &chunks, base.as_ref(), params, stop))?;
             let Some(graph) = built else { return Ok(None) };
             let owner = GraphOwner { memory: cell.number, segment: number, slot: slot as u32, head: head as u32 };
-            let bytes = encode_graph(&graph, owner);
             let blob = core.number(Number::Blob, 1)?;
-            core.storage.write_blob(&graph_blob_name(blob), &[&bytes])?;
-            let blob_bytes = bytes.len() as u64;
+            let blob_bytes = write_graph(core.storage.as_ref(), blob, &graph, owner)?;
             graphs.0.push(BlobFile::new(Arc::clone(&core.storage), graph_blob_name(blob), blob_bytes));
             record.graphs.push(GraphRecord { blob, blob_bytes });
         }
     }
-    debug_assert_eq!(record.graphs.len(), geometry.layers.len() * heads);
     let segment = Segment {
         number,
         chunks: record.chunks,
@@ -164,6 +197,18 @@ fn build(
         graphs: std::mem::take(&mut graphs.0),
     };
     Ok(Some((segment, record)))
+}
+
+/// A graph to extend; none when it is damaged: its entries are then linked anew, which mends it.
+fn usable(graph: Result<GraphIndex>, cell: &Cell) -> Result<Option<GraphIndex>> {
+    match graph {
+        Ok(graph) => Ok(Some(graph)),
+        Err(error @ Error::Damaged { .. }) => {
+            tracing::warn!(memory = cell.name, %error, "a damaged graph is built anew");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Blobs that go when they are dropped.
@@ -177,26 +222,25 @@ impl Drop for DoomedFiles {
     }
 }
 
-/// Live entries of `extents` at `slot`, for each head; chunks are numbered in the order of the segment.
-fn gather(core: &Core, cell: &Cell, extents: &[LiveExtent], slot: usize) -> Result<Vec<FlatIndex>> {
+/// Live entries of `extents` at `slot` and `head`; chunks are numbered in the order of the segment.
+fn gather(core: &Core, cell: &Cell, extents: &[LiveExtent], slot: usize, head: usize) -> Result<FlatIndex> {
     let geometry = &cell.spec.geometry;
     let dim = geometry.head_dim as usize;
-    let mut heads: Vec<_> = (0..geometry.kv_heads).map(|_| FlatIndex::new(dim, geometry.dtype)).collect();
+    let mut all = FlatIndex::new(dim, geometry.dtype);
     let mut first = 0;
     for LiveExtent { extent, live, entries: live_entries, .. } in extents {
         let entries = core.tail_entries(geometry, slot, extent, false)?;
         let count = *live_entries as usize;
-        for (all, flat) in heads.iter_mut().zip(&entries.heads) {
-            // Entries are in the order of chunks, so the live ones come first.
-            let moved = flat.entries()[..count].iter().map(|entry| EntryRef { chunk: first + entry.chunk, ..*entry });
-            all.extend(flat.vectors(), 0..count * dim, moved);
-        }
+        let flat = &entries.heads[head];
+        // Entries are in the order of chunks, so the live ones come first.
+        let moved = flat.entries()[..count].iter().map(|entry| EntryRef { chunk: first + entry.chunk, ..*entry });
+        all.extend(flat.vectors(), 0..count * dim, moved);
         first += live;
     }
-    Ok(heads)
+    Ok(all)
 }
 
-fn commit(core: &Core, cell: &Cell, segment: Segment, record: &SegmentRecord) -> Result<()> {
+fn commit(core: &Core, cell: &Cell, segment: Segment, record: &SegmentRecord, absorbed: &[Arc<Segment>]) -> Result<()> {
     let segment = Arc::new(segment);
     let _turn = lock(&cell.commit);
     let committed = cell.check_alive().and_then(|()| {
@@ -204,7 +248,7 @@ fn commit(core: &Core, cell: &Cell, segment: Segment, record: &SegmentRecord) ->
         let mut change = Change::new(cell, &state);
         // Readers see the same chunks as before.
         change.sequence = state.sequence;
-        change.add_segment(Arc::clone(&segment), record);
+        change.replace_segments(absorbed, Arc::clone(&segment), record);
         change.commit(core)
     });
     match committed {

@@ -1,5 +1,6 @@
 //! An immutable view of one memory: search and fetch.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -14,6 +15,8 @@ use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result,
 const MAX_TOP_K: usize = 65_536;
 /// Unsealed entries that one task scans.
 const TAIL_TASK_ENTRIES: u32 = 8192;
+/// Sealed entries that one task scans.
+const SCAN_TASK_ENTRIES: u32 = 1 << 16;
 /// Hits, over all parts, that a block of queries may have in memory at once: 24 bytes each.
 const BLOCK_HITS: usize = 1 << 20;
 
@@ -27,8 +30,20 @@ pub struct Snapshot {
 
 /// What one task of a search looks through.
 enum Part<'a> {
-    Segment(&'a LiveSegment),
+    /// Its graph.
+    Graph(&'a LiveSegment),
+    /// A range of its entries, one by one.
+    Scan(&'a LiveSegment, Range<u32>),
     Tail(Vec<&'a LiveExtent>),
+}
+
+/// Queries of one head that a task looks for in a part.
+struct Task<'a> {
+    head: usize,
+    part: &'a Part<'a>,
+    /// Of the queries of this head.
+    first: usize,
+    queries: &'a [f32],
 }
 
 impl Snapshot {
@@ -88,8 +103,16 @@ impl Snapshot {
         by_head
     }
 
-    fn parts(&self) -> Vec<Part<'_>> {
-        let mut parts: Vec<_> = self.state.segments.iter().map(Part::Segment).collect();
+    fn parts(&self, exact: bool) -> Vec<Part<'_>> {
+        let mut parts: Vec<Part<'_>> = Vec::new();
+        for segment in &self.state.segments {
+            if exact {
+                let starts = (0..segment.segment.entries).step_by(SCAN_TASK_ENTRIES as usize);
+                parts.extend(starts.map(|start| Part::Scan(segment, start..start.saturating_add(SCAN_TASK_ENTRIES))));
+            } else {
+                parts.push(Part::Graph(segment));
+            }
+        }
         let (mut group, mut entries) = (Vec::new(), 0);
         for extent in self.state.tail() {
             group.push(extent);
@@ -111,19 +134,28 @@ impl Snapshot {
         let group = request.n_heads / heads;
         let n_queries = request.queries.len() / (request.n_heads * dim);
         let by_head = self.queries_by_head(request);
-        let tasks: Vec<_> = (0..heads).flat_map(|head| parts.iter().map(move |part| (head, part))).collect();
-        let run = |(head, part): &(usize, &Part<'_>)| {
-            self.search_part(request, *head, &by_head[*head], part).map(|hits| (*head, hits))
-        };
+        let mut tasks = Vec::new();
+        for (head, queries) in by_head.iter().enumerate() {
+            for part in parts {
+                // Scanning serves all queries with one pass over the keys; walks are better shared out.
+                let block = match part {
+                    Part::Graph(_) => (n_queries * group).div_ceil(2 * rayon::current_num_threads()) * dim,
+                    Part::Scan(..) | Part::Tail(_) => queries.len(),
+                };
+                let blocks = queries.chunks(block.max(1)).enumerate();
+                tasks.extend(blocks.map(|(at, queries)| Task { head, part, first: at * block / dim, queries }));
+            }
+        }
+        let run = |task: &Task<'_>| self.search_part(request, task);
         let found: Vec<_> = if tasks.len() > 1 {
             tasks.par_iter().map(run).collect::<Result<_>>()?
         } else {
             tasks.iter().map(run).collect::<Result<_>>()?
         };
         let mut answers = vec![Vec::new(); n_queries * request.n_heads];
-        for (head, lists) in found {
-            for (at, hits) in lists.into_iter().enumerate() {
-                answers[at / group * request.n_heads + head * group + at % group].extend(hits);
+        for (task, lists) in tasks.iter().zip(found) {
+            for (at, hits) in (task.first..).zip(lists) {
+                answers[at / group * request.n_heads + task.head * group + at % group].extend(hits);
             }
         }
         for hits in &mut answers {
@@ -133,21 +165,16 @@ impl Snapshot {
         Ok(answers)
     }
 
-    fn search_part(
-        &self,
-        request: &SearchRequest<'_>,
-        head: usize,
-        queries: &[f32],
-        part: &Part<'_>,
-    ) -> Result<Vec<Vec<Hit>>> {
+    fn search_part(&self, request: &SearchRequest<'_>, task: &Task<'_>) -> Result<Vec<Vec<Hit>>> {
         let ef = request.ef.unwrap_or(self.core.options.ef_search).max(request.top_k);
         let params = SearchParams { top_k: request.top_k, ef, live: None };
-        match part {
-            Part::Segment(segment) => self.search_segment(request, head, queries, segment, params),
+        match task.part {
+            Part::Graph(segment) => self.search_segment(request.slot, task, segment, None, params),
+            Part::Scan(segment, range) => self.search_segment(request.slot, task, segment, Some(range.clone()), params),
             Part::Tail(extents) => {
-                let mut hits = vec![Vec::new(); queries.len() / self.geometry().head_dim as usize];
+                let mut hits = vec![Vec::new(); task.queries.len() / self.geometry().head_dim as usize];
                 for extent in extents {
-                    self.search_extent(request.slot, head, queries, extent, params, &mut hits)?;
+                    self.search_extent(request.slot, task.head, task.queries, extent, params, &mut hits)?;
                 }
                 for hits in &mut hits {
                     keep_best(hits, request.top_k);
@@ -157,19 +184,23 @@ impl Snapshot {
         }
     }
 
+    /// Walks the graph of a segment, or scans a range of its entries.
     fn search_segment(
         &self,
-        request: &SearchRequest<'_>,
-        head: usize,
-        queries: &[f32],
+        slot: usize,
+        task: &Task<'_>,
         segment: &LiveSegment,
+        scanned: Option<Range<u32>>,
         params: SearchParams<'_>,
     ) -> Result<Vec<Vec<Hit>>> {
-        let graph = self.core.graph(&self.cell, &segment.segment, request.slot, head)?;
+        let graph = self.core.graph(&self.cell, &segment.segment, slot, task.head)?;
         // Only deletion needs the look-up for each result.
         let live = |entry: u32| self.state.find(graph.chunk_of(entry).0).is_some();
         let params = SearchParams { live: if segment.all_live() { None } else { Some(&live) }, ..params };
-        let found = if request.exact { graph.search_exact(queries, &params) } else { graph.search(queries, &params) };
+        let found = match scanned {
+            Some(range) => graph.search_exact(range, task.queries, &params),
+            None => graph.search(task.queries, &params),
+        };
         let hit = |found: Scored| {
             let entry = graph.entry(found.entry);
             Hit { score: found.score, chunk: graph.chunk_of(found.entry), start: entry.start, len: entry.len }
@@ -217,9 +248,8 @@ impl Recall for Snapshot {
     fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> {
         self.check_request(request)?;
         let row = request.n_heads * self.geometry().head_dim as usize;
-        let parts = self.parts();
         let few = self.state.totals.entries <= self.core.options.scan_entries;
-        let request = &SearchRequest { exact: request.exact || request.ef.is_none() && few, ..*request };
+        let parts = self.parts(request.exact || request.ef.is_none() && few);
         let hits_of_query = request.n_heads * request.top_k * parts.len().max(1);
         let block = (BLOCK_HITS / hits_of_query).max(1);
         let mut answers = Vec::with_capacity(request.queries.len() / row * request.n_heads);

@@ -9,7 +9,8 @@ use crate::core::{Cell, Core, Number};
 use crate::extent::{BlobFile, Extent};
 use crate::names::check_name;
 use crate::records::{
-    DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, SegmentRecord, VERSION_KEY, memory_key, name_key,
+    DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND, SegmentRecord,
+    VERSION_KEY, memory_key, name_key,
 };
 use crate::seal::Sealer;
 use crate::state::{LiveExtent, MemoryState, Segment};
@@ -48,6 +49,7 @@ impl Store {
         for (key, _) in core.storage.scan(b"g", None, usize::MAX)? {
             remove_memory_records(&core, trailing_number(&key)?)?;
         }
+        remove_old_segments(&core)?;
         let mut used = HashSet::new();
         for cell in load_memories(&core)? {
             let state = cell.state();
@@ -205,8 +207,24 @@ fn for_each_record(storage: &dyn Storage, prefix: &[u8], mut visit: impl FnMut(R
     }
 }
 
+/// Segments whose graphs are of an older version are built anew: their records go, and so do their blobs, which no record
+/// refers to then.
+fn remove_old_segments(core: &Core) -> Result<()> {
+    loop {
+        let page = core.storage.scan(&[OLD_SEGMENT_KIND], None, SWEEP)?;
+        let mut batch = Batch::default();
+        for (key, _) in page {
+            batch.delete(key);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        core.commit(&batch)?;
+    }
+}
+
 fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
-    for kind in [b'd', b'e', b's', b'm', b'g'] {
+    for kind in [b'd', b'e', OLD_SEGMENT_KIND, SEGMENT_KIND, b'm', b'g'] {
         loop {
             let page = core.storage.scan(&memory_key(kind, memory), None, SWEEP)?;
             let mut batch = Batch::default();
@@ -295,7 +313,7 @@ fn load_state(core: &Core, name: &str, record: &NameRecord) -> Result<MemoryStat
 
     let mut segments = Vec::new();
     let graphs = record.spec.geometry.layers.len() * record.spec.geometry.kv_heads as usize;
-    for_each_record(storage, &memory_key(b's', memory), |(key, value)| {
+    for_each_record(storage, &memory_key(SEGMENT_KIND, memory), |(key, value)| {
         let number = trailing_number(&key)?;
         let segment = SegmentRecord::decode(&value, &format!("the record of segment {number} in memory {name}"))?;
         if segment.graphs.len() != graphs {

@@ -146,22 +146,38 @@ fn a_graph_blob_names_its_owner() {
     let storage = Arc::new(InMemoryStorage::new());
     let store = open(Arc::clone(&storage) as Arc<dyn Storage>);
     let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
-    write_document(&memory, "a", 12, 1);
+    let written = write_document(&memory, "a", 12, 1);
     let blobs = storage.list_blobs().unwrap();
     let info = blobs.iter().find(|blob| blob.name.starts_with("graph-")).unwrap();
     let blob = storage.read_blob(&info.name, 0, info.bytes as usize).unwrap();
     let (body, checksum) = blob.split_last_chunk::<4>().unwrap();
     assert_eq!(crc(body), u32::from_le_bytes(*checksum));
     let mut fields = Fields(&blob);
-    assert_eq!((fields.take(8), fields.u32()), (&b"MNMNGRPH"[..], 1));
+    assert_eq!((fields.take(8), fields.u32()), (&b"MNMNGRPH"[..], 2));
     assert_eq!((fields.u64(), fields.u64(), fields.u32(), fields.u32()), (1, 1, 0, 0));
-    let (n, dim) = (fields.u32() as usize, fields.u32() as usize);
-    assert_eq!((n, dim, fields.take(2)), (64, 8, &[0, 2][..]));
-    let (m, m0) = (fields.u32() as usize, fields.u32() as usize);
-    assert_eq!((m, m0), (8, 16));
-    assert!((fields.u32() as usize) < n);
-    let (chunks, levels) = (fields.u32() as usize, fields.u32() as usize);
-    let nodes: usize = (0..levels).map(|_| fields.u32() as usize).sum();
-    assert_eq!(fields.0.len(), chunks * 8 + n * 8 + n * m0 * 2 + nodes * (2 + 2 * m) + n * dim * 4 + 4);
-    assert_eq!(fields.u64(), 1, "the first chunk");
+    let (n, dim, chunks) = (fields.u32() as usize, fields.u32() as usize, fields.u32() as usize);
+    assert_eq!((n, dim), (96, 8));
+    let (m, entry_point, named, links) = (fields.u32() as usize, fields.u32(), fields.u32(), fields.u32() as usize);
+    assert!((entry_point as usize) < n && named == 0 && links > 0);
+    let levels = fields.take(1)[0];
+    let nodes: Vec<usize> = (0..levels).map(|_| fields.take(3)).map(|b| b[0] as usize | (b[1] as usize) << 8).collect();
+    // Every part begins at a multiple of 64.
+    let aligned = |bytes: usize| bytes.next_multiple_of(64);
+    let upper: usize = nodes.iter().map(|nodes| aligned(4 * nodes) + aligned(4 * nodes * m)).sum();
+    let chunks_at = 128 + aligned(8 * dim);
+    let starts_at = chunks_at + aligned(16 * chunks) + upper;
+    let links_at = starts_at + aligned(4 * (n + 1));
+    let coarse_at = links_at + aligned(3 * links);
+    assert_eq!(blob.len(), coarse_at + 2 * aligned(n * dim) + 4);
+    assert_eq!(u64::from_le_bytes(*blob[chunks_at..].first_chunk().unwrap()), 1, "the first chunk");
+    let u32_at = |at: usize| u32::from_le_bytes(*blob[at..].first_chunk().unwrap());
+    assert_eq!((u32_at(starts_at), u32_at(starts_at + 4 * n) as usize), (0, links));
+    // Codes stand for the stored keys.
+    let keys: Vec<f32> = written.iter().flat_map(|chunk| chunk.keys[0][..dim * 8].to_vec()).collect();
+    let number = |at: usize| f32::from_le_bytes(*blob[at..].first_chunk().unwrap());
+    for (at, key) in keys.iter().enumerate().take(n * dim) {
+        let (offset, step) = (number(128 + 4 * (at % dim)), number(128 + 4 * (dim + at % dim)));
+        let code = u32::from(blob[coarse_at + at]) << 8 | u32::from(blob[coarse_at + aligned(n * dim) + at]);
+        assert!((offset + step * code as f32 - key).abs() <= step, "{at}");
+    }
 }

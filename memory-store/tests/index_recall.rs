@@ -33,9 +33,9 @@ fn index(vectors: &[f32], dim: usize, dtype: KvDtype) -> (FlatIndex, GraphIndex)
     let entries =
         (0..vectors.len() / dim).map(|index| EntryRef { chunk: index as u32 / 64, start: index as u16 % 64, len: 1 });
     flat.extend(&KvData::F32(vectors.to_vec()), 0..vectors.len(), entries);
-    let chunks = (0..flat.len().div_ceil(64) as u64).map(ChunkId).collect();
+    let chunks: Vec<ChunkId> = (0..flat.len().div_ceil(64) as u64).map(ChunkId).collect();
     let params = BuildParams { m: 16, ef_construction: 128 };
-    let graph = build_graph(flat.clone(), chunks, params, &AtomicBool::new(false)).unwrap().unwrap();
+    let graph = build_graph(flat.clone(), &chunks, None, params, &AtomicBool::new(false)).unwrap().unwrap();
     (flat, graph)
 }
 
@@ -107,5 +107,5 @@ fn building_stops_when_told() {
     let data = KvData::F32(vectors(100, 2, 1.0, 8));
     flat.extend(&data, 0..200, (0..100).map(|_| EntryRef { chunk: 0, start: 0, len: 1 }));
     let params = BuildParams { m: 8, ef_construction: 16 };
-    assert!(build_graph(flat, vec![ChunkId(1)], params, &AtomicBool::new(true)).unwrap().is_none());
+    assert!(build_graph(flat, &[ChunkId(1)], None, params, &AtomicBool::new(true)).unwrap().is_none());
 }

@@ -164,7 +164,7 @@ unsafe fn dot_rows_of<V: Vector, E: Element>(query: &[f32], keys: &[E], rows: &[
 
 /// Asks for the cache lines of `n` values from `start` on; no harm is done where there are none.
 #[inline(always)]
-fn prefetch<E>(values: &[E], start: usize, n: usize) {
+pub(super) fn prefetch<E>(values: &[E], start: usize, n: usize) {
     #[cfg(target_arch = "x86_64")]
     for offset in (0..n * size_of::<E>()).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

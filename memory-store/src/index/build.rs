@@ -1,51 +1,46 @@
-//! Building a graph with `hnsw_rs` and freezing it.
-//!
-//! `hnsw_rs` looks for small distances that are never negative or NaN. Here the distance of two keys is
-//! `C - a.b` with `C` just above the largest squared length: by Cauchy and Schwarz no product exceeds it, and the
-//! order is that of the inner product, which normalising or adding a dimension would not keep as well.
+//! Building a graph: a skeleton by `hnsw_rs`, then every entry linked on level 0, many at a time (algorithms 1 and 4 of
+//! the paper, by products of codes). A graph that exists already is extended: its links are taken over.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use hnsw_rs::prelude::{Distance, Hnsw};
-use mnemon_kernels::Dot;
+use mnemon_kernels::CodeDot;
+use rayon::prelude::*;
 
-use super::graph::{GraphIndex, MAX_GRAPH_ENTRIES, UpperLevel};
-use super::{FlatIndex, VectorIndex};
+use super::beam::{self, Codes, Links, Scratch};
+use super::flat::FlatIndex;
+use super::format::{Content, freeze};
+use super::graph::{GraphIndex, MAX_GRAPH_ENTRIES};
+use super::grid::{Grid, GridQuery, Span};
+use super::repair::{Rows, repair};
+use super::skeleton::Skeleton;
+use super::{EntryRef, VectorIndex};
+use crate::sync::lock;
 use crate::{ChunkId, Error, Result};
 
-/// Levels that `hnsw_rs` may use; with `m` = 16 the chance to need more is 16^-16.
-const MAX_LEVELS: usize = 16;
-/// Entries inserted between two looks at the stop flag.
-const SLICE: usize = 1024;
+/// Vectors widened at a time.
+const BLOCK: usize = 4096;
+/// Locks that the rows share.
+const LOCKS: usize = 1 << 12;
 
 /// How a graph is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BuildParams {
-    /// Links of a node on upper levels.
+    /// Links that a node makes when it comes; on level 0 it keeps at most twice as many.
     pub m: usize,
     /// Breadth of the search for neighbours.
     pub ef_construction: usize,
 }
 
-struct InnerProduct {
-    /// See the module.
-    ceiling: f32,
-    dot: Dot,
-}
-
-impl Distance<f32> for InnerProduct {
-    fn eval(&self, a: &[f32], b: &[f32]) -> f32 {
-        // `max` also turns a NaN (from products beyond f32) into 0.
-        (self.ceiling - self.dot.dot(a, b)).max(0.0)
-    }
-}
-
-/// Builds the graph over the entries of `flat`, which point into `chunks`. Uses rayon's current pool; takes about 2 KB
+/// Builds the graph over the entries of `flat`, which point into `chunks` in ascending order. The chunks of `base` that
+/// are among them keep the links that they have there. Uses rayon's current pool; takes about `20 m` bytes and `4 * dim`
 /// for each entry while it runs. `None` when `stop` was set meanwhile.
 pub fn build_graph(
     flat: FlatIndex,
-    chunks: Vec<ChunkId>,
+    chunks: &[ChunkId],
+    base: Option<&GraphIndex>,
     params: BuildParams,
     stop: &AtomicBool,
 ) -> Result<Option<GraphIndex>> {
@@ -54,82 +49,314 @@ pub fn build_graph(
         let why = format!("{n} entries; 1 to {MAX_GRAPH_ENTRIES} are accepted");
         return Err(Error::Invalid { what: "graph", why });
     }
-    let built = catch_unwind(AssertUnwindSafe(|| link(&flat, params, stop)));
-    let failed = |_| Error::Catalog("building a graph failed; its entries are searched one by one".into());
-    let Some(links) = built.map_err(failed)? else { return Ok(None) };
-    let (dim, vectors, entries) = flat.into_parts();
-    let m0 = 2 * params.m;
-    let graph = GraphIndex {
-        dim,
-        m: params.m,
-        m0,
-        entry_point: links.entry_point,
-        links: links.base,
-        upper: links.upper,
-        vectors,
-        entries,
-        chunks,
-    };
-    graph.check("a graph just built")?;
-    Ok(Some(graph))
-}
+    let firsts = first_entries(flat.entries(), chunks.len())?;
+    let dim = flat.dim();
+    let mut span = Span::new(dim);
+    flat.for_each_block(BLOCK, |block| span.include(block));
+    let grid = span.grid();
+    let (mut coarse, mut fine) = (Vec::with_capacity(n * dim), Vec::with_capacity(n * dim));
+    flat.for_each_block(BLOCK, |block| grid.encode(block, &mut coarse, &mut fine));
+    let entries = flat.into_entries();
 
-struct Links {
-    entry_point: u32,
-    base: Vec<u16>,
-    upper: Vec<UpperLevel>,
-}
-
-fn link(flat: &FlatIndex, params: BuildParams, stop: &AtomicBool) -> Option<Links> {
-    let (dim, vectors) = (flat.dim(), flat.vectors().to_f32());
-    let rows: Vec<(&[f32], usize)> = vectors.chunks_exact(dim).enumerate().map(|(id, row)| (row, id)).collect();
-    let dot = Dot::detect();
-    let largest = rows.iter().map(|(row, _)| dot.dot(row, row)).fold(0.0, f32::max);
-    let distance = InnerProduct { ceiling: (largest * 1.0001 + 1e-6).min(f32::MAX), dot };
-    let hnsw = Hnsw::new(params.m, rows.len(), MAX_LEVELS, params.ef_construction, distance);
-    // The first one alone: it becomes the entry point of the others.
-    let (first, rest) = rows.split_first()?;
-    hnsw.insert_slice(*first);
-    for slice in rest.chunks(SLICE) {
-        if stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        hnsw.parallel_insert_slice(&slice.to_vec());
+    let sampled: Vec<u32> = (0..n as u32).filter(|entry| Skeleton::samples(*entry)).collect();
+    let mut sample = Vec::with_capacity(sampled.len() * dim);
+    let mut vector = Vec::new();
+    for entry in &sampled {
+        let row = *entry as usize * dim..(*entry as usize + 1) * dim;
+        grid.decode(&coarse[row.clone()], &fine[row], &mut vector);
+        sample.extend_from_slice(&vector);
     }
-    Some(freeze(&hnsw, rows.len(), params.m))
+    let m = (params.m / 2).max(4);
+    let Some(skeleton) = Skeleton::build(&sampled, &sample, m, params.ef_construction / 2, stop)? else {
+        return Ok(None);
+    };
+    drop(sample);
+
+    let width = 2 * params.m;
+    let builder = Builder {
+        grid: &grid,
+        coarse: &coarse,
+        fine: &fine,
+        skeleton: &skeleton,
+        rows: Growing::new(n, width + width / 2),
+        params,
+        stop,
+    };
+    let known = builder.take_over(base, chunks, &firsts);
+    for (node, links) in skeleton.levels.first().into_iter().flatten() {
+        if builder.rows.is_empty(*node) {
+            builder.rows.set(*node, &links[..links.len().min(width)]);
+        }
+    }
+    (0..n as u32).into_par_iter().filter(|entry| !known[*entry as usize]).for_each(|entry| builder.insert(entry));
+    if stop.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    let mut rows = builder.finish();
+    repair(&mut rows, skeleton.entry_point);
+    let content =
+        Content { grid, coarse, fine, entries, chunks: chunks.to_vec(), firsts, rows, skeleton, upper_width: 2 * m };
+    freeze(&content).map(Some)
 }
 
-fn freeze(hnsw: &Hnsw<'_, f32, InnerProduct>, n: usize, m: usize) -> Links {
-    let m0 = 2 * m;
-    let mut base = vec![0_u16; n * m0];
-    let mut upper: Vec<Vec<(u16, Vec<u16>)>> = Vec::new();
-    let mut entry_point = (0, 0_u32);
-    for point in hnsw.get_point_indexation() {
-        let node = point.get_origin_id();
-        let level = usize::from(point.get_point_id().0);
-        if level > entry_point.0 {
-            entry_point = (level, node as u32);
+/// First entry of each chunk.
+fn first_entries(entries: &[EntryRef], chunks: usize) -> Result<Vec<u32>> {
+    let mut firsts = Vec::with_capacity(chunks);
+    for (at, entry) in entries.iter().enumerate() {
+        if entry.chunk as usize + 1 == firsts.len() {
+            continue;
         }
-        // What `hnsw_rs` keeps above a node's own level only helps inserting.
-        for (at, neighbours) in point.get_neighborhood_id().into_iter().take(level + 1).enumerate() {
-            let width = if at == 0 { m0 } else { m };
-            let own = node as u16;
-            let others = neighbours.iter().map(|neighbour| neighbour.get_origin_id() as u16);
-            let mut row: Vec<u16> = others.filter(|other| *other != own).take(width).collect();
-            row.resize(width, own);
-            if at == 0 {
-                base[node * m0..(node + 1) * m0].copy_from_slice(&row);
-            } else {
-                upper.resize(upper.len().max(at), Vec::new());
-                upper[at - 1].push((own, row));
+        if entry.chunk as usize != firsts.len() {
+            let why = format!("entry {at} points into chunk {} of {chunks}, out of turn", entry.chunk);
+            return Err(Error::Invalid { what: "graph", why });
+        }
+        firsts.push(at as u32);
+    }
+    if firsts.len() != chunks {
+        let why = format!("entries point into {} of {chunks} chunks", firsts.len());
+        return Err(Error::Invalid { what: "graph", why });
+    }
+    Ok(firsts)
+}
+
+/// Rows of links that many threads read and change: a change takes the row's lock, reading does not, and may see a row
+/// half changed, which is as good as any.
+struct Growing {
+    /// `[nodes, 1 + width]`: length, then links.
+    cells: Vec<AtomicU32>,
+    width: usize,
+    locks: Vec<Mutex<()>>,
+}
+
+impl Growing {
+    fn new(nodes: usize, width: usize) -> Self {
+        let cells = (0..nodes * (width + 1)).map(|_| AtomicU32::new(0)).collect();
+        Self { cells, width, locks: (0..LOCKS).map(|_| Mutex::new(())).collect() }
+    }
+
+    fn cells_of(&self, node: u32) -> (&AtomicU32, &[AtomicU32]) {
+        let start = node as usize * (self.width + 1);
+        (&self.cells[start], &self.cells[start + 1..start + 1 + self.width])
+    }
+
+    fn lock_of(&self, node: u32) -> &Mutex<()> {
+        &self.locks[node as usize % LOCKS]
+    }
+
+    fn is_empty(&self, node: u32) -> bool {
+        self.cells_of(node).0.load(Ordering::Acquire) == 0
+    }
+
+    /// The caller holds the lock, or is alone.
+    fn set(&self, node: u32, links: &[u32]) {
+        let (len, cells) = self.cells_of(node);
+        for (cell, link) in cells.iter().zip(links) {
+            cell.store(*link, Ordering::Relaxed);
+        }
+        len.store(links.len().min(self.width) as u32, Ordering::Release);
+    }
+}
+
+impl Links for Growing {
+    fn append_links(&self, node: u32, to: &mut Vec<u32>) {
+        let (len, cells) = self.cells_of(node);
+        let len = len.load(Ordering::Acquire) as usize;
+        to.extend(cells[..len].iter().map(|cell| cell.load(Ordering::Relaxed)));
+    }
+}
+
+struct Builder<'a> {
+    grid: &'a Grid,
+    coarse: &'a [u8],
+    fine: &'a [u8],
+    skeleton: &'a Skeleton,
+    rows: Growing,
+    params: BuildParams,
+    stop: &'a AtomicBool,
+}
+
+/// What a thread keeps from entry to entry.
+#[derive(Default)]
+struct Own {
+    scratch: Scratch,
+    vector: Vec<f32>,
+    query: GridQuery,
+    /// Of neighbours already chosen.
+    chosen: Vec<GridQuery>,
+    candidates: Vec<(f32, u32)>,
+    row: Vec<u32>,
+    products: Vec<i32>,
+}
+
+thread_local! {
+    static OWN: RefCell<Own> = RefCell::default();
+}
+
+impl Builder<'_> {
+    fn codes(&self) -> Codes<'_> {
+        Codes { dot: CodeDot::detect(), rows: self.coarse }
+    }
+
+    /// Copies what `base` knows; returns which entries need no linking. An entry that lost a link is linked anew.
+    fn take_over(&self, base: Option<&GraphIndex>, chunks: &[ChunkId], firsts: &[u32]) -> Vec<bool> {
+        let n = self.coarse.len() / self.grid.dim();
+        let mut known = vec![false; n];
+        let Some(base) = base else { return known };
+        let places: HashMap<ChunkId, usize> = chunks.iter().enumerate().map(|(at, chunk)| (*chunk, at)).collect();
+        let end = |firsts: &[u32], at: usize, n: usize| firsts.get(at + 1).map_or(n as u32, |first| *first);
+        let (old_chunks, old_firsts): (Vec<ChunkId>, Vec<u32>) = base.chunks().unzip();
+        // Where each old entry is now.
+        let mut moved = vec![u32::MAX; base.len()];
+        for (at, (chunk, first)) in old_chunks.iter().zip(&old_firsts).enumerate() {
+            let Some(place) = places.get(chunk) else { continue };
+            let count = end(&old_firsts, at, base.len()) - first;
+            if count == end(firsts, *place, n) - firsts[*place] {
+                for entry in 0..count {
+                    moved[(first + entry) as usize] = firsts[*place] + entry;
+                }
             }
         }
+        let mut row = Vec::new();
+        for (old, new) in moved.iter().enumerate().filter(|(_, new)| **new != u32::MAX) {
+            row.clear();
+            base.append_links(old as u32, &mut row);
+            let before = row.len();
+            row.retain_mut(|link| {
+                *link = moved[*link as usize];
+                *link != u32::MAX
+            });
+            known[*new as usize] = row.len() == before && before > 0;
+            self.rows.set(*new, &row);
+        }
+        known
     }
-    let level = |mut nodes: Vec<(u16, Vec<u16>)>| {
-        nodes.sort_unstable_by_key(|(node, _)| *node);
-        let links = nodes.iter().flat_map(|(_, row)| row.iter().copied()).collect();
-        UpperLevel { nodes: nodes.into_iter().map(|(node, _)| node).collect(), links }
-    };
-    super::repair::repair(&mut base, m0, entry_point.1);
-    Links { entry_point: entry_point.1, base, upper: upper.into_iter().map(level).collect() }
+
+    /// Links `entry` and its neighbours.
+    fn insert(&self, entry: u32) {
+        if self.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        OWN.with(|own| {
+            // Nothing in here comes back to this thread's own.
+            let Ok(mut own) = own.try_borrow_mut() else { return };
+            let own = &mut *own;
+            self.prepare(entry, &mut own.vector, &mut own.query);
+            let start = self.descend(&own.query.values);
+            let ef = self.params.ef_construction;
+            beam::search(&own.query.values, &[start], ef, self.codes(), &self.rows, None, &mut own.scratch);
+            own.candidates.clear();
+            let others = own.scratch.met.iter().filter(|met| met.entry() != entry);
+            own.candidates.extend(others.map(|met| (own.query.rough(met.product), met.entry())));
+            let links = self.choose(&own.candidates, self.params.m, &mut own.vector, &mut own.chosen);
+            for link in &links {
+                self.add(entry, *link, own);
+                self.add(*link, entry, own);
+            }
+        });
+    }
+
+    fn prepare(&self, entry: u32, vector: &mut Vec<f32>, query: &mut GridQuery) {
+        let dim = self.grid.dim();
+        let row = entry as usize * dim..(entry as usize + 1) * dim;
+        self.grid.decode(&self.coarse[row.clone()], &self.fine[row], vector);
+        self.grid.prepare(vector, query);
+    }
+
+    /// Greedily down the skeleton.
+    fn descend(&self, query: &[i16]) -> u32 {
+        let codes = self.codes();
+        let mut best = (codes.product(query, self.skeleton.entry_point), self.skeleton.entry_point);
+        for level in self.skeleton.levels.iter().rev() {
+            while let Ok(at) = level.binary_search_by_key(&best.1, |(node, _)| *node) {
+                let before = best;
+                for link in &level[at].1 {
+                    let product = codes.product(query, *link);
+                    if product > best.0 {
+                        best = (product, *link);
+                    }
+                }
+                if best == before {
+                    break;
+                }
+            }
+        }
+        best.1
+    }
+
+    /// At most `most` of `candidates` (best first), leaving out those that are closer to one already chosen than to the
+    /// entry itself (algorithm 4).
+    fn choose(
+        &self,
+        candidates: &[(f32, u32)],
+        most: usize,
+        vector: &mut Vec<f32>,
+        queries: &mut Vec<GridQuery>,
+    ) -> Vec<u32> {
+        let codes = self.codes();
+        let mut chosen: Vec<u32> = Vec::with_capacity(most);
+        for &(score, candidate) in candidates {
+            if chosen.len() == most {
+                break;
+            }
+            let hidden = queries[..chosen.len()]
+                .iter()
+                .any(|query| query.rough(codes.product(&query.values, candidate)) > score);
+            if !hidden {
+                if queries.len() == chosen.len() {
+                    queries.push(GridQuery::default());
+                }
+                self.prepare(candidate, vector, &mut queries[chosen.len()]);
+                chosen.push(candidate);
+            }
+        }
+        chosen
+    }
+
+    /// Links `from` to `to`; when the row of `from` is full, it keeps the best choice.
+    fn add(&self, from: u32, to: u32, own: &mut Own) {
+        let _turn = lock(self.rows.lock_of(from));
+        own.row.clear();
+        self.rows.append_links(from, &mut own.row);
+        if own.row.contains(&to) {
+            return;
+        }
+        own.row.push(to);
+        if own.row.len() <= self.rows.width {
+            self.rows.set(from, &own.row);
+            return;
+        }
+        let kept = self.thin(from, own);
+        self.rows.set(from, &kept);
+    }
+
+    /// The best choice of `own.row`, links of `entry`.
+    fn thin(&self, entry: u32, own: &mut Own) -> Vec<u32> {
+        self.prepare(entry, &mut own.vector, &mut own.query);
+        own.products.clear();
+        self.codes().dot.rows(&own.query.values, self.coarse, &own.row, &mut own.products);
+        own.candidates.clear();
+        let scores = own.products.iter().map(|product| own.query.rough(*product));
+        own.candidates.extend(scores.zip(own.row.iter().copied()));
+        own.candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        self.choose(&own.candidates, 2 * self.params.m, &mut own.vector, &mut own.chosen)
+    }
+
+    /// Brings every row down to its width.
+    fn finish(&self) -> Rows {
+        let width = 2 * self.params.m;
+        let n = self.coarse.len() / self.grid.dim();
+        let mut links = vec![0; n * width];
+        let mut len = vec![0; n];
+        links.par_chunks_exact_mut(width).zip(&mut len).enumerate().for_each(|(node, (row, len))| {
+            OWN.with(|own| {
+                let Ok(mut own) = own.try_borrow_mut() else { return };
+                own.row.clear();
+                self.rows.append_links(node as u32, &mut own.row);
+                let kept = if own.row.len() > width { self.thin(node as u32, &mut own) } else { own.row.clone() };
+                row[..kept.len()].copy_from_slice(&kept);
+                *len = kept.len() as u32;
+            });
+        });
+        Rows { links, width, len }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use half::slice::HalfFloatSliceExt as _;
 use mnemon_kernels::{Data, top_k_inner_product};
 
 use super::{EntryRef, Scored, SearchParams, VectorIndex};
@@ -44,9 +45,28 @@ impl FlatIndex {
         self.dim
     }
 
-    /// Dimension, vectors and entries.
-    pub(crate) fn into_parts(self) -> (usize, KvData, Vec<EntryRef>) {
-        (self.dim, self.vectors, self.entries)
+    /// Calls `visit` with all vectors in order, at most `rows` at a time, widened to f32.
+    pub(crate) fn for_each_block(&self, rows: usize, mut visit: impl FnMut(&[f32])) {
+        let block = rows * self.dim;
+        let mut wide = Vec::new();
+        match &self.vectors {
+            KvData::F32(data) => data.chunks(block).for_each(visit),
+            KvData::F16(data) => data.chunks(block).for_each(|data| {
+                wide.resize(data.len(), 0.0);
+                data.convert_to_f32_slice(&mut wide);
+                visit(&wide);
+            }),
+            KvData::Bf16(data) => data.chunks(block).for_each(|data| {
+                wide.resize(data.len(), 0.0);
+                data.convert_to_f32_slice(&mut wide);
+                visit(&wide);
+            }),
+        }
+    }
+
+    /// What each entry stands for; the vectors are let go.
+    pub(crate) fn into_entries(self) -> Vec<EntryRef> {
+        self.entries
     }
 
     /// What each entry stands for.

@@ -1,121 +1,186 @@
-//! A frozen graph: what a sealed segment keeps of one slot and head.
+//! A frozen graph: what a sealed segment keeps of one slot and head. It is searched in the bytes of its blob.
 
-use super::flat::scan;
-use super::{EntryRef, Scored, SearchParams, VectorIndex, data_bytes};
-use crate::{ChunkId, Error, KvData, Result};
+use std::ops::Range;
 
-/// Most entries of a graph: links take two bytes.
-pub const MAX_GRAPH_ENTRIES: usize = 1 << 16;
+use mnemon_kernels::CodeDot;
 
-/// Links of one level above 0.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct UpperLevel {
-    /// Entries on this level, ascending.
-    pub(crate) nodes: Vec<u16>,
-    /// `[nodes, m]`; a row ends at its width or where it names its own node.
-    pub(crate) links: Vec<u16>,
+use super::aligned::AlignedBytes;
+use super::beam::{Codes, Links};
+use super::grid::Grid;
+use super::{EntryRef, Scored, SearchParams, VectorIndex};
+use crate::ChunkId;
+
+/// Most entries of a graph: links take three bytes.
+pub const MAX_GRAPH_ENTRIES: usize = 1 << 24;
+
+/// Bytes of a link.
+pub(super) const LINK_BYTES: usize = 3;
+
+/// Where the parts lie in the blob. See `docs/format.md`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// `(u64 id, u32 first entry, u32 0)` each.
+    pub(super) chunks: Range<usize>,
+    /// `(u16 start, u16 len)` of each entry; empty when entries are the tokens of their chunks in turn.
+    pub(super) blocks: Range<usize>,
+    /// Of each level above 0, from level 1 up: its nodes, ascending, u32, and their links, u32 `[nodes, m]`.
+    pub(super) upper: Vec<(Range<usize>, Range<usize>)>,
+    /// Of each entry and the end: links before it, u32.
+    pub(super) starts: Range<usize>,
+    /// Links of level 0.
+    pub(super) links: Range<usize>,
+    /// Upper halves of codes, `[entries, dim]`.
+    pub(super) coarse: Range<usize>,
+    /// Lower halves.
+    pub(super) fine: Range<usize>,
 }
 
-/// Links, vectors and entries side by side; nothing in it changes.
-#[derive(Debug, Clone, PartialEq)]
+/// Links, codes and entries; nothing in it changes.
+#[derive(Debug, Clone)]
 pub struct GraphIndex {
-    pub(crate) dim: usize,
-    pub(crate) m: usize,
-    pub(crate) m0: usize,
+    pub(super) bytes: AlignedBytes,
+    pub(super) parts: Parts,
+    pub(super) entries: usize,
+    pub(super) grid: Grid,
+    /// Links of a node on upper levels.
+    pub(super) m: usize,
     /// Where each search begins: an entry of the highest level.
-    pub(crate) entry_point: u32,
-    /// `[entries, m0]`; a row ends at its width or where it names its own entry.
-    pub(crate) links: Vec<u16>,
-    /// Levels 1, 2, ...
-    pub(crate) upper: Vec<UpperLevel>,
-    /// `[entries, dim]`.
-    pub(crate) vectors: KvData,
-    pub(crate) entries: Vec<EntryRef>,
-    /// Chunks that entries point into.
-    pub(crate) chunks: Vec<ChunkId>,
+    pub(super) entry_point: u32,
 }
 
-impl UpperLevel {
-    /// Links of `node`, which may be absent from this level.
-    pub(crate) fn links_of(&self, node: u32, m: usize) -> &[u16] {
-        match self.nodes.binary_search(&(node as u16)) {
-            Ok(row) => row_of(&self.links, row, m, node),
-            Err(_) => &[],
-        }
-    }
+/// Numbers of four bytes.
+pub(super) fn u32s(bytes: &[u8]) -> impl ExactSizeIterator<Item = u32> + '_ {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
-fn row_of(links: &[u16], row: usize, width: usize, node: u32) -> &[u16] {
-    let row = &links[row * width..(row + 1) * width];
-    let len = row.iter().position(|link| u32::from(*link) == node).unwrap_or(width);
-    &row[..len]
+fn u32_at(bytes: &[u8], index: usize) -> u32 {
+    bytes.as_chunks::<4>().0.get(index).map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+fn link_of([low, middle, high]: [u8; LINK_BYTES]) -> u32 {
+    u32::from_le_bytes([low, middle, high, 0])
 }
 
 impl GraphIndex {
-    /// Links of `node` on level 0.
-    pub(crate) fn links_of(&self, node: u32) -> &[u16] {
-        row_of(&self.links, node as usize, self.m0, node)
+    fn part(&self, range: &Range<usize>) -> &[u8] {
+        &self.bytes.as_slice()[range.clone()]
     }
 
-    /// Chunk that an entry points into.
-    pub fn chunk_of(&self, entry: u32) -> ChunkId {
-        self.chunks[self.entries[entry as usize].chunk as usize]
+    /// Values of a vector.
+    pub fn dim(&self) -> usize {
+        self.grid.dim()
     }
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        let upper: usize = self.upper.iter().map(|level| 2 * (level.nodes.len() + level.links.len())).sum();
-        upper + 2 * self.links.len() + data_bytes(&self.vectors) + 8 * (self.entries.len() + self.chunks.len())
+        self.bytes.as_slice().len() + 8 * self.dim() + size_of::<Self>()
     }
 
-    /// Scans every vector instead of walking the links.
-    pub fn search_exact(&self, queries: &[f32], params: &SearchParams<'_>) -> Vec<Vec<Scored>> {
-        scan(self.dim, &self.vectors, queries, params)
+    /// The blob.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    pub(super) fn codes(&self) -> Codes<'_> {
+        Codes { dot: CodeDot::detect(), rows: self.part(&self.parts.coarse) }
+    }
+
+    /// Upper and lower halves of the codes of an entry.
+    pub(super) fn row(&self, entry: u32) -> (&[u8], &[u8]) {
+        let dim = self.dim();
+        let row = entry as usize * dim..(entry as usize + 1) * dim;
+        (&self.part(&self.parts.coarse)[row.clone()], &self.part(&self.parts.fine)[row])
+    }
+
+    /// Chunks that entries point into, with the first entry of each, ascending.
+    pub(crate) fn chunks(&self) -> impl ExactSizeIterator<Item = (ChunkId, u32)> + '_ {
+        self.part(&self.parts.chunks).as_chunks::<16>().0.iter().map(|record| {
+            let (id, rest) = record.split_at(8);
+            let id = id.first_chunk::<8>().map_or(0, |id| u64::from_le_bytes(*id));
+            (ChunkId(id), u32_at(rest, 0))
+        })
+    }
+
+    /// Chunk that an entry points into.
+    pub fn chunk_of(&self, entry: u32) -> ChunkId {
+        self.chunks().nth(self.chunk_index(entry)).map_or(ChunkId(0), |(id, _)| id)
+    }
+
+    fn chunk_index(&self, entry: u32) -> usize {
+        let records = self.part(&self.parts.chunks).as_chunks::<16>().0;
+        records.partition_point(|record| u32_at(&record[8..], 0) <= entry).saturating_sub(1)
+    }
+
+    fn first_entry(&self, chunk: usize) -> u32 {
+        let records = self.part(&self.parts.chunks).as_chunks::<16>().0;
+        records.get(chunk).map_or(0, |record| u32_at(&record[8..], 0))
+    }
+
+    /// Levels above 0, from level 1 up.
+    pub(super) fn upper_levels(&self) -> usize {
+        self.parts.upper.len()
+    }
+
+    /// Appends the links of `node` on upper level `level` (0 is the lowest of them), if it is there.
+    pub(super) fn append_upper_links(&self, level: usize, node: u32, to: &mut Vec<u32>) {
+        let (nodes, links) = &self.parts.upper[level];
+        let nodes = self.part(nodes).as_chunks::<4>().0;
+        if let Ok(row) = nodes.binary_search_by_key(&node, |bytes| u32::from_le_bytes(*bytes)) {
+            let row = &self.part(links)[row * self.m * 4..(row + 1) * self.m * 4];
+            to.extend(u32s(row).take_while(|link| *link != node));
+        }
+    }
+
+    /// Links of level 0 in all.
+    pub fn links(&self) -> usize {
+        self.parts.links.len() / LINK_BYTES
+    }
+
+    /// Scans the entries `range` instead of walking the links: finds the best of them, up to the rounding of codes of 16
+    /// bits.
+    pub fn search_exact(&self, range: Range<u32>, queries: &[f32], params: &SearchParams<'_>) -> Vec<Vec<Scored>> {
+        super::search::scan(self, range, queries, params)
     }
 
     /// Entries that cannot be reached on level 0 from the entry point.
     pub fn unreachable(&self) -> usize {
-        let mut seen = vec![false; self.entries.len()];
+        let mut seen = vec![false; self.entries];
         let mut queue = vec![self.entry_point];
         let mut count = 0;
         while let Some(node) = queue.pop() {
             if !std::mem::replace(&mut seen[node as usize], true) {
                 count += 1;
-                queue.extend(self.links_of(node).iter().map(|link| u32::from(*link)));
+                self.append_links(node, &mut queue);
             }
         }
-        self.entries.len() - count
+        self.entries - count
     }
+}
 
-    /// Refuses lengths and links that do not fit together: after this, searching cannot leave the arrays.
-    pub(crate) fn check(&self, what: &str) -> Result<()> {
-        let n = self.entries.len();
-        let link_in = |links: &[u16]| links.iter().all(|link| usize::from(*link) < n);
-        let upper_fits = self.upper.iter().all(|level| {
-            level.links.len() == level.nodes.len() * self.m && link_in(&level.nodes) && link_in(&level.links)
-        });
-        let whole = n > 0
-            && n <= MAX_GRAPH_ENTRIES
-            && (self.entry_point as usize) < n
-            && self.links.len() == n * self.m0
-            && self.vectors.len() == n * self.dim
-            && link_in(&self.links)
-            && upper_fits
-            && self.entries.iter().all(|entry| (entry.chunk as usize) < self.chunks.len());
-        if whole {
-            return Ok(());
-        }
-        Err(Error::Damaged { what: what.to_owned(), why: "its parts do not fit together".into() })
+impl Links for GraphIndex {
+    #[inline]
+    fn append_links(&self, node: u32, to: &mut Vec<u32>) {
+        let starts = self.part(&self.parts.starts).as_chunks::<4>().0;
+        let [start, end] =
+            [0, 1].map(|next| starts.get(node as usize + next).map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize));
+        let links = self.part(&self.parts.links).as_chunks::<LINK_BYTES>().0;
+        to.extend(links.get(start..end).unwrap_or_default().iter().map(|link| link_of(*link)));
     }
 }
 
 impl VectorIndex for GraphIndex {
     fn len(&self) -> usize {
-        self.entries.len()
+        self.entries
     }
 
     fn entry(&self, entry: u32) -> EntryRef {
-        self.entries[entry as usize]
+        let chunk = self.chunk_index(entry);
+        let blocks = self.part(&self.parts.blocks).as_chunks::<4>().0;
+        let (start, len) = match blocks.get(entry as usize) {
+            Some(&[s0, s1, l0, l1]) => (u16::from_le_bytes([s0, s1]), u16::from_le_bytes([l0, l1])),
+            None => ((entry - self.first_entry(chunk)) as u16, 1),
+        };
+        EntryRef { chunk: chunk as u32, start, len }
     }
 
     fn search(&self, queries: &[f32], params: &SearchParams<'_>) -> Vec<Vec<Scored>> {

@@ -2,27 +2,34 @@
 //!
 //! | module | what | when |
 //! |---|---|---|
-//! | `flat` | exact scan | unsealed tail, `exact` searches, the oracle of tests |
-//! | `build` | `hnsw_rs` makes the links | sealing, in the pool of the store |
-//! | `repair` | links back, and to what nobody links to | sealing |
-//! | `graph` | the frozen graph: links, vectors, entries side by side | after sealing |
-//! | `format` | its bytes, as one blob | sealing, first use after opening |
-//! | `search` | greedy descent, then a beam on the lowest level | each search |
+//! | `flat` | exact scan | unsealed tail, the oracle of tests |
+//! | `grid` | vectors in codes of 16 bits, of which the upper 8 are looked at first | building, each search |
+//! | `skeleton` | `hnsw_rs` makes the upper levels | sealing, in the pool of the store |
+//! | `build` | links on level 0; a graph that exists is extended | sealing |
+//! | `repair` | links to what nobody links to | sealing |
+//! | `graph`, `aligned` | the frozen graph: its blob, read in place | after sealing |
+//! | `format` | the bytes of the blob | sealing, first use after opening |
+//! | `beam` | best-first walk over links | building, each search |
+//! | `search` | greedy descent, then the beam; or all codes in turn | each search |
 //!
-//! Names as in the paper (Malkov and Yashunin, 2016): `m` links of a node on upper levels, `m0 = 2 m` on level 0, `ef`
-//! the breadth of the beam.
+//! Names as in the paper (Malkov and Yashunin, 2016): `m` links that an entry makes, at most `2 m` that it keeps on level
+//! 0, `ef` the breadth of the beam.
 
+mod aligned;
+mod beam;
 mod build;
 mod flat;
 mod format;
 mod graph;
+mod grid;
 mod repair;
 mod search;
+mod skeleton;
 
 pub use build::{BuildParams, build_graph};
 pub use flat::FlatIndex;
-pub(crate) use flat::{as_kernel_data, data_bytes, empty_data};
-pub(crate) use format::{GraphOwner, decode_graph, encode_graph, graph_blob_name};
+pub(crate) use flat::data_bytes;
+pub(crate) use format::{GraphOwner, graph_blob_name, read_graph, write_graph};
 pub use graph::{GraphIndex, MAX_GRAPH_ENTRIES};
 
 /// What an entry stands for.

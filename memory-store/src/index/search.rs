@@ -1,164 +1,161 @@
-//! Walking a frozen graph: algorithms 2 and 5 of the paper, for the largest inner product instead of the least
-//! distance.
+//! Searching a frozen graph: greedily down its upper levels, then with a beam over level 0; or all of it in turn.
 //!
-//! Entries that may not be returned are walked through like all others, and left out of the results.
+//! Both look at upper halves of codes, and at the lower ones only of what may be among the best.
 
 use std::cell::RefCell;
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::ops::Range;
 
-use mnemon_kernels::{Data, Dot};
+use super::beam::{self, Scratch};
+use super::grid::GridQuery;
+use super::{GraphIndex, Scored, SearchParams, VectorIndex};
 
-use super::{GraphIndex, Scored, SearchParams, as_kernel_data};
+/// Rows of codes that a scan compares at once: what fits into the first cache beside the products.
+const TILE: usize = 256;
 
-/// Ordered by score, then by entry, so that equal runs give equal answers.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Ranked(Scored);
-
-impl Eq for Ranked {}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.score.total_cmp(&other.0.score).then_with(|| other.0.entry.cmp(&self.0.entry))
-    }
-}
-
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// What a search needs besides the graph. Each thread keeps one: 8 KiB and some vectors of length `ef`.
+/// What a thread keeps from search to search.
 #[derive(Default)]
-struct Scratch {
-    /// One bit for each entry.
-    visited: Vec<u64>,
-    /// Not yet expanded, best first.
-    candidates: BinaryHeap<Ranked>,
-    /// Best so far, worst first.
-    results: BinaryHeap<Reverse<Ranked>>,
+struct Own {
+    query: GridQuery,
+    scratch: Scratch,
     rows: Vec<u32>,
-    scores: Vec<f32>,
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static OWN: RefCell<Own> = RefCell::default();
 }
 
-pub(super) fn search(graph: &GraphIndex, queries: &[f32], params: &SearchParams<'_>) -> Vec<Vec<Scored>> {
-    SCRATCH.with(|scratch| {
-        // A search never starts another one on its thread: `live` is the only foreign code in it.
-        let mut own = Scratch::default();
-        let mut shared = scratch.try_borrow_mut();
-        let scratch = shared.as_deref_mut().unwrap_or(&mut own);
-        let walk = Walk { graph, vectors: as_kernel_data(&graph.vectors), dot: Dot::detect(), params };
-        queries.chunks_exact(graph.dim).map(|query| walk.search(query, scratch)).collect()
+fn with_own<T>(work: impl FnOnce(&mut Own) -> T) -> T {
+    OWN.with(|own| match own.try_borrow_mut() {
+        Ok(mut own) => work(&mut own),
+        // A search within a search: only `live` could start one.
+        Err(_) => work(&mut Own::default()),
     })
 }
 
-struct Walk<'a> {
-    graph: &'a GraphIndex,
-    vectors: Data<'a>,
-    dot: Dot,
-    params: &'a SearchParams<'a>,
+/// Descending by score, then ascending by entry; at most `top_k`.
+fn rank(mut found: Vec<Scored>, top_k: usize) -> Vec<Scored> {
+    found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.entry.cmp(&b.entry)));
+    found.truncate(top_k);
+    found
 }
 
-impl Walk<'_> {
-    fn search(&self, query: &[f32], scratch: &mut Scratch) -> Vec<Scored> {
-        let start = self.descend(query, scratch);
-        self.beam(query, start, scratch);
-        let mut found: Vec<Scored> = scratch.results.drain().map(|Reverse(ranked)| ranked.0).collect();
-        found.sort_unstable_by_key(|scored| Reverse(Ranked(*scored)));
-        found.truncate(self.params.top_k);
-        found
-    }
+pub(super) fn search(graph: &GraphIndex, queries: &[f32], params: &SearchParams<'_>) -> Vec<Vec<Scored>> {
+    let ef = params.ef.max(params.top_k);
+    let codes = graph.codes();
+    with_own(|Own { query: ready, scratch, rows }| {
+        let walk = |query: &[f32]| {
+            graph.grid.prepare(query, ready);
+            let start = descend(graph, &ready.values, rows);
+            beam::search(&ready.values, &[start], ef, codes, graph, params.live, scratch);
+            let live = || scratch.met.iter().filter(|met| met.live());
+            let Some(last) = live().take(params.top_k).last() else { return Vec::new() };
+            let floor = last.product.saturating_sub(ready.doubt(false));
+            let close = live().take_while(|met| met.product >= floor);
+            let scored = close.map(|met| {
+                let (coarse, fine) = graph.row(met.entry());
+                Scored { score: ready.score(coarse, fine), entry: met.entry() }
+            });
+            rank(scored.collect(), params.top_k)
+        };
+        queries.chunks_exact(graph.dim()).map(walk).collect()
+    })
+}
 
-    /// Greedily down to level 1; returns where level 0 begins.
-    fn descend(&self, query: &[f32], scratch: &mut Scratch) -> Scored {
-        let entry = self.graph.entry_point;
-        let mut best = Scored { score: self.dot.dot_data(query, self.vectors, entry as usize), entry };
-        for level in self.graph.upper.iter().rev() {
-            loop {
-                scratch.rows.clear();
-                scratch.rows.extend(level.links_of(best.entry, self.graph.m).iter().map(|link| u32::from(*link)));
-                self.score_rows(query, scratch);
-                let before = best.entry;
-                for (entry, score) in scratch.rows.iter().zip(&scratch.scores) {
-                    if *score > best.score {
-                        best = Scored { score: *score, entry: *entry };
-                    }
-                }
-                if best.entry == before {
-                    break;
+/// Greedily down to level 1; returns where level 0 begins.
+fn descend(graph: &GraphIndex, query: &[i16], rows: &mut Vec<u32>) -> u32 {
+    let codes = graph.codes();
+    let mut best = (codes.product(query, graph.entry_point), graph.entry_point);
+    for level in (0..graph.upper_levels()).rev() {
+        loop {
+            let before = best;
+            rows.clear();
+            graph.append_upper_links(level, best.1, rows);
+            for &row in rows.iter() {
+                let product = codes.product(query, row);
+                if product > best.0 {
+                    best = (product, row);
                 }
             }
-        }
-        best
-    }
-
-    fn score_rows(&self, query: &[f32], scratch: &mut Scratch) {
-        scratch.scores.clear();
-        self.dot.dots(query, self.vectors, &scratch.rows, &mut scratch.scores);
-    }
-
-    /// Best-first over level 0 until the best candidate is worse than the worst of `ef` results.
-    fn beam(&self, query: &[f32], start: Scored, scratch: &mut Scratch) {
-        let ef = self.params.ef.max(self.params.top_k);
-        scratch.visited.clear();
-        scratch.visited.resize(self.graph.entries.len().div_ceil(64), 0);
-        scratch.candidates.clear();
-        scratch.results.clear();
-        visit(&mut scratch.visited, start.entry);
-        scratch.candidates.push(Ranked(start));
-        self.offer(start, ef, scratch);
-        while let Some(Ranked(candidate)) = scratch.candidates.pop() {
-            let worst = worst(scratch, ef);
-            if candidate.score < worst {
+            if best == before {
                 break;
             }
-            scratch.rows.clear();
-            for link in self.graph.links_of(candidate.entry) {
-                let entry = u32::from(*link);
-                if visit(&mut scratch.visited, entry) {
-                    scratch.rows.push(entry);
-                }
-            }
-            self.score_rows(query, scratch);
-            for at in 0..scratch.rows.len() {
-                let found = Scored { score: scratch.scores[at], entry: scratch.rows[at] };
-                if found.score > self::worst(scratch, ef) {
-                    scratch.candidates.push(Ranked(found));
-                    self.offer(found, ef, scratch);
-                }
-            }
         }
     }
+    best.1
+}
 
-    fn offer(&self, found: Scored, ef: usize, scratch: &mut Scratch) {
-        if self.params.live.is_some_and(|live| !live(found.entry)) {
+/// The best of the entries `range`, up to the rounding of codes of 16 bits.
+pub(super) fn scan(
+    graph: &GraphIndex,
+    range: Range<u32>,
+    queries: &[f32],
+    params: &SearchParams<'_>,
+) -> Vec<Vec<Scored>> {
+    let dim = graph.dim();
+    let mut close: Vec<Close> = queries
+        .chunks_exact(dim)
+        .map(|query| {
+            let mut ready = GridQuery::default();
+            graph.grid.prepare(query, &mut ready);
+            Close { floor: i32::MIN, met: Vec::new(), most: 2 * params.top_k + 256, query: ready }
+        })
+        .collect();
+    let values: Vec<i16> = close.iter().flat_map(|close| close.query.values.iter().copied()).collect();
+    let codes = graph.codes();
+    let mut products = vec![0; close.len() * TILE];
+    let (first, last) = (range.start.min(graph.len() as u32), range.end.min(graph.len() as u32));
+    let rows = &codes.rows[first as usize * dim..last.max(first) as usize * dim];
+    for (tile, rows) in rows.chunks(TILE * dim).enumerate() {
+        let n = rows.len() / dim;
+        codes.dot.tile(&values, dim, rows, &mut products[..close.len() * n]);
+        for (close, products) in close.iter_mut().zip(products.chunks_exact(n)) {
+            close.look(products, first + (tile * TILE) as u32, params);
+        }
+    }
+    let finish = |mut close: Close| {
+        close.narrow(params.top_k);
+        let scored = close.met.iter().map(|&(_, entry)| {
+            let (coarse, fine) = graph.row(entry);
+            Scored { score: close.query.score(coarse, fine), entry }
+        });
+        rank(scored.collect(), params.top_k)
+    };
+    close.into_iter().map(finish).collect()
+}
+
+/// What a scan has to look at closer for one query.
+struct Close {
+    query: GridQuery,
+    /// Products below it cannot be among the best any more.
+    floor: i32,
+    met: Vec<(i32, u32)>,
+    /// So many are met before they are narrowed down.
+    most: usize,
+}
+
+impl Close {
+    fn look(&mut self, products: &[i32], first: u32, params: &SearchParams<'_>) {
+        // Counting has no early exit, so the compiler makes vector instructions of it.
+        if products.iter().filter(|product| **product >= self.floor).count() == 0 {
             return;
         }
-        scratch.results.push(Reverse(Ranked(found)));
-        if scratch.results.len() > ef {
-            scratch.results.pop();
+        for (entry, &product) in (first..).zip(products) {
+            if product >= self.floor && params.live.is_none_or(|live| live(entry)) {
+                self.met.push((product, entry));
+            }
+        }
+        if self.met.len() >= self.most {
+            self.narrow(params.top_k);
+            self.most = self.most.max(2 * self.met.len());
         }
     }
-}
 
-/// What a candidate must exceed to matter.
-fn worst(scratch: &Scratch, ef: usize) -> f32 {
-    match scratch.results.peek() {
-        Some(Reverse(ranked)) if scratch.results.len() >= ef => ranked.0.score,
-        _ => f32::NEG_INFINITY,
+    /// Forgets what cannot be among the best `top_k`.
+    fn narrow(&mut self, top_k: usize) {
+        if self.met.len() > top_k {
+            let (_, worst, _) = self.met.select_nth_unstable_by(top_k - 1, |a, b| b.0.cmp(&a.0));
+            self.floor = worst.0.saturating_sub(self.query.doubt(true));
+            self.met.retain(|(product, _)| *product >= self.floor);
+        }
     }
-}
-
-/// Whether this is the first visit.
-fn visit(visited: &mut [u64], entry: u32) -> bool {
-    let word = &mut visited[entry as usize / 64];
-    let bit = 1 << (entry % 64);
-    let first = *word & bit == 0;
-    *word |= bit;
-    first
 }

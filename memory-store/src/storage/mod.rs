@@ -87,6 +87,12 @@ pub trait Storage: Send + Sync {
     /// [`Error::Damaged`](crate::Error::Damaged) naming it.
     fn read_blob(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>>;
 
+    /// As [`read_blob`](Storage::read_blob), into memory of the caller's.
+    fn read_blob_into(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<()> {
+        into.copy_from_slice(&self.read_blob(name, offset, into.len())?);
+        Ok(())
+    }
+
     /// Deletes a blob; deleting what is not there is no error. May come back after a crash.
     fn delete_blob(&self, name: &str) -> Result<()>;
 

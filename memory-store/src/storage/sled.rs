@@ -216,6 +216,12 @@ impl Storage for SledStorage {
     }
 
     fn read_blob(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.read_blob_into(name, offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_blob_into(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<()> {
         check_blob_name(name)?;
         let path = self.blobs.join(name);
         let damaged = |why: String| Error::Damaged { what: path.display().to_string(), why };
@@ -224,12 +230,11 @@ impl Storage for SledStorage {
             other => other.map_err(io_error("open", &path))?,
         };
         let size = file.metadata().map_err(io_error("read the size of", &path))?.len();
+        let len = into.len();
         if offset.checked_add(len as u64).is_none_or(|end| end > size) {
             return Err(damaged(format!("{len} bytes at {offset} were asked, but it has {size} bytes")));
         }
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, offset).map_err(io_error("read", &path))?;
-        Ok(bytes)
+        file.read_exact_at(into, offset).map_err(io_error("read", &path))
     }
 
     fn delete_blob(&self, name: &str) -> Result<()> {
