@@ -2,20 +2,20 @@
 //! end with that memory, and each search that its memory layers make is answered both ways and compared.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use mnemon_encoder::{DocumentEncoder, EncodeOptions};
+use anyhow::Result;
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Memory, MemorySpec, Recall, SearchRequest, Snapshot, Store,
-    StoreOptions,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, SearchRequest, Snapshot, Store, StoreOptions,
     storage::{SledOptions, SledStorage},
 };
 use mnemon_runtime::{LoadOptions, Model, ModelSource, RecallOptions, ScoreStep, Scoring};
+
+use crate::vectors;
 
 /// Neighbours compared.
 const K: usize = 32;
@@ -112,24 +112,19 @@ impl Recall for Compared {
 
 /// Ingests, seals, reads the held-out end once for each breadth, prints one JSON object.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let text = std::fs::read_to_string(&arguments.text)
-        .with_context(|| format!("cannot read {}", arguments.text.display()))?;
-    let mut border = text.len().saturating_sub(arguments.held_out_bytes);
-    while !text.is_char_boundary(border) {
-        border -= 1;
-    }
-    let (past, held_out) = text.split_at(border);
-    if past.is_empty() || held_out.is_empty() {
-        bail!("{} holds {} bytes: too few to hold out {}", arguments.text.display(), text.len(), held_out.len());
-    }
+    let (past, held_out) = vectors::split(&arguments.text, arguments.held_out_bytes)?;
     let model = Arc::new(Model::load(&ModelSource::Embedded, &LoadOptions::default())?);
     let storage = SledStorage::open(&arguments.data, SledOptions::default())?;
     let options = StoreOptions { seal_threads: 2, index_cache_bytes: 2 << 30, ..StoreOptions::default() };
     let store = Store::open(Arc::new(storage), options)?;
-    let (memory, timed) = match store.memory("bench", "text") {
+    let (memory, ingest) = match store.memory("bench", "text") {
         Ok(filled) => (filled, None),
-        Err(_) => fill(&store, &model, past)?,
+        Err(_) => vectors::ingest(&store, &model, &past).map(|(memory, time)| (memory, Some(time)))?,
     };
+    let start = Instant::now();
+    store.seal_all()?;
+    let sealing = start.elapsed();
+    eprintln!("sealed in {:.1} s", sealing.as_secs_f64());
     let unsealed = memory.unsealed_entries();
     let entries = memory.info().entries;
     eprintln!("{entries} entries, {unsealed} of them unsealed");
@@ -142,7 +137,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let compared = Arc::new(Compared { inner, ef, answer_exactly, seen: Mutex::new(Seen::default()) });
         let recall: Arc<dyn Recall> = Arc::clone(&compared) as _;
         let mut scoring =
-            Scoring::new(Arc::clone(&model), "", held_out, Some((recall, RecallOptions::for_model(&model))))?;
+            Scoring::new(Arc::clone(&model), "", &held_out, Some((recall, RecallOptions::for_model(&model))))?;
         let perplexity = loop {
             if let ScoreStep::Finished { tokens, log_probability, .. } = scoring.step()? {
                 break (-log_probability / tokens as f64).exp();
@@ -170,37 +165,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "text": arguments.text.file_name().map(|name| name.to_string_lossy()),
         "entries": entries,
         "unsealed_entries": unsealed,
-        "ingest_seconds": timed.map(|(ingest, _)| ingest.as_secs_f64()),
-        "sealing_seconds": timed.map(|(_, sealing)| sealing.as_secs_f64()),
+        "ingest_seconds": ingest.map(|time| time.as_secs_f64()),
+        "sealing_seconds": ingest.map(|_| sealing.as_secs_f64()),
         "exact_perplexity": exact_perplexity,
         "rows": rows,
     });
     println!("{}", serde_json::to_string_pretty(&result)?);
     Ok(())
-}
-
-/// Reads a text into a new memory and seals it; returns the times of both.
-fn fill(store: &Store, model: &Arc<Model>, text: &str) -> Result<(Memory, Option<(Duration, Duration)>)> {
-    let spec = MemorySpec {
-        fingerprint: model.fingerprint(),
-        geometry: model.geometry().clone(),
-        model_name: model.name().to_owned(),
-        description: String::new(),
-    };
-    let memory = store.create_memory("bench", "text", spec)?;
-    let start = Instant::now();
-    let options = EncodeOptions::for_geometry(model.geometry());
-    let mut encoder = DocumentEncoder::create(Arc::clone(model), memory.clone(), "text", BTreeMap::new(), options)?;
-    for piece in text.as_bytes().chunks(1 << 16) {
-        encoder.push(piece)?;
-        while encoder.step()?.is_some() {}
-    }
-    let tokens = encoder.finish()?.durable_tokens;
-    let ingest = start.elapsed();
-    eprintln!("{tokens} tokens read in {:.1} s; sealing", ingest.as_secs_f64());
-    let start = Instant::now();
-    store.seal_all()?;
-    let sealing = start.elapsed();
-    eprintln!("sealed in {:.1} s", sealing.as_secs_f64());
-    Ok((memory, Some((ingest, sealing))))
 }

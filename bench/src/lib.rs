@@ -7,7 +7,10 @@
 //! | `recall.rs` | facts planted in long histories, asked for |
 //! | `pareto.rs` | what the settings of a memory cost and bring |
 //! | `extrapolation.rs` | position schemes at contexts longer than in training, with and without memory |
-//! | `index_recall.rs` | the graph index against exact search |
+//! | `index.rs`, `peers/index.py` | the graph index beside those of other projects |
+//! | `store.rs` | the store alone: appends, bytes, opening |
+//! | `index_recall.rs` | the graph index against exact search, while a model reads |
+//! | `vectors.rs` | keys and queries: a model's, or generated |
 //! | `history.rs` | the generated histories, and where in them facts stand |
 //! | `grammar.rs` | their lines |
 //! | `host.rs` | a server in this process; requests with their times |
@@ -19,12 +22,15 @@ pub mod history;
 mod extrapolation;
 mod grammar;
 mod host;
+mod index;
 mod index_recall;
 mod pareto;
 mod perplexity;
 mod plot;
 mod recall;
 mod report;
+mod store;
+mod vectors;
 
 use anyhow::Result;
 
@@ -39,6 +45,10 @@ pub enum Command {
     Pareto(pareto::Arguments),
     /// Position schemes at 1 to 8 times the length in training: full attention against a window and memory.
     Extrapolation(extrapolation::Arguments),
+    /// The graph index beside hnswlib, faiss and usearch: build, memory, recall and time of a search.
+    Index(index::Arguments),
+    /// The store alone: durable appends beside plain writes, bytes on disk, opening, memory.
+    Store(store::Arguments),
     /// Recall of the graph index against exact search, on the keys and queries of a real text.
     IndexRecall(index_recall::Arguments),
 }
@@ -53,6 +63,8 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Recall(arguments) => recall::run(&arguments).await,
         Command::Pareto(arguments) => pareto::run(&arguments).await,
         Command::Extrapolation(arguments) => extrapolation::run(&arguments).await,
+        Command::Index(arguments) => index::run(&arguments),
+        Command::Store(arguments) => store::run(&arguments),
         Command::IndexRecall(arguments) => index_recall::run(&arguments),
     }
 }

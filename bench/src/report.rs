@@ -15,24 +15,47 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Writes the results of a measurement without a model and a plot.
+    pub(crate) fn write_json(&self, name: &str, results: &Value) -> Result<()> {
+        self.write_file(
+            &format!("{name}.json"),
+            &as_text(&json!({
+                "command": command(),
+                "machine": machine(),
+                "results": results,
+            }))?,
+        )
+    }
+
+    fn write_file(&self, name: &str, content: &str) -> Result<()> {
+        std::fs::create_dir_all(&self.out).with_context(|| format!("{} cannot be made", self.out.display()))?;
+        let path = self.out.join(name);
+        std::fs::write(&path, content).with_context(|| format!("{} cannot be written", path.display()))?;
+        println!("wrote {}", path.display());
+        Ok(())
+    }
+
     /// Writes the results of `name`.
     pub(crate) fn write(&self, name: &str, model: &v1::Model, results: &Value, plot: &str) -> Result<()> {
-        std::fs::create_dir_all(&self.out).with_context(|| format!("{} cannot be made", self.out.display()))?;
-        let command: Vec<String> = std::env::args().skip(1).collect();
-        let report = json!({
-            "command": format!("mnemon {}", command.join(" ")),
+        let report = as_text(&json!({
+            "command": command(),
             "machine": machine(),
             "model": {"name": model.name, "fingerprint": model.fingerprint, "parameters": model.parameters},
             "results": results,
-        });
-        let text = serde_json::to_string_pretty(&report)? + "\n";
-        for (extension, content) in [("json", text.as_str()), ("svg", plot)] {
-            let path = self.out.join(name).with_extension(extension);
-            std::fs::write(&path, content).with_context(|| format!("{} cannot be written", path.display()))?;
-            println!("wrote {}", path.display());
-        }
-        Ok(())
+        }))?;
+        self.write_file(&format!("{name}.json"), &report)?;
+        self.write_file(&format!("{name}.svg"), plot)
     }
+}
+
+fn as_text(report: &Value) -> Result<String> {
+    Ok(serde_json::to_string_pretty(report)? + "\n")
+}
+
+/// The command that this process runs.
+fn command() -> String {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    format!("mnemon {}", arguments.join(" "))
 }
 
 /// The processor and the number of threads it offers.

@@ -38,7 +38,7 @@ pub struct StoreOptions {
     /// Breadth of the search when the request names none.
     pub ef_search: usize,
     /// Entries of one slot and head up to which a request that names no breadth is answered by a scan. Measured on two
-    /// cores: at a million entries a scan takes as long as a walk that finds 0.99 of the same entries, and misses none.
+    /// cores: from there on a walk that finds 0.99 of the same entries takes less time.
     pub scan_entries: u64,
     /// Threads of the pool that builds graphs.
     pub seal_threads: usize,
@@ -64,8 +64,8 @@ impl Default for StoreOptions {
             max_segment_entries: 1 << 22,
             m: 32,
             ef_construction: 128,
-            ef_search: 128,
-            scan_entries: 1 << 21,
+            ef_search: 384,
+            scan_entries: 1 << 16,
             seal_threads: 1,
             sealing: Sealing::Background,
             writer_buffer_bytes: 8 << 20,

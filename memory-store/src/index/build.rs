@@ -78,7 +78,7 @@ pub fn build_graph(
         coarse: &coarse,
         fine: &fine,
         skeleton: &skeleton,
-        rows: Growing::new(n, width + width / 2),
+        rows: Growing::new(n, width + width / 4),
         params,
         stop,
     };

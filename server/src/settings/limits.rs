@@ -69,7 +69,7 @@ bounds! {
     /// Bounds on memory used for caches, in bytes.
     CacheSizes, PartialCacheSizes, {
         /// Graphs and entries of indexes.
-        index_bytes: 256 << 20,
+        index_bytes: 1 << 30,
         /// Keys and values of recalled chunks.
         chunk_bytes: 128 << 20,
         /// Records of the catalog.

@@ -1,0 +1,276 @@
+//! The store alone, without a model: durable appends beside plain writes, bytes on disk, opening, memory.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use mnemon_memory_store::{
+    EntryPolicy, Fingerprint, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall as _, ResumePoint, Sealing,
+    SearchRequest, SourceSpan, Store, StoreOptions, Writer,
+    storage::{SledOptions, SledStorage},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    report::{self, Output},
+    vectors,
+};
+
+const DIM: usize = 64;
+const CHUNK_TOKENS: usize = 64;
+
+/// See the module.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Tokens in the memory that is opened and searched.
+    #[arg(long, default_value = "1m", value_parser = report::parse_tokens)]
+    tokens: u64,
+    /// Commits of each measurement of appends.
+    #[arg(long, default_value_t = 300)]
+    commits: usize,
+    /// Folder for the data: name the disk that is to be measured. Default: a temporary one.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Opens this folder, searches once, prints the times.
+    #[arg(long, hide = true)]
+    probe: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Measures and prints.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(folder) = &arguments.probe {
+        return probe(folder);
+    }
+    let temporary = tempfile::tempdir()?;
+    let folder = arguments.data.as_deref().unwrap_or(temporary.path());
+    ensure!(!folder.join("catalog").exists(), "{} holds data already; name an empty folder", folder.display());
+    let appends = appends(arguments, &folder.join("appends"))?;
+    let whole = whole(arguments, &folder.join("whole"))?;
+    arguments.output.write_json("store", &json!({"appends": appends, "whole": whole}))
+}
+
+/// The geometry of the default model.
+fn spec(dtype: KvDtype) -> MemorySpec {
+    let geometry = KvGeometry {
+        layers: vec![2],
+        kv_heads: 1,
+        head_dim: DIM as u32,
+        dtype,
+        chunk_tokens: CHUNK_TOKENS as u32,
+        entry_policy: EntryPolicy::PerToken,
+    };
+    MemorySpec { fingerprint: Fingerprint([7; 32]), geometry, model_name: "bench".into(), description: String::new() }
+}
+
+fn open(folder: &Path) -> Result<Store> {
+    let storage = SledStorage::open(folder, SledOptions::default())?;
+    Ok(Store::open(Arc::new(storage), StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() })?)
+}
+
+/// A chunk that follows what `writer` holds, its keys from `keys`.
+fn chunk(at: (u64, u64), keys: &[f32]) -> KvChunk {
+    let text = "four score and seven ".repeat(12);
+    KvChunk {
+        span: SourceSpan {
+            byte_start: at.1,
+            byte_end: at.1 + text.len() as u64,
+            token_start: at.0,
+            token_end: at.0 + CHUNK_TOKENS as u64,
+        },
+        tokens: (0..CHUNK_TOKENS as u32).collect(),
+        text,
+        keys: vec![keys.to_vec()],
+        values: vec![keys.iter().rev().copied().collect()],
+        importance: Vec::new(),
+    }
+}
+
+/// Appends `chunks` of `keys` in turn, so many a commit; returns the time that it took.
+fn fill(writer: &mut Writer, keys: &[f32], chunks: usize, a_commit: usize) -> Result<Duration> {
+    let (state, start) = (writer.state(), Instant::now());
+    let mut at = (state.tokens, state.bytes);
+    let blocks = keys.chunks_exact(CHUNK_TOKENS * DIM).cycle().take(chunks);
+    for (index, keys) in blocks.enumerate() {
+        let chunk = chunk(at, keys);
+        at = (chunk.span.token_end, chunk.span.byte_end);
+        writer.append(chunk)?;
+        if (index + 1) % a_commit == 0 || index + 1 == chunks {
+            writer.commit(ResumePoint { safe_byte: at.1, safe_token: at.0, complete: false })?;
+        }
+    }
+    Ok(start.elapsed())
+}
+
+/// Bytes of the files below a folder, by the folder directly below it.
+fn sizes(folder: &Path) -> Result<BTreeMap<String, u64>> {
+    let mut sizes = BTreeMap::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let bytes = if entry.file_type()?.is_dir() { sizes_below(&entry.path())? } else { entry.metadata()?.len() };
+        sizes.insert(name, bytes);
+    }
+    Ok(sizes)
+}
+
+fn sizes_below(folder: &Path) -> Result<u64> {
+    Ok(sizes(folder)?.values().sum())
+}
+
+/// Appends, acknowledged after sync, beside a file that gets the same bytes and as many syncs.
+fn appends(arguments: &Arguments, folder: &Path) -> Result<Value> {
+    let keys = vectors::clustered(64 * CHUNK_TOKENS, 1, DIM, 2).keys;
+    let store = open(&folder.join("store"))?;
+    println!(
+        "appends of chunks of {CHUNK_TOKENS} tokens in int8, acknowledged after sync, beside plain writes of as many bytes"
+    );
+    println!("  chunks a commit   chunks/s   plain, 3 syncs   ratio   plain, 1 sync   ratio");
+    let mut rows = Vec::new();
+    for a_commit in [1, 16, 128] {
+        let name = format!("m{a_commit}");
+        let memory = store.create_memory("bench", &name, spec(KvDtype::Int8))?;
+        let mut writer = memory.writer("text", BTreeMap::new())?;
+        let chunks = a_commit * arguments.commits;
+        fill(&mut writer, &keys, a_commit, a_commit)?;
+        // In turn, so that whatever else the disk does meets all alike.
+        let (mut own, mut plain) = (Duration::ZERO, [Duration::ZERO; 2]);
+        let before = memory.info().stored_bytes;
+        for part in [chunks / 2, chunks - chunks / 2] {
+            let stored = memory.info().stored_bytes;
+            own += fill(&mut writer, &keys, part, a_commit)?;
+            let bytes = memory.info().stored_bytes - stored;
+            for (time, syncs) in plain.iter_mut().zip([3, 1]) {
+                *time += write_plainly(&folder.join("plain"), bytes, part.div_ceil(a_commit), syncs)?;
+            }
+        }
+        let rate = |time: Duration| chunks as f64 / time.as_secs_f64();
+        let ratio = |time: Duration| time.as_secs_f64() / own.as_secs_f64();
+        println!(
+            "  {a_commit:>15}   {:>8.0}   {:>14.0}   {:>5.2}   {:>13.0}   {:>5.2}",
+            rate(own),
+            rate(plain[0]),
+            ratio(plain[0]),
+            rate(plain[1]),
+            ratio(plain[1]),
+        );
+        rows.push(json!({
+            "chunks_a_commit": a_commit, "chunks_a_second": rate(own),
+            "plain_3_syncs": rate(plain[0]), "ratio_3_syncs": ratio(plain[0]),
+            "plain_1_sync": rate(plain[1]), "ratio_1_sync": ratio(plain[1]),
+            "bytes": memory.info().stored_bytes - before,
+        }));
+    }
+    Ok(rows.into())
+}
+
+/// Appends `bytes` to one file in `times` pieces, with `syncs` of each to files of their own, as a commit has them: the
+/// blob, its folder, the catalog.
+fn write_plainly(folder: &Path, bytes: u64, times: usize, syncs: usize) -> Result<Duration> {
+    std::fs::create_dir_all(folder)?;
+    let mut file = File::create(folder.join("data"))?;
+    let mut others: Vec<File> =
+        (1..syncs).map(|at| File::create(folder.join(at.to_string()))).collect::<std::io::Result<_>>()?;
+    let piece = vec![7; (bytes as usize).div_ceil(times)];
+    let start = Instant::now();
+    for _ in 0..times {
+        file.write_all(&piece)?;
+        file.sync_data()?;
+        for other in &mut others {
+            other.write_all(&[7; 128])?;
+            other.sync_data()?;
+        }
+    }
+    Ok(start.elapsed())
+}
+
+/// A large memory: bytes a token, then opening it in processes of their own.
+fn whole(arguments: &Arguments, folder: &Path) -> Result<Value> {
+    let chunks = (arguments.tokens as usize).div_ceil(CHUNK_TOKENS);
+    let tokens = (chunks * CHUNK_TOKENS) as f64;
+    let keys = vectors::clustered(chunks * CHUNK_TOKENS, 1, DIM, 3).keys;
+    let store = open(folder)?;
+    let memory = store.create_memory("bench", "text", spec(KvDtype::Int8))?;
+    let mut writer = memory.writer("text", BTreeMap::new())?;
+    let appending = fill(&mut writer, &keys, chunks, 128)?;
+    drop(writer);
+    let start = Instant::now();
+    store.seal_all()?;
+    let sealing = start.elapsed();
+    let info = memory.info();
+    drop((memory, store));
+    let catalog = sizes(folder)?.get("catalog").copied().unwrap_or(0);
+    let raw = 2.0 * 2.0 * DIM as f64;
+    let (kv, index) = (info.stored_bytes as f64 / tokens, info.index_bytes as f64 / tokens);
+    let text = info.text_bytes as f64 / tokens + 4.0;
+    println!("\na memory of {tokens} tokens, {} of them not in a graph", info.unsealed_entries);
+    println!("  appended in {:.1} s, sealed in {:.1} s", appending.as_secs_f64(), sealing.as_secs_f64());
+    println!(
+        "  bytes a token: {raw} as raw binary16; {kv:.1} in chunks, {text:.1} of them text and token ids ({:.2} without them);",
+        (kv - text) / raw
+    );
+    println!("                 {index:.1} in graphs, {:.1} in the catalog", catalog as f64 / tokens);
+    let mut probes = Vec::new();
+    for _ in 0..5 {
+        let start = Instant::now();
+        let output = Command::new(std::env::current_exe()?).args(["bench", "store", "--probe"]).arg(folder).output()?;
+        let wall = start.elapsed().as_secs_f64() * 1e3;
+        ensure!(output.status.success(), "opening failed: {}", String::from_utf8_lossy(&output.stderr));
+        let mut row: Value = serde_json::from_slice(&output.stdout).context("the probe's answer")?;
+        row["process_ms"] = wall.into();
+        probes.push(row);
+    }
+    let median = |name: &str| {
+        let mut values: Vec<f64> = probes.iter().filter_map(|row| row[name].as_f64()).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    println!(
+        "  a new process: open {:.0} ms, first search after {:.0} ms, {:.0} ms in all; a second search {:.2} ms; {:.0} MB resident",
+        median("open_ms"),
+        median("first_search_ms"),
+        median("process_ms"),
+        median("second_search_ms"),
+        median("resident_mb"),
+    );
+    Ok(json!({
+        "tokens": tokens, "unsealed_entries": info.unsealed_entries, "raw_bytes": raw, "chunk_bytes": kv,
+        "text_bytes": text, "graph_bytes": index, "catalog_bytes": catalog as f64 / tokens,
+        "append_seconds": appending.as_secs_f64(), "seal_seconds": sealing.as_secs_f64(), "probes": probes,
+    }))
+}
+
+fn search(memory: &Memory) -> Result<f64> {
+    let queries = vectors::clustered(64, 4, DIM, 3).queries;
+    let start = Instant::now();
+    let request = SearchRequest { slot: 0, queries: &queries, n_heads: 4, top_k: 32, ef: Some(256), exact: false };
+    let found = memory.snapshot()?.search(&request)?;
+    ensure!(found.iter().all(|hits| hits.len() == 32), "a search found too little");
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+fn probe(folder: &Path) -> Result<()> {
+    let start = Instant::now();
+    let store = open(folder)?;
+    let memory = store.memory("bench", "text")?;
+    let open_ms = start.elapsed().as_secs_f64() * 1e3;
+    search(&memory)?;
+    let first_search_ms = start.elapsed().as_secs_f64() * 1e3;
+    let second_search_ms = search(&memory)?;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(f64::NAN);
+    let row = json!({
+        "open_ms": open_ms, "first_search_ms": first_search_ms, "second_search_ms": second_search_ms,
+        "resident_mb": pages * 4096.0 / 1e6,
+    });
+    println!("{row}");
+    Ok(())
+}
