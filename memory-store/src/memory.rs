@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::core::{Cell, Core};
 use crate::names::{check_document_id, check_metadata};
-use crate::records::{DocumentRecord, SegmentRecord, document_key, extent_key, memory_key, segment_key};
+use crate::records::{
+    DocumentRecord, SegmentRecord, document_key, encode_sequence, extent_key, memory_key, segment_key,
+};
 use crate::state::{LiveExtent, LiveSegment, MemoryState, Segment};
 use crate::storage::Batch;
 use crate::store::Shared;
@@ -40,6 +42,7 @@ pub(crate) fn info(cell: &Cell) -> MemoryInfo {
         entries: totals.entries,
         unsealed_entries: totals.tail_entries,
         sequence: state.sequence,
+        damaged: cell.damaged.clone(),
     }
 }
 
@@ -244,7 +247,7 @@ impl<'a> Change<'a> {
         for segment in &removed {
             self.batch.delete(segment_key(self.cell.number, segment.number));
         }
-        self.batch.put(memory_key(b'm', self.cell.number), self.sequence.to_le_bytes().to_vec());
+        self.batch.put(memory_key(b'm', self.cell.number), encode_sequence(self.sequence));
         core.commit(&self.batch)?;
         let state = Arc::new(state);
         let old = std::mem::replace(&mut *write(&self.cell.state), Arc::clone(&state));

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+mod check;
 mod demo;
 mod documents;
 mod generate;
@@ -33,6 +34,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(*args, ui).await,
         Command::Memory(args) => memory::run(args, &global, ui).await,
+        Command::Check(args) => check::run(&args, ui),
         Command::Ingest(args) => ingest::run(args, &global, ui).await,
         Command::Documents(args) => documents::run(args, &global, ui).await,
         Command::Search(args) => search::run(args, &global, ui).await,
