@@ -31,6 +31,11 @@ pub(crate) fn chunks_blob_name(number: u64) -> String {
     format!("chunks-{number:016x}")
 }
 
+/// The number in the name of a blob; 0 when there is none.
+pub(crate) fn number_of(name: &str) -> u64 {
+    name.split_once('-').and_then(|(_, number)| u64::from_str_radix(number, 16).ok()).unwrap_or(0)
+}
+
 /// A blob that is deleted when it is doomed and nobody can see it any more.
 pub(crate) struct BlobFile {
     storage: Arc<dyn Storage>,
@@ -42,6 +47,11 @@ pub(crate) struct BlobFile {
 impl BlobFile {
     pub(crate) fn new(storage: Arc<dyn Storage>, name: String, bytes: u64) -> Self {
         Self { storage, name, bytes, doomed: AtomicBool::new(false) }
+    }
+
+    /// The number in its name.
+    pub(crate) fn number(&self) -> u64 {
+        number_of(&self.name)
     }
 
     /// No record refers to it any more: it goes with its last reader.

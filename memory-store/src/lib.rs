@@ -21,6 +21,7 @@
 //! | `core` | storage, numbers and caches that the handles share; the one way to commit |
 //! | `index` | flat scan; graphs: build, freeze, search |
 //! | `blob`, `check` | every byte of a store that is not open verified, and rebuilt where that can be done |
+//! | `compact` | blobs with dead chunks, and many small ones, are written anew |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
 //! # Invariants
@@ -42,6 +43,7 @@ mod cache;
 pub mod check;
 mod chunk;
 mod codec;
+mod compact;
 mod core;
 mod error;
 mod extent;
@@ -67,6 +69,7 @@ mod writer;
 
 pub use check::{check, check_folder};
 pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan};
+pub use compact::Compacted;
 pub use error::{Error, Result};
 pub use geometry::{EntryPolicy, Fingerprint, KvDtype, KvGeometry};
 pub use info::{Committed, DocumentInfo, MemoryInfo, MemorySpec, ResumePoint, WriterState};

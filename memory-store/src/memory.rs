@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use crate::compact::with_merged;
 use crate::core::{Cell, Core};
+use crate::extent::BlobFile;
 use crate::names::{check_document_id, check_metadata};
 use crate::records::{
-    DocumentRecord, SegmentRecord, document_key, encode_sequence, extent_key, memory_key, segment_key,
+    DocumentRecord, GraphRecord, SegmentRecord, document_key, encode_sequence, extent_key, memory_key, segment_key,
 };
 use crate::state::{LiveExtent, LiveSegment, MemoryState, Segment};
 use crate::storage::Batch;
@@ -185,6 +187,10 @@ pub(crate) struct Change<'a> {
     segments: Vec<Arc<Segment>>,
     /// First chunks of extents that go.
     removed: HashSet<u64>,
+    /// Extents whose chunks are in others now.
+    replaced: Vec<LiveExtent>,
+    /// Segments that go although they are not worn.
+    dropped: Vec<u64>,
 }
 
 impl<'a> Change<'a> {
@@ -197,6 +203,8 @@ impl<'a> Change<'a> {
             extents: state.extents.clone(),
             segments: state.segments().collect(),
             removed: HashSet::new(),
+            replaced: Vec::new(),
+            dropped: Vec::new(),
         }
     }
 
@@ -209,6 +217,35 @@ impl<'a> Change<'a> {
     pub(crate) fn remove_extent(&mut self, first_chunk: u64) {
         self.batch.delete(extent_key(self.cell.number, first_chunk));
         self.removed.insert(first_chunk);
+    }
+
+    /// Puts `new` in the place of `old`, which are neighbours of one segment: the chunks are the same.
+    pub(crate) fn replace_extents(&mut self, old: &[LiveExtent], new: LiveExtent) {
+        let is_old = |extent: &LiveExtent| old.iter().any(|old| Arc::ptr_eq(&old.extent, &extent.extent));
+        for extent in old {
+            self.batch.delete(extent_key(self.cell.number, extent.extent.first_chunk));
+        }
+        let (replaced, kept) = std::mem::take(&mut self.extents).into_iter().partition(is_old);
+        (self.replaced, self.extents) = (replaced, kept);
+        let number = self.replaced.first().map_or(0, |extent| extent.segment);
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) {
+            let changed = with_merged(segment, old, new.extent.first_chunk);
+            let graph = |file: &BlobFile| GraphRecord { blob: file.number(), blob_bytes: file.bytes };
+            let record = SegmentRecord {
+                chunks: changed.chunks,
+                entries: changed.entries,
+                extents: changed.extents.clone(),
+                graphs: changed.graphs.iter().map(graph).collect(),
+            };
+            self.batch.put(segment_key(self.cell.number, number), record.encode());
+            *segment = Arc::new(changed);
+        }
+        self.add_extent(new);
+    }
+
+    /// Gives the extents of these segments back to the tail.
+    pub(crate) fn drop_segments(&mut self, segments: Vec<u64>) {
+        self.dropped = segments;
     }
 
     /// Keeps the first `live` chunks of an extent.
@@ -232,7 +269,8 @@ impl<'a> Change<'a> {
             std::mem::take(&mut self.extents).into_iter().partition(is_removed);
         let state = MemoryState::new(self.sequence, self.documents, extents, segments.iter().cloned());
         // Segments without life are gone from the state; worn ones give their extents back to the tail.
-        let worn = state.segments.iter().filter(|segment| segment.worn()).map(|segment| segment.segment.number);
+        let goes = |segment: &&LiveSegment| segment.worn() || self.dropped.contains(&segment.segment.number);
+        let worn = state.segments.iter().filter(goes).map(|segment| segment.segment.number);
         let worn: Vec<u64> = worn.collect();
         let keep = |segment: &LiveSegment| !worn.contains(&segment.segment.number);
         let kept: Vec<_> =
@@ -251,7 +289,7 @@ impl<'a> Change<'a> {
         core.commit(&self.batch)?;
         let state = Arc::new(state);
         let old = std::mem::replace(&mut *write(&self.cell.state), Arc::clone(&state));
-        for extent in &removed_extents {
+        for extent in removed_extents.iter().chain(&self.replaced) {
             extent.extent.file.doom();
         }
         for segment in &removed {

@@ -161,7 +161,7 @@ fn build(
         chunks: record.chunks,
         entries: record.entries,
         extents: record.extents.clone(),
-        graphs: std::mem::take(&mut graphs.0),
+        graphs: std::mem::take(&mut graphs.0).into(),
     };
     Ok(Some((segment, record)))
 }

@@ -266,19 +266,21 @@ fn load_memories(core: &Core) -> Result<Vec<Cell>> {
             tracing::error!(key = %key.escape_ascii(), "a record of the catalog names no memory");
             return Ok(());
         };
-        let loaded = NameRecord::decode(&value, &format!("the record of memory {}", names.1))
-            .map_err(|error| (error, unknown_memory()))
-            .and_then(|record| match load_state(core, &names.1, &record) {
-                Ok(state) => Ok((record, state)),
-                Err(error) => Err((error, record)),
-            });
+        let what = format!("the record of memory {}", names.1);
+        let (record, loaded) = match NameRecord::decode(&value, &what) {
+            Ok(record) => {
+                let state = load_state(core, &names.1, &record);
+                (record, state)
+            }
+            Err(error) => (unknown_memory(), Err(error)),
+        };
         let cell = match loaded {
-            Ok((record, state)) => new_cell(names, record, state),
-            Err((Error::Damaged { what, why }, record)) => {
+            Ok(state) => new_cell(names, record, state),
+            Err(Error::Damaged { what, why }) => {
                 let empty = MemoryState::new(0, 0, Vec::new(), []);
                 Cell { damaged: Some(format!("{what}: {why}")), ..new_cell(names, record, empty) }
             }
-            Err((error, _)) => return Err(error),
+            Err(error) => return Err(error),
         };
         cells.push(cell);
         Ok(())

@@ -75,6 +75,7 @@ pub(crate) enum Command {
     Memory(Memory),
     Ingest(Ingest),
     Check(Check),
+    Compact(Compact),
     #[command(subcommand)]
     Documents(Documents),
     Search(Search),
@@ -269,6 +270,20 @@ pub(crate) struct Ingest {
     /// Keep this with the document; may be repeated.
     #[arg(long = "meta", value_name = "KEY=VALUE")]
     pub(crate) metadata: Vec<String>,
+}
+
+/// Give back what was deleted, down to the last byte.
+///
+/// Afterwards no file of the server has a byte of what was deleted before. Many small files become few. Entries whose
+/// graphs go are scanned until they are indexed anew.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon compact
+  mnemon compact books --json | jq .bytes_after")]
+pub(crate) struct Compact {
+    /// Name of the memory; all of them otherwise.
+    pub(crate) memory: Option<String>,
 }
 
 /// Verify every byte of a data folder that no server has open.

@@ -1,4 +1,4 @@
-//! Commands that look after stored data: `check`.
+//! Commands that look after stored data: `check`, `compact`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -44,4 +44,32 @@ fn damage_is_found_named_and_repaired() {
     assert!(shown["lost_chunks"].as_u64().unwrap() > 0 || shown["complete"] == false, "{shown}");
     assert!(!server.json(&["search", "tales", "the captain", "--json"])["hits"].as_array().unwrap().is_empty());
     run(mnemon().args(["check", "--data", "/nowhere/at/all"]), b"").fails(2, &["data folder"]);
+}
+
+#[test]
+fn what_was_deleted_is_compacted_away() {
+    let server = Server::start(&[]);
+    let story = story(60);
+    let file = server.file("story.txt", &story);
+    server.run(&["ingest", "tales", &file, "--create", "--doc", "a-name-to-forget"]).succeeds();
+    server.run_with(&["ingest", "tales", "-", "--doc", "diary"], b"Rain all day. The roof holds.\n").succeeds();
+    server.run_with(&["ingest", "tales", "-", "--doc", "diary", "--append"], b"Sun again.\n").succeeds();
+    server.run(&["documents", "delete", "tales", "a-name-to-forget"]).succeeds();
+    let done = server.json(&["compact", "tales", "--json"]);
+    assert!(done["bytes_after"].as_u64().unwrap() <= done["bytes_before"].as_u64().unwrap(), "{done}");
+    assert_eq!(done["files_after"], 1);
+    assert!(server.run(&["compact"]).succeeds().err.contains("compacted all memories"));
+    server.run(&["compact", "nothing"]).fails(3, &["nothing"]);
+    for folder in ["catalog", "blobs"] {
+        for entry in std::fs::read_dir(server.data().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let bytes = if path.is_file() { std::fs::read(&path).unwrap() } else { Vec::new() };
+            for needle in [&b"a-name-to-forget"[..], &story.as_bytes()[..20]] {
+                assert!(!bytes.windows(needle.len()).any(|window| window == needle), "{}", path.display());
+            }
+        }
+    }
+    // What is left is there, and can go on.
+    server.run_with(&["ingest", "tales", "-", "--doc", "diary", "--append"], b"Wind.\n").succeeds();
+    assert_eq!(server.json(&["documents", "show", "tales", "diary", "--json"])["bytes"], 47);
 }

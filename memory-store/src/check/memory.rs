@@ -29,8 +29,8 @@ struct Named {
 }
 
 impl Named {
-    fn owner(&self) -> Option<(String, String)> {
-        Some((self.tenant.clone(), self.name.clone()))
+    fn owner(&self) -> (String, String) {
+        (self.tenant.clone(), self.name.clone())
     }
 
     fn label(&self) -> String {
@@ -151,7 +151,7 @@ fn check_memory(
         if let Err(error) = &read.parsed {
             work.bad_record(&read.key, &read.value);
             let remedy = "it is rebuilt from the blobs; the document counts as interrupted".into();
-            record_finding(work, memory, format!("the record of document {id}"), error, Some(id.clone()), remedy);
+            record_finding(work, memory, &format!("the record of document {id}"), error, Some(id.clone()), remedy);
         }
     }
     for (first, read) in &records.extents {
@@ -160,7 +160,7 @@ fn check_memory(
             let document = headers.iter().find(|header| header.first_chunk == *first);
             let document = document.map(|header| header.document_id.clone());
             let remedy = "it is rebuilt from its blob".into();
-            record_finding(work, memory, format!("the record of chunk {first}"), error, document, remedy);
+            record_finding(work, memory, &format!("the record of chunk {first}"), error, document, remedy);
         }
     }
     let doubts = Doubts::of(records, catalog_lost || stale || memory.rebuilt && records.extents.is_empty());
@@ -179,7 +179,7 @@ fn check_memory(
             work.find(Finding {
                 what: format!("document number {number} of {}", memory.label()),
                 why: "neither a record nor a blob names it".into(),
-                memory: memory.owner(),
+                memory: Some(memory.owner()),
                 remedy: "its blobs are moved aside".into(),
                 ..Finding::default()
             });
@@ -217,14 +217,14 @@ fn check_memory(
 fn record_finding(
     work: &mut Work<'_>,
     memory: &Named,
-    what: String,
+    what: &str,
     error: &Error,
     document: Option<String>,
     remedy: String,
 ) {
     let (_, why) = parts_of(error);
     let what = format!("{what} in {}", memory.label());
-    work.find(Finding { what, why, memory: memory.owner(), document, remedy, lost: Vec::new() });
+    work.find(Finding { what, why, memory: Some(memory.owner()), document, remedy, lost: Vec::new() });
 }
 
 /// The sequence number; `None` when there is none that can be trusted.
@@ -250,7 +250,7 @@ fn check_sequence(
     let remedy = "it is told by the documents".to_owned();
     match found {
         Err(why) => {
-            work.find(Finding { what, why, memory: memory.owner(), remedy, ..Finding::default() });
+            work.find(Finding { what, why, memory: Some(memory.owner()), remedy, ..Finding::default() });
             // As far as documents tell; commits may be missing, which their blobs tell.
             let known = records.documents.values().filter_map(|read| read.parsed.as_ref().ok());
             let known = known.map(|record| record.sequence).max().unwrap_or(0);
@@ -266,7 +266,7 @@ fn check_sequence(
             work.find(Finding {
                 what: format!("the records of {}", memory.label()),
                 why: format!("they end at change {sequence}, but blobs know of change {newest}"),
-                memory: memory.owner(),
+                memory: Some(memory.owner()),
                 remedy: "they are rebuilt from the blobs".into(),
                 ..Finding::default()
             });
@@ -313,7 +313,7 @@ fn check_part(
     let finding = |why: String, lost: Vec<Loss>, remedy: &str| Finding {
         what: what.clone(),
         why,
-        memory: memory.owner(),
+        memory: Some(memory.owner()),
         document: Some(identity.id.clone()),
         remedy: remedy.into(),
         lost,
@@ -456,7 +456,7 @@ fn check_documents(
                 work.find(Finding {
                     what,
                     why: "none of its chunks is left".into(),
-                    memory: memory.owner(),
+                    memory: Some(memory.owner()),
                     document: Some(identity.id.clone()),
                     remedy: "it is removed; ingest it again".into(),
                     lost: lost.into_iter().collect(),
@@ -493,7 +493,7 @@ fn check_documents(
                 work.find(Finding {
                     what: format!("the record of document {} in {}", identity.id, memory.label()),
                     why: format!("it does not agree with its {live} chunks"),
-                    memory: memory.owner(),
+                    memory: Some(memory.owner()),
                     document: Some(identity.id.clone()),
                     remedy: "it is rebuilt; the document counts as interrupted".into(),
                     lost: Vec::new(),
@@ -509,7 +509,7 @@ fn check_documents(
             work.find(Finding {
                 what: format!("document {id} of {}", memory.label()),
                 why: "its record is damaged and it has no chunks".into(),
-                memory: memory.owner(),
+                memory: Some(memory.owner()),
                 document: Some(id.clone()),
                 remedy: "it is removed; ingest it again".into(),
                 lost: Vec::new(),
@@ -551,7 +551,7 @@ fn check_segments(
                 work.find(Finding {
                     what: blob,
                     why,
-                    memory: memory.owner(),
+                    memory: Some(memory.owner()),
                     document: None,
                     remedy: "the graphs of its segment are dropped; its entries are scanned, and indexed anew".into(),
                     lost: Vec::new(),

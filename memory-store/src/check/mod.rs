@@ -19,6 +19,7 @@ mod memory;
 mod survey;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -152,8 +153,12 @@ impl Work<'_> {
         }
         self.storage.flush()?;
         for (key, value) in &self.bad_records {
-            let name: String = key.iter().take(24).map(|byte| format!("{byte:02x}")).collect();
-            self.storage.set_aside(&format!("record-{name}"), value)?;
+            let mut name = String::from("record-");
+            for byte in key.iter().take(24) {
+                // Writing to a string does not fail.
+                let _ = write!(name, "{byte:02x}");
+            }
+            self.storage.set_aside(&name, value)?;
         }
         let sizes: std::collections::HashMap<_, _> =
             self.storage.list_blobs()?.into_iter().map(|blob| (blob.name, blob.bytes)).collect();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::blob::ChunkHeader;
+use crate::extent::number_of;
 use crate::records::{
     DocumentRecord, ExtentRecord, NUMBERS, NameRecord, SegmentRecord, decode_reserved, decode_sequence, decode_version,
     names_of,
@@ -149,8 +150,7 @@ impl Survey {
             chunks = chunks.max(header.first_chunk.saturating_add(header.chunks as u64));
         }
         for name in self.blobs.keys() {
-            let number = name.split_once('-').and_then(|(_, number)| u64::from_str_radix(number, 16).ok());
-            blobs = blobs.max(number.unwrap_or(0));
+            blobs = blobs.max(number_of(name));
         }
         [memories, documents, chunks, blobs, segments].map(|last| last.saturating_add(1))
     }
