@@ -201,6 +201,10 @@ impl<'a> Decoder<'a> {
         Ok(geometry)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Nothing may be left.
     pub(crate) fn end(&self) -> Result<()> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.damaged("it is longer than it says")) }

@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::cache::Cache;
-use crate::codec::{Decoder, Encoder};
 use crate::extent::Extent;
 use crate::index::{GraphIndex, GraphOwner, VectorIndex as _, read_graph};
-use crate::records::RESERVED_KEY;
+use crate::records::{NUMBERS, RESERVED_KEY, decode_reserved, encode_reserved};
 use crate::state::{MemoryState, Segment};
 use crate::storage::{Batch, Storage};
 use crate::sync::{lock, read};
@@ -21,7 +20,7 @@ use crate::{ChunkId, ChunkKv, Error, KvGeometry, MemorySpec, Result, StoreOption
 pub(crate) enum IndexKey {
     /// A graph, by its segment and its place in it.
     Graph(u64, usize),
-    /// The entries of an unsealed extent (by its first chunk) at a slot.
+    /// The entries of an unsealed extent (by the number of its blob) at a slot.
     Tail(u64, usize),
 }
 
@@ -44,6 +43,8 @@ pub(crate) struct Cell {
     /// Documents with a living writer.
     pub(crate) busy: Mutex<HashSet<String>>,
     pub(crate) deleted: AtomicBool,
+    /// Why nothing can be done with it: its records are damaged.
+    pub(crate) damaged: Option<String>,
     /// Held while segments are built: one builder for each memory.
     pub(crate) sealing: Mutex<()>,
     /// Whether it waits for the sealing thread.
@@ -59,6 +60,9 @@ impl Cell {
         if self.deleted.load(Ordering::Acquire) {
             return Err(Error::UnknownMemory { name: self.name.clone() });
         }
+        if let Some(why) = &self.damaged {
+            return Err(Error::Damaged { what: format!("memory {}", self.name), why: why.clone() });
+        }
         Ok(())
     }
 }
@@ -73,14 +77,13 @@ pub(crate) enum Number {
     Segment,
 }
 
-const KINDS: usize = 5;
 /// Numbers reserved at a time: what a crash wastes of 2^64.
-const RESERVE: u64 = 1 << 16;
+pub(crate) const RESERVE: u64 = 1 << 16;
 
 #[derive(Default)]
 pub(crate) struct Numbers {
-    next: [u64; KINDS],
-    reserved: [u64; KINDS],
+    next: [u64; NUMBERS],
+    reserved: [u64; NUMBERS],
 }
 
 /// Memories by tenant and name.
@@ -101,14 +104,13 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(storage: Arc<dyn Storage>, options: StoreOptions) -> Result<Self> {
-        let mut numbers = Numbers { next: [1; KINDS], reserved: [1; KINDS] };
+        let mut numbers = Numbers { next: [1; NUMBERS], reserved: [1; NUMBERS] };
         if let Some(bytes) = storage.get(RESERVED_KEY)? {
-            let mut input = Decoder::checked(&bytes, "the record of reserved numbers")?;
-            for (next, reserved) in numbers.next.iter_mut().zip(&mut numbers.reserved) {
-                *reserved = input.u64()?;
-                *next = *reserved;
-            }
-            input.end()?;
+            let reserved = decode_reserved(&bytes).or_else(|error| {
+                tracing::warn!(%error, "numbers are given out from far above all that are in use");
+                crate::check::unused_numbers(storage.as_ref())
+            })?;
+            numbers = Numbers { next: reserved, reserved };
         }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.seal_threads)
@@ -139,12 +141,8 @@ impl Core {
         if end > numbers.reserved[kind] {
             let mut reserved = numbers.reserved;
             reserved[kind] = end + RESERVE;
-            let mut record = Encoder::default();
-            for number in reserved {
-                record.u64(number);
-            }
             let mut batch = Batch::default();
-            batch.put(RESERVED_KEY.to_vec(), record.checked());
+            batch.put(RESERVED_KEY.to_vec(), encode_reserved(reserved));
             self.commit(&batch)?;
             numbers.reserved = reserved;
         }
@@ -188,7 +186,7 @@ impl Core {
         extent: &Extent,
         keep: bool,
     ) -> Result<Arc<TailEntries>> {
-        let key = IndexKey::Tail(extent.first_chunk, slot);
+        let key = IndexKey::Tail(extent.number, slot);
         if let Some(IndexPart::Tail(entries)) = self.index_cache.get(&key).as_deref() {
             return Ok(Arc::clone(entries));
         }

@@ -76,7 +76,7 @@ pub enum Error {
         what: String,
     },
     /// Stored bytes fail their checksum or cannot be parsed.
-    #[error("{what} is damaged: {why}")]
+    #[error("{what} is damaged: {why}; `mnemon check` tells all, and with --repair keeps what can be saved")]
     Damaged {
         /// File or record.
         what: String,

@@ -15,18 +15,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::codec::{Decoder, Encoder};
 use crate::numbers::{decode_side, encode_side};
-use crate::records::{ExtentRecord, FORMAT_VERSION};
+use crate::records::ExtentRecord;
 use crate::storage::Storage;
 use crate::{ChunkId, ChunkInfo, ChunkKv, Error, KvData, KvGeometry, MemorySpec, Result, SourceSpan};
 
-const CHUNKS_MAGIC: &[u8; 8] = b"MNMNCHNK";
-const FOOTER_MAGIC: &[u8; 8] = b"MNMNEND1";
+/// Version of chunk blobs that are written. Blobs of version 1 end their header with the length of the body.
+pub(crate) const CHUNKS_FORMAT: u32 = 2;
+pub(crate) const CHUNKS_MAGIC: &[u8; 8] = b"MNMNCHNK";
+pub(crate) const FOOTER_MAGIC: &[u8; 8] = b"MNMNEND1";
 const META_MAGIC: u32 = u32::from_le_bytes(*b"META");
 /// Bytes of a chunk's meta part before its tokens.
 const META_FIXED: usize = 4 + 4 + 8 + 4 * 8 + 3 * 4;
 
 pub(crate) fn chunks_blob_name(number: u64) -> String {
     format!("chunks-{number:016x}")
+}
+
+/// The number in the name of a blob; 0 when there is none.
+pub(crate) fn number_of(name: &str) -> u64 {
+    name.split_once('-').and_then(|(_, number)| u64::from_str_radix(number, 16).ok()).unwrap_or(0)
 }
 
 /// A blob that is deleted when it is doomed and nobody can see it any more.
@@ -40,6 +47,11 @@ pub(crate) struct BlobFile {
 impl BlobFile {
     pub(crate) fn new(storage: Arc<dyn Storage>, name: String, bytes: u64) -> Self {
         Self { storage, name, bytes, doomed: AtomicBool::new(false) }
+    }
+
+    /// The number in its name.
+    pub(crate) fn number(&self) -> u64 {
+        number_of(&self.name)
     }
 
     /// No record refers to it any more: it goes with its last reader.
@@ -94,6 +106,8 @@ pub(crate) struct Extent {
 
 /// The part of a chunk that is not keys and values.
 pub(crate) struct ChunkMeta {
+    /// Place of the chunk in its document.
+    pub(crate) ordinal: u64,
     pub(crate) span: SourceSpan,
     pub(crate) tokens: Vec<u32>,
     pub(crate) text: String,
@@ -103,31 +117,31 @@ pub(crate) struct ChunkMeta {
 
 /// Sizes of the parts of a chunk of `tokens` tokens.
 #[derive(Clone, Copy)]
-struct Layout {
+pub(crate) struct Layout {
     /// Of keys and of values, without checksum and padding.
-    side_bytes: [usize; 2],
-    slots: usize,
+    pub(crate) side_bytes: [usize; 2],
+    pub(crate) slots: usize,
 }
 
 impl Layout {
-    fn new(geometry: &KvGeometry, tokens: usize) -> Self {
+    pub(crate) fn new(geometry: &KvGeometry, tokens: usize) -> Self {
         Self { side_bytes: geometry.side_bytes(tokens), slots: geometry.layers.len() }
     }
 
-    fn stride(self, side: usize) -> usize {
+    pub(crate) fn stride(self, side: usize) -> usize {
         (self.side_bytes[side] + 4).next_multiple_of(8)
     }
 
-    fn slot_stride(self) -> usize {
+    pub(crate) fn slot_stride(self) -> usize {
         self.stride(0) + self.stride(1)
     }
 
     /// Keys are side 0, values side 1.
-    fn side_offset(self, slot: usize, side: usize) -> usize {
+    pub(crate) fn side_offset(self, slot: usize, side: usize) -> usize {
         slot * self.slot_stride() + if side == 0 { 0 } else { self.stride(0) }
     }
 
-    fn meta_offset(self) -> usize {
+    pub(crate) fn meta_offset(self) -> usize {
         self.side_offset(self.slots, 0)
     }
 }
@@ -231,6 +245,7 @@ impl Extent {
         };
         let bytes = self.file.read(start, len as usize)?;
         decode_meta(&bytes, &self.file.name)
+            .map(|(meta, _)| meta)
             .map_err(|error| self.file.damaged(format!("chunk {}: {error}", self.first_chunk + index as u64)))
     }
 
@@ -247,15 +262,17 @@ impl Extent {
     }
 }
 
-fn decode_meta(bytes: &[u8], what: &str) -> Result<ChunkMeta> {
+/// Verifies and parses the meta part of a chunk; returns its length without padding as well.
+pub(crate) fn decode_meta(bytes: &[u8], what: &str) -> Result<(ChunkMeta, usize)> {
     let mut input = Decoder::new(bytes, what);
     let (magic, len) = (input.u32()?, input.u32()? as usize);
     if magic != META_MAGIC || len > bytes.len() {
         return Err(input.damaged("not the meta part of a chunk"));
     }
     let mut input = Decoder::checked(&bytes[..len], what)?;
-    // Magic, length and ordinal: for whoever rebuilds the catalog.
-    input.take(16)?;
+    // Magic and length.
+    input.take(8)?;
+    let ordinal = input.u64()?;
     let span = SourceSpan {
         byte_start: input.u64()?,
         byte_end: input.u64()?,
@@ -266,12 +283,15 @@ fn decode_meta(bytes: &[u8], what: &str) -> Result<ChunkMeta> {
     let tokens = input.take(tokens.saturating_mul(4))?.as_chunks::<4>().0;
     let starts = input.take(starts.saturating_mul(2))?.as_chunks::<2>().0;
     let text = input.take(text)?.to_vec();
-    Ok(ChunkMeta {
+    let meta = ChunkMeta {
+        ordinal,
         span,
         tokens: tokens.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect(),
         entry_starts: starts.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect(),
         text: String::from_utf8(text).map_err(|_| input.damaged("its text is not UTF-8"))?,
-    })
+    };
+    input.end()?;
+    Ok((meta, len))
 }
 
 /// Whose chunks a blob holds.
@@ -283,6 +303,8 @@ pub(crate) struct ExtentOwner<'a> {
     pub(crate) document: u64,
     pub(crate) document_id: &'a Arc<str>,
     pub(crate) metadata: &'a BTreeMap<String, String>,
+    /// Sequence number of the memory when the blob is written: a catalog that knows only lower ones lost changes.
+    pub(crate) after: u64,
 }
 
 /// Collects the chunks of an extent in their stored form.
@@ -345,6 +367,17 @@ impl ExtentBuilder {
         Ok(())
     }
 
+    /// Appends a chunk as it was stored before ([`restored_chunk`](crate::blob::restored_chunk)).
+    pub(crate) fn push_stored(&mut self, stored: &[u8], tokens: u32, text_bytes: u32) {
+        self.body.bytes.extend_from_slice(stored);
+        let end = self.places.last().copied().unwrap_or_default();
+        self.places.push(ChunkPlace {
+            offset: self.body.bytes.len() as u32,
+            tokens: end.tokens + tokens,
+            bytes: end.bytes + text_bytes,
+        });
+    }
+
     fn encode_meta(&self, chunk: &crate::KvChunk, entry_starts: &[u16]) -> Vec<u8> {
         let ordinal = self.first_ordinal + self.chunks() as u64;
         let len = META_FIXED + 4 * chunk.tokens.len() + 2 * entry_starts.len() + chunk.text.len() + 4;
@@ -379,7 +412,7 @@ impl ExtentBuilder {
         first_chunk: u64,
     ) -> Result<Extent> {
         let header = self.header(owner, number, first_chunk);
-        let footer = self.footer();
+        let footer = footer_of(&self.places);
         let name = chunks_blob_name(number);
         storage.write_blob(&name, &[&header, &self.body.bytes, &footer])?;
         let bytes = (header.len() + self.body.bytes.len() + footer.len()) as u64;
@@ -404,26 +437,27 @@ impl ExtentBuilder {
         fields.text(&owner.spec.model_name).text(&owner.spec.description);
         fields.u64(owner.document).text(owner.document_id).map(owner.metadata);
         fields.u64(first_chunk).u64(self.first_ordinal).u64(self.token_start).u64(self.byte_start);
-        fields.u32(self.chunks()).u64(self.body.bytes.len() as u64);
+        fields.u32(self.chunks()).u64(self.body.bytes.len() as u64).u64(owner.after);
         let mut header = Encoder::default();
         header.bytes.extend_from_slice(CHUNKS_MAGIC);
         // Magic, version, total length with padding, length of the fields, fields, checksum.
         let total = (8 + 4 + 4 + 4 + fields.bytes.len() + 4).next_multiple_of(64);
-        header.u32(FORMAT_VERSION).u32(total as u32).u32(fields.bytes.len() as u32);
+        header.u32(CHUNKS_FORMAT).u32(total as u32).u32(fields.bytes.len() as u32);
         header.bytes.append(&mut fields.bytes);
         let mut header = Encoder { bytes: header.checked() };
         header.align(64);
         header.bytes
     }
+}
 
-    fn footer(&self) -> Vec<u8> {
-        let mut footer = Encoder::default();
-        for place in &self.places {
-            footer.u32(place.offset).u32(place.tokens).u32(place.bytes);
-        }
-        footer.u32(self.places.len() as u32);
-        let mut bytes = footer.checked();
-        bytes.extend_from_slice(FOOTER_MAGIC);
-        bytes
+/// The end of a blob whose chunks have these places.
+pub(crate) fn footer_of(places: &[ChunkPlace]) -> Vec<u8> {
+    let mut footer = Encoder::default();
+    for place in places {
+        footer.u32(place.offset).u32(place.tokens).u32(place.bytes);
     }
+    footer.u32(places.len() as u32);
+    let mut bytes = footer.checked();
+    bytes.extend_from_slice(FOOTER_MAGIC);
+    bytes
 }

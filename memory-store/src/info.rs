@@ -50,6 +50,9 @@ pub struct MemoryInfo {
     pub unsealed_entries: u64,
     /// Number of the last acknowledged change; grows by one with each.
     pub sequence: u64,
+    /// Why it can be neither read nor written, if so: its records are damaged. The other fields then tell what is
+    /// known, which may be nothing.
+    pub damaged: Option<String>,
 }
 
 /// From where a reader of the source text goes on after a restart.
@@ -88,6 +91,9 @@ pub struct DocumentInfo {
     pub complete: bool,
     /// From where to go on.
     pub resume: ResumePoint,
+    /// Of the chunks, those that damage took: see [`check`](crate::check). Such a document can be read and deleted, but
+    /// not continued.
+    pub lost_chunks: u64,
 }
 
 /// Acknowledgement of a commit: what it tells survives the death of the process and loss of power.

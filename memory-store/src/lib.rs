@@ -20,12 +20,14 @@
 //! | `state` | what a memory consists of at one moment |
 //! | `core` | storage, numbers and caches that the handles share; the one way to commit |
 //! | `index` | flat scan; graphs: build, extend, freeze, search |
+//! | `blob`, `check` | every byte of a store that is not open verified, and rebuilt where that can be done |
+//! | `compact` | blobs with dead chunks, and many small ones, are written anew |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
 //! # Invariants
 //!
 //! - A blob is durable before a record refers to it, and no record refers to it when it is deleted; then it goes with
-//!   its last reader. Blobs without record are removed at opening.
+//!   its last reader. Blobs without record are removed at opening, unless a memory is damaged.
 //! - A state never changes. A change makes a new state, commits its records, then replaces the old one.
 //! - Commits, deletions and sealings of one memory take turns; readers never wait for them.
 //! - Chunk ids are given out once in the life of a store.
@@ -36,9 +38,12 @@
 //! memory; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about 700 bytes and four
 //! times the dimension for each entry of one segment, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
 
+mod blob;
 mod cache;
+pub mod check;
 mod chunk;
 mod codec;
+mod compact;
 mod core;
 mod error;
 mod extent;
@@ -62,7 +67,9 @@ mod tail;
 mod union;
 mod writer;
 
+pub use check::{check, check_folder};
 pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan};
+pub use compact::Compacted;
 pub use error::{Error, Result};
 pub use geometry::{EntryPolicy, Fingerprint, KvDtype, KvGeometry};
 pub use info::{Committed, DocumentInfo, MemoryInfo, MemorySpec, ResumePoint, WriterState};

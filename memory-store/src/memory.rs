@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use crate::compact::with_merged;
 use crate::core::{Cell, Core};
+use crate::extent::BlobFile;
 use crate::names::{check_document_id, check_metadata};
-use crate::records::{DocumentRecord, SegmentRecord, document_key, extent_key, memory_key, segment_key};
+use crate::records::{
+    DocumentRecord, GraphRecord, SegmentRecord, document_key, encode_sequence, extent_key, memory_key, segment_key,
+};
 use crate::state::{LiveExtent, LiveSegment, MemoryState, Segment};
 use crate::storage::Batch;
 use crate::store::Shared;
@@ -40,6 +44,7 @@ pub(crate) fn info(cell: &Cell) -> MemoryInfo {
         entries: totals.entries,
         unsealed_entries: totals.tail_entries,
         sequence: state.sequence,
+        damaged: cell.damaged.clone(),
     }
 }
 
@@ -184,6 +189,10 @@ pub(crate) struct Change<'a> {
     removed: HashSet<u64>,
     /// Numbers of segments that another one covers.
     absorbed: HashSet<u64>,
+    /// Extents whose chunks are in others now.
+    replaced: Vec<LiveExtent>,
+    /// Segments that go although they are not worn.
+    dropped: Vec<u64>,
 }
 
 impl<'a> Change<'a> {
@@ -197,6 +206,8 @@ impl<'a> Change<'a> {
             segments: state.segments().collect(),
             removed: HashSet::new(),
             absorbed: HashSet::new(),
+            replaced: Vec::new(),
+            dropped: Vec::new(),
         }
     }
 
@@ -209,6 +220,35 @@ impl<'a> Change<'a> {
     pub(crate) fn remove_extent(&mut self, first_chunk: u64) {
         self.batch.delete(extent_key(self.cell.number, first_chunk));
         self.removed.insert(first_chunk);
+    }
+
+    /// Puts `new` in the place of `old`, which are neighbours of one segment: the chunks are the same.
+    pub(crate) fn replace_extents(&mut self, old: &[LiveExtent], new: LiveExtent) {
+        let is_old = |extent: &LiveExtent| old.iter().any(|old| Arc::ptr_eq(&old.extent, &extent.extent));
+        for extent in old {
+            self.batch.delete(extent_key(self.cell.number, extent.extent.first_chunk));
+        }
+        let (replaced, kept) = std::mem::take(&mut self.extents).into_iter().partition(is_old);
+        (self.replaced, self.extents) = (replaced, kept);
+        let number = self.replaced.first().map_or(0, |extent| extent.segment);
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) {
+            let changed = with_merged(segment, old, new.extent.first_chunk);
+            let graph = |file: &BlobFile| GraphRecord { blob: file.number(), blob_bytes: file.bytes };
+            let record = SegmentRecord {
+                chunks: changed.chunks,
+                entries: changed.entries,
+                extents: changed.extents.clone(),
+                graphs: changed.graphs.iter().map(graph).collect(),
+            };
+            self.batch.put(segment_key(self.cell.number, number), record.encode());
+            *segment = Arc::new(changed);
+        }
+        self.add_extent(new);
+    }
+
+    /// Gives the extents of these segments back to the tail.
+    pub(crate) fn drop_segments(&mut self, segments: Vec<u64>) {
+        self.dropped = segments;
     }
 
     /// Keeps the first `live` chunks of an extent.
@@ -240,7 +280,8 @@ impl<'a> Change<'a> {
         let alone = segments.iter().filter(|segment| !self.absorbed.contains(&segment.number));
         let state = MemoryState::new(self.sequence, self.documents, extents, alone.cloned());
         // Segments without life are gone from the state; worn ones give their extents back to the tail.
-        let worn = state.segments.iter().filter(|segment| segment.worn()).map(|segment| segment.segment.number);
+        let goes = |segment: &&LiveSegment| segment.worn() || self.dropped.contains(&segment.segment.number);
+        let worn = state.segments.iter().filter(goes).map(|segment| segment.segment.number);
         let worn: Vec<u64> = worn.collect();
         let keep = |segment: &LiveSegment| !worn.contains(&segment.segment.number);
         let kept: Vec<_> =
@@ -255,11 +296,11 @@ impl<'a> Change<'a> {
         for segment in &removed {
             self.batch.delete(segment_key(self.cell.number, segment.number));
         }
-        self.batch.put(memory_key(b'm', self.cell.number), self.sequence.to_le_bytes().to_vec());
+        self.batch.put(memory_key(b'm', self.cell.number), encode_sequence(self.sequence));
         core.commit(&self.batch)?;
         let state = Arc::new(state);
         let old = std::mem::replace(&mut *write(&self.cell.state), Arc::clone(&state));
-        for extent in &removed_extents {
+        for extent in removed_extents.iter().chain(&self.replaced) {
             extent.extent.file.doom();
         }
         for segment in &removed {

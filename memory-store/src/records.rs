@@ -5,7 +5,7 @@
 //! | `v` | version of the format |
 //! | `r` | the numbers that may be in use |
 //! | `n` tenant 0 name | a memory: number, creation time, spec |
-//! | `g` memory | a deleted memory whose records are still being removed |
+//! | `g` memory | a deleted memory: empty while its records are being removed, then 1 |
 //! | `m` memory | its sequence number |
 //! | `d` memory, document id | a document |
 //! | `e` memory, first chunk | an extent: the chunks of one blob |
@@ -27,6 +27,63 @@ pub(crate) const VERSION_KEY: &[u8] = b"v";
 pub(crate) const SEGMENT_KIND: u8 = b'x';
 pub(crate) const OLD_SEGMENT_KIND: u8 = b's';
 pub(crate) const RESERVED_KEY: &[u8] = b"r";
+/// Kinds of numbers: memories, documents, chunks, blobs, segments.
+pub(crate) const NUMBERS: usize = 5;
+
+/// The record `v`.
+pub(crate) fn encode_version() -> Vec<u8> {
+    let mut out = Encoder::default();
+    out.u32(FORMAT_VERSION);
+    out.checked()
+}
+
+/// Reads the record `v`, which was four bytes without a checksum once.
+pub(crate) fn decode_version(bytes: &[u8]) -> Result<u32> {
+    match <[u8; 4]>::try_from(bytes) {
+        Ok(bytes) => Ok(u32::from_le_bytes(bytes)),
+        Err(_) => Decoder::checked(bytes, "the version of the catalog")?.u32(),
+    }
+}
+
+/// The record `m`: sequence number of the last change of a memory.
+pub(crate) fn encode_sequence(sequence: u64) -> Vec<u8> {
+    let mut out = Encoder::default();
+    out.u64(sequence);
+    out.checked()
+}
+
+/// Reads the record `m`, which was eight bytes without a checksum once.
+pub(crate) fn decode_sequence(bytes: &[u8], what: &str) -> Result<u64> {
+    match <[u8; 8]>::try_from(bytes) {
+        Ok(bytes) => Ok(u64::from_le_bytes(bytes)),
+        Err(_) => Decoder::checked(bytes, what)?.u64(),
+    }
+}
+
+/// The record `r`: numbers of each kind below these may be in use.
+pub(crate) fn encode_reserved(reserved: [u64; NUMBERS]) -> Vec<u8> {
+    let mut out = Encoder::default();
+    for number in reserved {
+        out.u64(number);
+    }
+    out.checked()
+}
+
+pub(crate) fn decode_reserved(bytes: &[u8]) -> Result<[u64; NUMBERS]> {
+    let mut input = Decoder::checked(bytes, "the record of reserved numbers")?;
+    let mut reserved = [0; NUMBERS];
+    for number in &mut reserved {
+        *number = input.u64()?;
+    }
+    input.end()?;
+    Ok(reserved)
+}
+
+/// Tenant and name in the key of a memory.
+pub(crate) fn names_of(key: &[u8]) -> Option<(String, String)> {
+    let (tenant, name) = str::from_utf8(key.get(1..)?).ok()?.split_once('\0')?;
+    Some((tenant.to_owned(), name.to_owned()))
+}
 
 pub(crate) fn name_key(tenant: &str, name: &str) -> Vec<u8> {
     [b"n", tenant.as_bytes(), b"\0", name.as_bytes()].concat()
@@ -93,6 +150,8 @@ pub(crate) struct DocumentRecord {
     pub(crate) bytes: u64,
     pub(crate) resume: ResumePoint,
     pub(crate) metadata: BTreeMap<String, String>,
+    /// Of the chunks, those that damage took. Absent in older records.
+    pub(crate) lost_chunks: u64,
 }
 
 impl DocumentRecord {
@@ -102,6 +161,9 @@ impl DocumentRecord {
         out.u64(self.chunks).u64(self.tokens).u64(self.bytes);
         out.u64(self.resume.safe_byte).u64(self.resume.safe_token).u8(u8::from(self.resume.complete));
         out.map(&self.metadata);
+        if self.lost_chunks > 0 {
+            out.u64(self.lost_chunks);
+        }
         out.checked()
     }
 
@@ -117,6 +179,7 @@ impl DocumentRecord {
             bytes: input.u64()?,
             resume: ResumePoint { safe_byte: input.u64()?, safe_token: input.u64()?, complete: input.u8()? != 0 },
             metadata: input.map()?,
+            lost_chunks: if input.is_empty() { 0 } else { input.u64()? },
         };
         input.end()?;
         Ok(record)
@@ -135,6 +198,7 @@ impl DocumentRecord {
             updated_unix_ms: self.updated_unix_ms,
             complete: self.resume.complete,
             resume: self.resume,
+            lost_chunks: self.lost_chunks,
         }
     }
 }

@@ -194,7 +194,7 @@ fn build(core: &Core, cell: &Cell, plan: &Plan, stop: &AtomicBool) -> Result<Opt
         chunks: record.chunks,
         entries: record.entries,
         extents: record.extents.clone(),
-        graphs: std::mem::take(&mut graphs.0),
+        graphs: std::mem::take(&mut graphs.0).into(),
     };
     Ok(Some((segment, record)))
 }

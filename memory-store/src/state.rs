@@ -32,8 +32,8 @@ pub(crate) struct Segment {
     pub(crate) entries: u32,
     /// First chunks of the extents that it covers, ascending.
     pub(crate) extents: Vec<u64>,
-    /// `slot * kv_heads + head`.
-    pub(crate) graphs: Vec<BlobFile>,
+    /// `slot * kv_heads + head`. Shared when the segment changes although its graphs do not.
+    pub(crate) graphs: Arc<[BlobFile]>,
 }
 
 impl Segment {
@@ -42,7 +42,7 @@ impl Segment {
     }
 
     pub(crate) fn doom(&self) {
-        for graph in &self.graphs {
+        for graph in self.graphs.iter() {
             graph.doom();
         }
     }

@@ -10,18 +10,22 @@ use crate::extent::{BlobFile, Extent};
 use crate::names::check_name;
 use crate::records::{
     DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND, SegmentRecord,
-    VERSION_KEY, memory_key, name_key,
+    VERSION_KEY, decode_sequence, decode_version, encode_sequence, encode_version, memory_key, name_key, names_of,
 };
 use crate::seal::Sealer;
 use crate::state::{LiveExtent, MemoryState, Segment};
-use crate::storage::{Batch, Record, Storage};
+use crate::storage::{Batch, BlobInfo, Record, Storage};
 use crate::sync::{lock, read, write};
-use crate::{Error, Memory, MemoryInfo, MemorySpec, Result, StoreOptions};
+use crate::{
+    EntryPolicy, Error, Fingerprint, KvDtype, KvGeometry, Memory, MemoryInfo, MemorySpec, Result, StoreOptions,
+};
 
 /// Records read at once.
 const PAGE: usize = 1024;
 /// Records removed at once when a memory is deleted.
 const SWEEP: usize = 64;
+/// Value of a record `g` once the other records of the memory are gone.
+const DELETED: [u8; 1] = [1];
 
 /// All memories of one data folder. Clones share everything; the last handle (memories and writers count) ends the
 /// sealing thread.
@@ -42,30 +46,36 @@ pub(crate) struct Shared {
 impl Store {
     /// Opens what `storage` holds, finishes interrupted deletions and removes blobs that no record refers to. Reads
     /// the catalog, but neither chunks nor graphs. Refuses formats that it does not know.
+    ///
+    /// A memory whose records are damaged, or older than its blobs, is listed as such and can do nothing before it was
+    /// [repaired](crate::check); the others are as always. Then no blob is removed: it may be of use to the repair.
     pub fn open(storage: Arc<dyn Storage>, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         check_version(storage.as_ref())?;
         let core = Arc::new(Core::new(storage, options)?);
-        for (key, _) in core.storage.scan(b"g", None, usize::MAX)? {
-            remove_memory_records(&core, trailing_number(&key)?)?;
+        let mut deleted = HashSet::new();
+        for (key, value) in core.storage.scan(b"g", None, usize::MAX)? {
+            let number = trailing_number(&key)?;
+            if value != DELETED {
+                remove_memory_records(&core, number)?;
+            }
+            deleted.insert(number);
         }
         remove_old_segments(&core)?;
-        let mut used = HashSet::new();
-        for cell in load_memories(&core)? {
-            let state = cell.state();
-            used.extend(state.extents.iter().map(|extent| extent.extent.file.name.clone()));
-            used.extend(
-                state
-                    .segments()
-                    .flat_map(|segment| segment.graphs.iter().map(|graph| graph.name.clone()).collect::<Vec<_>>()),
-            );
-            write(&core.names).insert((cell.tenant.clone(), cell.name.clone()), cell);
-        }
-        for blob in core.storage.list_blobs()? {
-            if !used.contains(&blob.name) {
+        let mut cells = load_memories(&core)?;
+        let unused = unused_blobs(&core, &cells)?;
+        let known = crate::blob::find_stale(core.storage.as_ref(), &unused, &mut cells, &deleted)?;
+        if known && cells.iter().all(|cell| cell.damaged.is_none()) {
+            for blob in unused {
                 tracing::info!(blob = blob.name, bytes = blob.bytes, "removing a blob that no record refers to");
                 core.storage.delete_blob(&blob.name)?;
             }
+        }
+        for cell in cells {
+            if let Some(why) = &cell.damaged {
+                tracing::error!(tenant = cell.tenant, memory = cell.name, why, "a memory is damaged");
+            }
+            write(&core.names).insert((cell.tenant.clone(), cell.name.clone()), Arc::new(cell));
         }
         let sealer = Sealer::start(&core)?;
         let store = Self { shared: Arc::new(Shared { sealer, core }) };
@@ -93,7 +103,7 @@ impl Store {
         let record = NameRecord { number: core.number(Number::Memory, 1)?, created_unix_ms: core.now_unix_ms(), spec };
         let mut batch = Batch::default();
         batch.put(name_key(tenant, name), record.encode());
-        batch.put(memory_key(b'm', record.number), 0_u64.to_le_bytes().to_vec());
+        batch.put(memory_key(b'm', record.number), encode_sequence(0));
         core.commit(&batch)?;
         let cell = Arc::new(new_cell(key.clone(), record, MemoryState::new(0, 0, Vec::new(), [])));
         names.insert(key, Arc::clone(&cell));
@@ -130,6 +140,7 @@ impl Store {
         let Some(cell) = names.get(&key).map(Arc::clone) else {
             return Err(Error::UnknownMemory { name: name.chars().take(128).collect() });
         };
+        cell.check_alive()?;
         let _turn = lock(&cell.commit);
         let busy = lock(&cell.busy);
         if let Some(document) = busy.iter().next() {
@@ -159,6 +170,7 @@ impl Store {
     /// Builds every graph that is due and returns when all are durable. Deleted halves of segments are indexed anew.
     pub fn seal_all(&self) -> Result<()> {
         let cells: Vec<_> = read(&self.shared.core.names).values().cloned().collect();
+        let cells: Vec<_> = cells.into_iter().filter(|cell| cell.damaged.is_none()).collect();
         cells.iter().try_for_each(|cell| crate::seal::seal_due(&self.shared.core, cell, &AtomicBool::new(false)))
     }
 }
@@ -182,17 +194,16 @@ fn check_version(storage: &dyn Storage) -> Result<()> {
             });
         }
         let mut batch = Batch::default();
-        batch.put(VERSION_KEY.to_vec(), FORMAT_VERSION.to_le_bytes().to_vec());
+        batch.put(VERSION_KEY.to_vec(), encode_version());
         storage.apply(&batch)?;
         return storage.flush();
     };
-    match <[u8; 4]>::try_from(bytes.as_slice()).map(u32::from_le_bytes) {
-        Ok(FORMAT_VERSION) => Ok(()),
-        version => Err(Error::UnknownFormat {
-            path: storage.location(),
-            found: version.map_or_else(|_| "of unknown version".into(), |version| version.to_string()),
-            known: FORMAT_VERSION,
-        }),
+    match decode_version(&bytes)? {
+        FORMAT_VERSION => Ok(()),
+        version => {
+            let found = version.to_string();
+            Err(Error::UnknownFormat { path: storage.location(), found, known: FORMAT_VERSION })
+        }
     }
 }
 
@@ -224,7 +235,7 @@ fn remove_old_segments(core: &Core) -> Result<()> {
 }
 
 fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
-    for kind in [b'd', b'e', OLD_SEGMENT_KIND, SEGMENT_KIND, b'm', b'g'] {
+    for kind in [b'd', b'e', OLD_SEGMENT_KIND, SEGMENT_KIND, b'm'] {
         loop {
             let page = core.storage.scan(&memory_key(kind, memory), None, SWEEP)?;
             let mut batch = Batch::default();
@@ -237,7 +248,10 @@ fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
             core.commit(&batch)?;
         }
     }
-    Ok(())
+    // It stays: blobs of a memory that is neither known nor deleted tell that records were lost.
+    let mut batch = Batch::default();
+    batch.put(memory_key(b'g', memory), DELETED.to_vec());
+    core.commit(&batch)
 }
 
 fn trailing_number(key: &[u8]) -> Result<u64> {
@@ -256,31 +270,77 @@ fn new_cell((tenant, name): (String, String), record: NameRecord, state: MemoryS
         commit: Mutex::default(),
         busy: Mutex::default(),
         deleted: AtomicBool::new(false),
+        damaged: None,
         sealing: Mutex::default(),
         queued: AtomicBool::new(false),
     }
 }
 
-fn load_memories(core: &Core) -> Result<Vec<Arc<Cell>>> {
+fn load_memories(core: &Core) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for_each_record(core.storage.as_ref(), b"n", |(key, value)| {
-        let damaged = || Error::Damaged { what: "a key of the catalog".into(), why: "it names no memory".into() };
-        let names = str::from_utf8(&key[1..]).map_err(|_| damaged())?;
-        let (tenant, name) = names.split_once('\0').ok_or_else(damaged)?;
-        let record = NameRecord::decode(&value, &format!("the record of memory {name}"))?;
-        let state = load_state(core, name, &record)?;
-        cells.push(Arc::new(new_cell((tenant.to_owned(), name.to_owned()), record, state)));
+        let Some(names) = names_of(&key) else {
+            tracing::error!(key = %key.escape_ascii(), "a record of the catalog names no memory");
+            return Ok(());
+        };
+        let what = format!("the record of memory {}", names.1);
+        let (record, loaded) = match NameRecord::decode(&value, &what) {
+            Ok(record) => {
+                let state = load_state(core, &names.1, &record);
+                (record, state)
+            }
+            Err(error) => (unknown_memory(), Err(error)),
+        };
+        let cell = match loaded {
+            Ok(state) => new_cell(names, record, state),
+            Err(Error::Damaged { what, why }) => {
+                let empty = MemoryState::new(0, 0, Vec::new(), []);
+                Cell { damaged: Some(format!("{what}: {why}")), ..new_cell(names, record, empty) }
+            }
+            Err(error) => return Err(error),
+        };
+        cells.push(cell);
         Ok(())
     })?;
     Ok(cells)
+}
+
+/// Stands for a record that cannot be read.
+fn unknown_memory() -> NameRecord {
+    let geometry = KvGeometry {
+        layers: Vec::new(),
+        kv_heads: 0,
+        head_dim: 0,
+        dtype: KvDtype::F32,
+        chunk_tokens: 0,
+        entry_policy: EntryPolicy::PerToken,
+    };
+    let (model_name, description) = (String::new(), String::new());
+    let spec = MemorySpec { fingerprint: Fingerprint([0; 32]), geometry, model_name, description };
+    NameRecord { number: 0, created_unix_ms: 0, spec }
+}
+
+/// Blobs that no record refers to.
+fn unused_blobs(core: &Core, cells: &[Cell]) -> Result<Vec<BlobInfo>> {
+    let mut used = HashSet::new();
+    for cell in cells {
+        let state = cell.state();
+        used.extend(state.extents.iter().map(|extent| extent.extent.file.name.clone()));
+        for segment in state.segments() {
+            used.extend(segment.graphs.iter().map(|graph| graph.name.clone()));
+        }
+    }
+    let mut blobs = core.storage.list_blobs()?;
+    blobs.retain(|blob| !used.contains(&blob.name));
+    Ok(blobs)
 }
 
 fn load_state(core: &Core, name: &str, record: &NameRecord) -> Result<MemoryState> {
     let (storage, memory) = (core.storage.as_ref(), record.number);
     let damaged = |why: String| Error::Damaged { what: format!("the catalog of memory {name}"), why };
     let sequence = storage.get(&memory_key(b'm', memory))?;
-    let sequence = sequence.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok()).map(u64::from_le_bytes);
     let sequence = sequence.ok_or_else(|| damaged("its sequence number is missing".into()))?;
+    let sequence = decode_sequence(&sequence, &format!("the sequence number of memory {name}"))?;
 
     let mut documents: HashMap<u64, (Arc<str>, DocumentRecord)> = HashMap::new();
     for_each_record(storage, &memory_key(b'd', memory), |(key, value)| {
@@ -306,7 +366,7 @@ fn load_state(core: &Core, name: &str, record: &NameRecord) -> Result<MemoryStat
     })?;
     for (id, document) in documents.values() {
         let found = chunks.get(&document.number).copied().unwrap_or(0);
-        if found != document.chunks {
+        if found + document.lost_chunks != document.chunks {
             return Err(damaged(format!("document {id} should have {} chunks, but has {found}", document.chunks)));
         }
     }

@@ -60,6 +60,11 @@ impl Writer {
         writer.record = writer.memory.document_record(document_id)?;
         match &writer.record {
             None => writer.check_document_limit()?,
+            Some(record) if record.lost_chunks > 0 => {
+                let (what, lost) = (format!("document {document_id}"), record.lost_chunks);
+                let why = format!("it lost {lost} chunks; delete it and ingest it again to continue it");
+                return Err(Error::Damaged { what, why });
+            }
             Some(record) => {
                 writer.number = Some(record.number);
                 let state = writer.memory.cell.state();
@@ -172,6 +177,7 @@ impl Writer {
             document,
             document_id: &self.document_id,
             metadata,
+            after: self.memory.cell.state().sequence,
         };
         let extent = self.buffer.write(&core.storage, &owner, blob, first_chunk)?;
         let (chunks, tokens, bytes) = self.end();
@@ -293,6 +299,7 @@ impl Writer {
             bytes,
             resume,
             metadata: metadata.unwrap_or_else(|| self.metadata.clone()),
+            lost_chunks: 0,
         }
     }
 

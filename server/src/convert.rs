@@ -23,6 +23,7 @@ pub(crate) fn memory(info: MemoryInfo) -> v1::Memory {
         entries: info.entries * slots_and_heads,
         sequence: info.sequence,
         unsealed_entries: info.unsealed_entries * slots_and_heads,
+        damaged: info.damaged.unwrap_or_default(),
     }
 }
 
@@ -37,6 +38,7 @@ pub(crate) fn document(info: DocumentInfo) -> v1::Document {
         complete: info.complete,
         created_at: Some(timestamp(info.created_unix_ms)),
         updated_at: Some(timestamp(info.updated_unix_ms)),
+        lost_chunks: info.lost_chunks,
     }
 }
 

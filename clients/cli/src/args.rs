@@ -74,6 +74,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Memory(Memory),
     Ingest(Ingest),
+    Check(Check),
+    Compact(Compact),
     #[command(subcommand)]
     Documents(Documents),
     Search(Search),
@@ -268,6 +270,39 @@ pub(crate) struct Ingest {
     /// Keep this with the document; may be repeated.
     #[arg(long = "meta", value_name = "KEY=VALUE")]
     pub(crate) metadata: Vec<String>,
+}
+
+/// Give back what was deleted, down to the last byte.
+///
+/// Afterwards no file of the server has a byte of what was deleted before. Many small files become few. Entries whose
+/// graphs go are scanned until they are indexed anew.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon compact
+  mnemon compact books --json | jq .bytes_after")]
+pub(crate) struct Compact {
+    /// Name of the memory; all of them otherwise.
+    pub(crate) memory: Option<String>,
+}
+
+/// Verify every byte of a data folder that no server has open.
+///
+/// Exits with 0 if all is well, or was repaired, and with 7 if there is damage. A repair rebuilds what can be rebuilt,
+/// tells what is lost (down to the bytes of a document), and moves what it could not use into DIR/damaged.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon check --data ./memories
+  mnemon check --data ./memories --repair
+  mnemon check --data ./memories --json | jq '.findings[].lost'")]
+pub(crate) struct Check {
+    /// Folder of the memories.
+    #[arg(long, value_name = "DIR", default_value = "mnemon-data")]
+    pub(crate) data: PathBuf,
+    /// Rebuild what can be rebuilt.
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 /// List, show and delete the documents of a memory.

@@ -22,6 +22,7 @@ pub(crate) fn memory(memory: &v1::Memory) -> Value {
         "entries": memory.entries,
         "unsealed_entries": memory.unsealed_entries,
         "sequence": memory.sequence,
+        "damaged": Some(&memory.damaged).filter(|why| !why.is_empty()),
     })
 }
 
@@ -45,6 +46,7 @@ pub(crate) fn document(document: &v1::Document) -> Value {
         "chunks": document.chunks,
         "sequence": document.sequence,
         "complete": document.complete,
+        "lost_chunks": document.lost_chunks,
         "created_at": document.created_at.as_ref().map(ToString::to_string),
         "updated_at": document.updated_at.as_ref().map(ToString::to_string),
     })

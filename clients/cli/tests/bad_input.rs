@@ -144,7 +144,7 @@ fn a_memory_can_be_made_on_the_way() {
 fn servers_say_why_they_do_not_start() {
     let server = Server::start(&[]);
     let taken = server.url.trim_start_matches("http://");
-    let free_data = server.folder.path().join("other");
+    let free_data = server.folder().join("other");
     run(mnemon().args(["serve", "--listen", taken, "--data"]).arg(&free_data), b"").fails(4, &[taken, "in use"]);
     let same_data = run(mnemon().args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(server.data()), b"");
     same_data.fails(4, &["in use"]);

@@ -48,6 +48,13 @@ impl Client {
         Ok(())
     }
 
+    /// Gives back what was deleted from a memory, or from all of the caller's if `name` is empty. Waits as long as it
+    /// takes.
+    pub async fn compact_memory(&self, name: &str) -> Result<v1::CompactMemoryResponse> {
+        let message = v1::CompactMemoryRequest { name: name.into() };
+        Ok(self.memories.clone().compact_memory(message).await?.into_inner())
+    }
+
     /// All documents of a memory, by identifier; follows the pages.
     pub async fn list_documents(&self, memory: &str) -> Result<Vec<v1::Document>> {
         let mut all = Vec::new();

@@ -201,6 +201,17 @@ impl Storage for FaultyStorage {
         self.inner.list_blobs()
     }
 
+    fn set_aside(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.inner.set_aside(name, bytes)
+    }
+
+    fn compact(&self) -> Result<()> {
+        if lock(&self.state).crashed {
+            return Err(refused("the storage crashed"));
+        }
+        self.inner.compact()
+    }
+
     fn location(&self) -> String {
         format!("faulty {}", self.inner.location())
     }

@@ -18,12 +18,18 @@ pub struct InMemoryStorage {
 struct Contents {
     records: BTreeMap<Vec<u8>, Vec<u8>>,
     blobs: BTreeMap<String, Arc<Vec<u8>>>,
+    aside: BTreeMap<String, Vec<u8>>,
 }
 
 impl InMemoryStorage {
     /// An empty one.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Names of what was set aside.
+    pub fn aside(&self) -> Vec<String> {
+        read(&self.contents).aside.keys().cloned().collect()
     }
 
     /// Changes the bytes of a blob in place: damage, for tests. Does nothing when there is no such blob.
@@ -95,6 +101,11 @@ impl Storage for InMemoryStorage {
         let contents = read(&self.contents);
         let info = |(name, blob): (&String, &Arc<Vec<u8>>)| BlobInfo { name: name.clone(), bytes: blob.len() as u64 };
         Ok(contents.blobs.iter().map(info).collect())
+    }
+
+    fn set_aside(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write(&self.contents).aside.insert(name.to_owned(), bytes.to_vec());
+        Ok(())
     }
 
     fn location(&self) -> String {

@@ -8,11 +8,16 @@
 //!
 //! Nothing above this seam may assume a local disk.
 
+mod catalog;
+mod copy;
 mod faulty;
+mod files;
+mod folder;
 mod memory;
 mod sled;
 
 pub use self::faulty::{Fault, FaultPlan, FaultyStorage};
+pub(crate) use self::folder::ClosedFolder;
 pub use self::memory::InMemoryStorage;
 pub use self::sled::{SledOptions, SledStorage};
 
@@ -98,6 +103,14 @@ pub trait Storage: Send + Sync {
 
     /// All blobs, in any order. Part-written ones may be among them.
     fn list_blobs(&self) -> Result<Vec<BlobInfo>>;
+
+    /// Keeps `bytes` that cannot be used any more where nothing but a person looks, under `name` or one like it.
+    fn set_aside(&self, name: &str, bytes: &[u8]) -> Result<()>;
+
+    /// Gives back what deleted and replaced records still take, so that no byte of them is left.
+    fn compact(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Where it is, for messages.
     fn location(&self) -> String;

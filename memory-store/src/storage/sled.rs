@@ -1,22 +1,22 @@
 //! Records in sled, blobs as files beside it.
 //!
 //! ```text
-//! <dir>/lock        held while the storage is open
-//! <dir>/catalog/    sled 0.34
-//! <dir>/blobs/      one file for each blob; `<name>.tmp` while it is written
+//! <dir>/lock          held while the storage is open
+//! <dir>/catalog/      sled 0.34
+//! <dir>/catalog.copy  its records and the checksums of its files, while it is closed
+//! <dir>/blobs/        one file for each blob; `<name>.tmp` while it is written
+//! <dir>/damaged/      what could not be used any more: nothing reads it but people
 //! ```
-//!
-//! sled 0.34.7 flushes its log with `sync_file_range`, which does not empty the drive's write cache; so each flush
-//! is followed by `fdatasync` of its file.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::ops::Bound;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::RwLock;
 
-use super::{Batch, BlobInfo, Record, Storage, check_blob_name};
+use super::catalog::{self, CATALOG, Catalog};
+use super::copy::{self, Copy};
+use super::files::{self, BlobFolder, io_error};
+use super::{Batch, BlobInfo, Record, Storage};
+use crate::sync::{read, write};
 use crate::{Error, Result};
 
 /// Settings of [`SledStorage`].
@@ -38,56 +38,45 @@ impl Default for SledOptions {
 /// A data folder on a local disk; at most one process has it open.
 #[derive(Debug)]
 pub struct SledStorage {
-    // Fields drop in order: sled before the lock.
-    database: sled::Db,
-    database_file: File,
-    blobs: PathBuf,
-    blobs_folder: File,
+    /// `None` when it could not be opened again after it was rewritten.
+    catalog: RwLock<Option<Catalog>>,
+    blobs: BlobFolder,
     directory: PathBuf,
-    min_free_bytes: u64,
+    options: SledOptions,
+    // Released last.
     _lock: File,
 }
 
 impl SledStorage {
     /// Opens or creates the data folder `directory`. [`Error::InUse`] when another process (or another storage of
-    /// this process) has it open.
-    #[expect(clippy::needless_pass_by_value, reason = "options are made for the call")]
+    /// this process) has it open. A catalog that changed since it was closed in order is moved aside and replaced
+    /// by the copy that was made then.
     pub fn open(directory: impl AsRef<Path>, options: SledOptions) -> Result<Self> {
         let directory = directory.as_ref().to_path_buf();
-        let blobs = directory.join("blobs");
-        fs::create_dir_all(&blobs).map_err(io_error("create", &blobs))?;
+        fs::create_dir_all(&directory).map_err(io_error("create", &directory))?;
         let lock = lock_folder(&directory)?;
-        let catalog = directory.join("catalog");
-        let database = open_sled(&catalog, &directory, options.cache_bytes)?;
-        let database_path = catalog.join("db");
-        let database_file = File::open(&database_path).map_err(io_error("open", &database_path))?;
-        let blobs_folder = File::open(&blobs).map_err(io_error("open", &blobs))?;
-        for folder in [&catalog, &directory] {
-            let opened = File::open(folder).map_err(io_error("open", folder))?;
-            opened.sync_all().map_err(io_error("sync", folder))?;
-        }
-        let storage = Self {
-            database,
-            database_file,
-            blobs,
-            blobs_folder,
-            directory,
-            min_free_bytes: options.min_free_bytes,
-            _lock: lock,
-        };
-        storage.remove_unfinished()?;
-        Ok(storage)
-    }
-
-    /// Files of blobs whose writing was cut short before they got their name.
-    fn remove_unfinished(&self) -> Result<()> {
-        for entry in fs::read_dir(&self.blobs).map_err(io_error("list", &self.blobs))? {
-            let path = entry.map_err(io_error("list", &self.blobs))?.path();
-            if path.extension().is_some_and(|extension| extension == "tmp") {
-                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        let blobs = BlobFolder::open(directory.join("blobs"))?;
+        catalog::finish(&directory)?;
+        match copy::read(&directory)? {
+            Copy::None | Copy::Agrees(_) => {}
+            Copy::Damaged(error) => tracing::warn!(%error, "the copy of the catalog is not used"),
+            Copy::Differs(records, file) => {
+                tracing::warn!(file, "damaged since it was closed: the catalog is restored from its copy");
+                restore(&directory, &records)?;
             }
         }
-        Ok(())
+        copy::remove(&directory)?;
+        let catalog = Catalog::open(&directory.join(CATALOG), options.cache_bytes)?;
+        files::sync_folder(&directory)?;
+        blobs.remove_unfinished()?;
+        Ok(Self { catalog: RwLock::new(Some(catalog)), blobs, directory, options, _lock: lock })
+    }
+
+    fn with_catalog<T>(&self, work: impl FnOnce(&Catalog) -> Result<T>) -> Result<T> {
+        match read(&self.catalog).as_ref() {
+            Some(catalog) => work(catalog),
+            None => Err(Error::Catalog("it could not be opened again; restart (nothing acknowledged is lost)".into())),
+        }
     }
 
     fn check_space(&self, more: u64) -> Result<()> {
@@ -96,22 +85,41 @@ impl SledStorage {
             source: error.into(),
         })?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
-        if free < self.min_free_bytes.saturating_add(more) {
+        if free < self.options.min_free_bytes.saturating_add(more) {
             return Err(Error::NoSpace { what: self.location() });
         }
         Ok(())
     }
-}
 
-fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
-    let mut file = File::create(path).map_err(io_error("create", path))?;
-    for part in parts {
-        file.write_all(part).map_err(io_error("write", path))?;
+    /// Closes the catalog and makes its copy.
+    fn close(&self) -> Result<()> {
+        let Some(catalog) = write(&self.catalog).take() else { return Ok(()) };
+        catalog.flush()?;
+        let records = catalog.records()?;
+        drop(catalog);
+        catalog::wait_until_closed(&self.directory.join(CATALOG))?;
+        copy::write(&self.directory, &records)
     }
-    file.sync_data().map_err(io_error("sync", path))
 }
 
-fn lock_folder(directory: &Path) -> Result<File> {
+impl Drop for SledStorage {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(%error, "the catalog was closed without a copy; nothing acknowledged is lost");
+        }
+    }
+}
+
+/// Puts the records of the copy in the place of a catalog that is damaged.
+fn restore(directory: &Path, records: &[Record]) -> Result<()> {
+    catalog::build(directory, records)?;
+    if directory.join(CATALOG).exists() {
+        catalog::move_catalog_aside(directory)?;
+    }
+    catalog::replace(directory)
+}
+
+pub(super) fn lock_folder(directory: &Path) -> Result<File> {
     let path = directory.join("lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(io_error("open", &path))?;
@@ -122,146 +130,63 @@ fn lock_folder(directory: &Path) -> Result<File> {
     }
 }
 
-/// sled holds a lock of its own, which its last thread may release a moment after the handle is gone: asks again
-/// for up to two seconds.
-fn open_sled(catalog: &Path, directory: &Path, cache_bytes: u64) -> Result<sled::Db> {
-    let config = sled::Config::new().path(catalog).cache_capacity(cache_bytes).flush_every_ms(None);
-    let mut attempts = 0;
-    loop {
-        match config.open() {
-            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
-                if attempts == 40 {
-                    return Err(Error::InUse { path: directory.display().to_string() });
-                }
-                attempts += 1;
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            other => return other.map_err(|error| sled_error(error, directory)),
-        }
-    }
-}
-
-fn sled_error(error: sled::Error, directory: &Path) -> Error {
-    match error {
-        sled::Error::Io(source) => io_error("use the catalog in", directory)(source),
-        sled::Error::Corruption { .. } => {
-            Error::Damaged { what: format!("the catalog in {}", directory.display()), why: error.to_string() }
-        }
-        other => Error::Catalog(other.to_string()),
-    }
-}
-
-fn io_error<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::NoSpace { what: path.display().to_string() }
-        }
-        _ => Error::Io { what: format!("cannot {what} {}", path.display()), source },
-    }
-}
-
 impl Storage for SledStorage {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let value = self.database.get(key).map_err(|error| sled_error(error, &self.directory))?;
-        Ok(value.map(|value| value.to_vec()))
+        self.with_catalog(|catalog| catalog.get(key))
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Record>> {
-        let start = match after {
-            Some(key) if key >= prefix => Bound::Excluded(key),
-            _ => Bound::Included(prefix),
-        };
-        let mut records = Vec::new();
-        for record in self.database.range::<&[u8], _>((start, Bound::Unbounded)) {
-            let (key, value) = record.map_err(|error| sled_error(error, &self.directory))?;
-            if !key.starts_with(prefix) || records.len() >= limit {
-                break;
-            }
-            records.push((key.to_vec(), value.to_vec()));
-        }
-        Ok(records)
+        self.with_catalog(|catalog| catalog.scan(prefix, after, limit))
     }
 
     fn apply(&self, batch: &Batch) -> Result<()> {
         self.check_space(0)?;
-        let mut changes = sled::Batch::default();
-        for (key, value) in batch.changes() {
-            match value {
-                Some(value) => changes.insert(key.as_slice(), value.as_slice()),
-                None => changes.remove(key.as_slice()),
-            }
-        }
-        self.database.apply_batch(changes).map_err(|error| sled_error(error, &self.directory))
+        self.with_catalog(|catalog| catalog.apply(batch))
     }
 
     fn flush(&self) -> Result<()> {
-        self.database.flush().map_err(|error| sled_error(error, &self.directory))?;
-        self.database_file.sync_data().map_err(io_error("sync the catalog in", &self.directory))
+        self.with_catalog(Catalog::flush)
+    }
+
+    /// Writes all records to a new catalog and puts it in the place of the old one. Meanwhile records can neither be
+    /// read nor written.
+    fn compact(&self) -> Result<()> {
+        let mut held = write(&self.catalog);
+        let Some(catalog) = held.as_ref() else { return Ok(()) };
+        catalog.flush()?;
+        let records = catalog.records()?;
+        self.check_space(records.iter().map(|(key, value)| 2 * (key.len() + value.len()) as u64).sum())?;
+        catalog::build(&self.directory, &records)?;
+        // From here on the old one is closed.
+        *held = None;
+        let replaced = catalog::replace(&self.directory);
+        *held = Some(Catalog::open(&self.directory.join(CATALOG), self.options.cache_bytes)?);
+        replaced
     }
 
     fn write_blob(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
-        check_blob_name(name)?;
         self.check_space(parts.iter().map(|part| part.len() as u64).sum())?;
-        let path = self.blobs.join(name);
-        let unfinished = self.blobs.join(format!("{name}.tmp"));
-        let written = write_file(&unfinished, parts).and_then(|()| {
-            fs::rename(&unfinished, &path).map_err(io_error("rename", &unfinished))?;
-            self.blobs_folder.sync_all().map_err(io_error("sync", &self.blobs))
-        });
-        if written.is_err() {
-            // The space is worth more than the half-written file; when this fails too, the next opening removes it.
-            let _ = fs::remove_file(&unfinished);
-        }
-        written
+        self.blobs.write(name, parts)
     }
 
     fn read_blob(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; len];
-        self.read_blob_into(name, offset, &mut bytes)?;
-        Ok(bytes)
+        self.blobs.read(name, offset, len)
     }
 
     fn read_blob_into(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<()> {
-        check_blob_name(name)?;
-        let path = self.blobs.join(name);
-        let damaged = |why: String| Error::Damaged { what: path.display().to_string(), why };
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged("it is missing".into())),
-            other => other.map_err(io_error("open", &path))?,
-        };
-        let size = file.metadata().map_err(io_error("read the size of", &path))?.len();
-        let len = into.len();
-        if offset.checked_add(len as u64).is_none_or(|end| end > size) {
-            return Err(damaged(format!("{len} bytes at {offset} were asked, but it has {size} bytes")));
-        }
-        file.read_exact_at(into, offset).map_err(io_error("read", &path))
+        self.blobs.read_into(name, offset, into)
     }
 
     fn delete_blob(&self, name: &str) -> Result<()> {
-        check_blob_name(name)?;
-        let path = self.blobs.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
-            _ => Ok(()),
-        }
+        self.blobs.delete(name)
     }
 
     fn list_blobs(&self) -> Result<Vec<BlobInfo>> {
-        let mut blobs = Vec::new();
-        for entry in fs::read_dir(&self.blobs).map_err(io_error("list", &self.blobs))? {
-            let entry = entry.map_err(io_error("list", &self.blobs))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.path().extension().is_some_and(|extension| extension == "tmp") || check_blob_name(&name).is_err() {
-                continue;
-            }
-            match entry.metadata() {
-                Ok(metadata) => blobs.push(BlobInfo { name, bytes: metadata.len() }),
-                // Deleted since the folder was read.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(io_error("read the size of", &entry.path())(error)),
-            }
-        }
-        Ok(blobs)
+        self.blobs.list()
+    }
+
+    fn set_aside(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        files::set_aside(&self.directory, name, bytes)
     }
 
     fn location(&self) -> String {

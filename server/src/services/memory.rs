@@ -85,6 +85,27 @@ impl MemoryService for MemoryCalls {
         Ok(Response::new(v1::DeleteMemoryResponse {}))
     }
 
+    async fn compact_memory(
+        &self,
+        request: Request<v1::CompactMemoryRequest>,
+    ) -> Result<Response<v1::CompactMemoryResponse>, Status> {
+        let tenant = tenant(&request)?;
+        let name = request.into_inner().name;
+        if !name.is_empty() {
+            validate::memory("name", &name)?;
+        }
+        let done = tasks::store(&self.parts, move |parts| {
+            parts.store.compact(tenant.name(), Some(name.as_str()).filter(|name| !name.is_empty()))
+        })
+        .await?;
+        Ok(Response::new(v1::CompactMemoryResponse {
+            bytes_before: done.bytes_before,
+            bytes_after: done.bytes_after,
+            files_before: done.blobs_before,
+            files_after: done.blobs_after,
+        }))
+    }
+
     async fn list_documents(
         &self,
         request: Request<v1::ListDocumentsRequest>,

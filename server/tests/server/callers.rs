@@ -33,6 +33,7 @@ async fn every_call(client: &Client) -> Vec<(&'static str, Error)> {
         ("search", client.search(&["m"], "text", 5, true).await.map(|_| ())),
         ("score", client.score("text", from(&["m"])).await.map(|_| ())),
         ("generate", generated),
+        ("compact_memory", client.compact_memory("m").await.map(|_| ())),
         ("delete_document", client.delete_document("m", "d").await),
         ("delete_memory", client.delete_memory("m").await),
     ];
@@ -50,7 +51,7 @@ async fn tenants_never_see_each_other() {
 
     assert!(bert.list_memories().await.unwrap().is_empty());
     let errors = every_call(&bert).await;
-    assert_eq!(errors.len(), 11);
+    assert_eq!(errors.len(), 12);
     for (call, error) in &errors {
         assert_eq!(error.code(), Some(Code::NotFound), "{call}: {error}");
         assert!(error.to_string().contains("memory 'm' does not exist"), "{call}: {error}");
@@ -72,7 +73,7 @@ async fn credentials_are_needed_for_every_call() {
     let wrong = connect_as(&world.server, "wrong-0123456789abcdef").await;
     for (client, part) in [(&world.client, "a token is needed"), (&wrong, "the token is not known")] {
         let mut errors = every_call(client).await;
-        assert_eq!(errors.len(), 11);
+        assert_eq!(errors.len(), 12);
         errors.push(("create_memory", client.create_memory("m", "").await.unwrap_err()));
         errors.push(("list_memories", client.list_memories().await.unwrap_err()));
         errors.push(("model", client.model().await.unwrap_err()));

@@ -81,5 +81,8 @@ async fn delete(client: &Client, memory: &str, document: &str, ui: &Ui) -> Resul
 }
 
 fn state(document: &v1::Document, ui: &Ui) -> String {
+    if document.lost_chunks > 0 {
+        return ui.paint(Ink::Bad, &format!("lost {}", plural(document.lost_chunks, "chunk")));
+    }
     if document.complete { "complete".to_owned() } else { ui.paint(Ink::Warn, "interrupted") }
 }

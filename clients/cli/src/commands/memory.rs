@@ -55,7 +55,7 @@ async fn list(client: &Client, ui: &Ui) -> Result<()> {
             count(memory.tokens),
             bytes(memory.text_bytes),
             bytes(memory.stored_bytes),
-            harmless(&memory.model),
+            if memory.damaged.is_empty() { harmless(&memory.model) } else { ui.paint(Ink::Bad, "damaged") },
         ]
     };
     Ok(ui.line(table(ui, &heading, &memories.iter().map(row).collect::<Vec<_>>()))?)
@@ -72,6 +72,9 @@ async fn show(client: &Client, name: &str, ui: &Ui) -> Result<()> {
         String::new()
     };
     let mut rows = vec![("memory", ui.paint(Ink::Bold, &harmless(&memory.name)))];
+    if !memory.damaged.is_empty() {
+        rows.push(("damaged", ui.paint(Ink::Bad, &harmless(&memory.damaged))));
+    }
     if !memory.description.is_empty() {
         rows.push(("description", harmless(&memory.description)));
     }

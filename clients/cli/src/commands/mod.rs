@@ -1,5 +1,7 @@
 //! One file for each command.
 
+mod check;
+mod compact;
 mod demo;
 mod documents;
 mod generate;
@@ -33,6 +35,8 @@ async fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(*args, ui).await,
         Command::Memory(args) => memory::run(args, &global, ui).await,
+        Command::Check(args) => check::run(&args, ui),
+        Command::Compact(args) => compact::run(args, &global, ui).await,
         Command::Ingest(args) => ingest::run(args, &global, ui).await,
         Command::Documents(args) => documents::run(args, &global, ui).await,
         Command::Search(args) => search::run(args, &global, ui).await,

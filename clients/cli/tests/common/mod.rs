@@ -24,12 +24,16 @@ pub(crate) fn mnemon() -> Command {
 pub(crate) struct Server {
     child: Child,
     pub(crate) url: String,
-    pub(crate) folder: TempDir,
+    folder: Option<TempDir>,
 }
 
 impl Server {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), arguments)
+    }
+
+    /// A server on the folder that another one left.
+    pub(crate) fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
         let mut command = mnemon();
         command.args(["serve", "--listen", "127.0.0.1:0", "--json", "--log", "warn", "--data"]);
         command.arg(folder.path().join("data")).args(arguments);
@@ -38,7 +42,7 @@ impl Server {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let announced: Value = serde_json::from_str(&line).expect("serve announces itself as JSON");
         let url = announced["listening"].as_str().unwrap().to_owned();
-        Self { child, url, folder }
+        Self { child, url, folder: Some(folder) }
     }
 
     /// Runs a command against this server.
@@ -58,19 +62,33 @@ impl Server {
 
     /// A file in the server's folder.
     pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
-        let path = self.folder.path().join(name);
+        let path = self.folder().join(name);
         std::fs::write(&path, content).unwrap();
         text(&path)
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.as_ref().unwrap().path()
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.folder().join("data")
     }
 
     /// Sends SIGTERM and returns the exit code.
     pub(crate) fn terminate(mut self) -> Option<i32> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Option<i32> {
         Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         self.child.wait().unwrap().code()
+    }
+
+    /// As `terminate`, and returns the folder.
+    pub(crate) fn leave(mut self) -> TempDir {
+        assert_eq!(self.end(), Some(0));
+        self.folder.take().unwrap()
     }
 }
 

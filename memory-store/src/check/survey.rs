@@ -1,0 +1,159 @@
+//! All that a storage holds, as far as it can be read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::blob::ChunkHeader;
+use crate::extent::number_of;
+use crate::records::{
+    DocumentRecord, ExtentRecord, NUMBERS, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND, SegmentRecord, decode_reserved,
+    decode_sequence, decode_version, names_of,
+};
+use crate::storage::{Record, Storage};
+use crate::{Error, Result};
+
+/// Records read at once.
+const PAGE: usize = 1024;
+
+/// A record as it is, and what it says.
+pub(super) struct Read<T> {
+    pub(super) key: Vec<u8>,
+    pub(super) value: Vec<u8>,
+    pub(super) parsed: Result<T>,
+}
+
+/// The records of one memory.
+#[derive(Default)]
+pub(super) struct MemoryRecords {
+    pub(super) sequence: Option<Read<u64>>,
+    /// By identifier.
+    pub(super) documents: BTreeMap<String, Read<DocumentRecord>>,
+    /// By first chunk.
+    pub(super) extents: BTreeMap<u64, Read<ExtentRecord>>,
+    /// By number.
+    pub(super) segments: BTreeMap<u64, Read<SegmentRecord>>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Survey {
+    pub(super) records: u64,
+    pub(super) version: Option<Result<u32>>,
+    pub(super) reserved: Option<Result<[u64; NUMBERS]>>,
+    /// By tenant and name.
+    pub(super) names: BTreeMap<(String, String), Read<NameRecord>>,
+    pub(super) memories: BTreeMap<u64, MemoryRecords>,
+    /// Memories whose deletion is to be finished by the next opening.
+    pub(super) deleted: BTreeSet<u64>,
+    /// Records that are nothing of the above.
+    pub(super) strangers: Vec<Record>,
+    /// Bytes of each blob.
+    pub(super) blobs: BTreeMap<String, u64>,
+    /// Headers of chunk blobs, by the number of their memory, ascending by blob.
+    pub(super) headers: BTreeMap<u64, Vec<ChunkHeader>>,
+    /// Chunk blobs whose header cannot be read.
+    pub(super) headless: BTreeMap<String, Error>,
+}
+
+impl Survey {
+    pub(super) fn read(storage: &dyn Storage) -> Result<Self> {
+        let mut survey = Self::default();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = storage.scan(b"", after.as_deref(), PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, value) in page {
+                survey.records += 1;
+                survey.add(key, value);
+            }
+        }
+        for blob in storage.list_blobs()? {
+            if blob.name.starts_with("chunks-") {
+                match ChunkHeader::read(storage, &blob.name, blob.bytes) {
+                    Ok(header) => survey.headers.entry(header.memory_number).or_default().push(header),
+                    Err(error @ Error::Damaged { .. }) => _ = survey.headless.insert(blob.name.clone(), error),
+                    Err(error) => return Err(error),
+                }
+            }
+            survey.blobs.insert(blob.name, blob.bytes);
+        }
+        for headers in survey.headers.values_mut() {
+            headers.sort_by_key(|header| header.blob);
+        }
+        Ok(survey)
+    }
+
+    fn add(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        let what = format!("record {}", key.escape_ascii());
+        let number = |from: usize| key.get(from..from + 8)?.try_into().ok().map(u64::from_be_bytes);
+        let (memory, second, len) = (number(1), number(9), key.len());
+        match (key.first().copied(), memory, second) {
+            (Some(b'v'), ..) if len == 1 => self.version = Some(decode_version(&value)),
+            (Some(b'r'), ..) if len == 1 => self.reserved = Some(decode_reserved(&value)),
+            (Some(b'n'), ..) => match names_of(&key) {
+                Some(names) => {
+                    let parsed = NameRecord::decode(&value, &what);
+                    self.names.insert(names, Read { key, value, parsed });
+                }
+                None => self.strangers.push((key, value)),
+            },
+            (Some(b'g'), Some(memory), _) if len == 9 => _ = self.deleted.insert(memory),
+            (Some(b'm'), Some(memory), _) if len == 9 => {
+                let parsed = decode_sequence(&value, &what);
+                self.memory(memory).sequence = Some(Read { key, value, parsed });
+            }
+            (Some(b'd'), Some(memory), _) if len > 9 => match str::from_utf8(&key[9..]).map(str::to_owned) {
+                Ok(id) => {
+                    let parsed = DocumentRecord::decode(&value, &what);
+                    self.memory(memory).documents.insert(id, Read { key, value, parsed });
+                }
+                Err(_) => self.strangers.push((key, value)),
+            },
+            (Some(b'e'), Some(memory), Some(first)) if len == 17 => {
+                let parsed = ExtentRecord::decode(&value, &what);
+                self.memory(memory).extents.insert(first, Read { key, value, parsed });
+            }
+            (Some(SEGMENT_KIND), Some(memory), Some(segment)) if len == 17 => {
+                let parsed = SegmentRecord::decode(&value, &what);
+                self.memory(memory).segments.insert(segment, Read { key, value, parsed });
+            }
+            // Opening removes it, and the graphs that it names.
+            (Some(OLD_SEGMENT_KIND), ..) => {}
+            _ => self.strangers.push((key, value)),
+        }
+    }
+
+    fn memory(&mut self, number: u64) -> &mut MemoryRecords {
+        self.memories.entry(number).or_default()
+    }
+
+    /// The least numbers above all that are in use: memories, documents, chunks, blobs, segments.
+    pub(super) fn used_numbers(&self) -> [u64; NUMBERS] {
+        let [mut memories, mut documents, mut chunks, mut blobs, mut segments] = [0; NUMBERS];
+        let names = self.names.values().filter_map(|name| name.parsed.as_ref().ok()).map(|record| record.number);
+        for number in names.chain(self.memories.keys().copied()).chain(self.deleted.iter().copied()) {
+            memories = memories.max(number);
+        }
+        for records in self.memories.values() {
+            for record in records.documents.values().filter_map(|read| read.parsed.as_ref().ok()) {
+                documents = documents.max(record.number);
+            }
+            for (first, read) in &records.extents {
+                let (len, document) =
+                    read.parsed.as_ref().map_or((0, 0), |record| (record.places.len() as u64, record.document));
+                chunks = chunks.max(first.saturating_add(len));
+                documents = documents.max(document);
+            }
+            segments = segments.max(records.segments.keys().next_back().copied().unwrap_or(0));
+        }
+        for header in self.headers.values().flatten() {
+            memories = memories.max(header.memory_number);
+            documents = documents.max(header.document);
+            chunks = chunks.max(header.first_chunk.saturating_add(header.chunks as u64));
+        }
+        for name in self.blobs.keys() {
+            blobs = blobs.max(number_of(name));
+        }
+        [memories, documents, chunks, blobs, segments].map(|last| last.saturating_add(1))
+    }
+}
