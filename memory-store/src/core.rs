@@ -151,13 +151,19 @@ impl Core {
         Ok(first)
     }
 
-    /// Makes `batch` durable. After an error the records are as before, for this process and (unless it ends before
-    /// its next commit) for the next one.
-    pub(crate) fn commit(&self, batch: &Batch) -> Result<()> {
+    /// Refuses to go by records that may differ from the states in memory.
+    pub(crate) fn check_whole(&self) -> Result<()> {
         if self.broken.load(Ordering::Acquire) {
             let why = "an earlier write could not be taken back; open the store again (nothing acknowledged is lost)";
             return Err(Error::Catalog(why.into()));
         }
+        Ok(())
+    }
+
+    /// Makes `batch` durable. After an error the records are as before, for this process and (unless it ends before
+    /// its next commit) for the next one.
+    pub(crate) fn commit(&self, batch: &Batch) -> Result<()> {
+        self.check_whole()?;
         let mut inverse = Batch::default();
         for (key, _) in batch.changes() {
             match self.storage.get(key)? {

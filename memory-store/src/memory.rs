@@ -107,6 +107,7 @@ impl Memory {
     }
 
     pub(crate) fn document_record(&self, id: &str) -> Result<Option<DocumentRecord>> {
+        self.core().check_whole()?;
         let bytes = self.core().storage.get(&document_key(self.cell.number, id))?;
         let what = || format!("the record of document {id} in memory {}", self.cell.name);
         bytes.map(|bytes| DocumentRecord::decode(&bytes, &what())).transpose()
@@ -122,6 +123,7 @@ impl Memory {
     /// Documents, ascending by identifier, those after `after`, at most `limit`.
     pub fn list_documents(&self, after: Option<&str>, limit: usize) -> Result<Vec<DocumentInfo>> {
         self.cell.check_alive()?;
+        self.core().check_whole()?;
         let prefix = memory_key(b'd', self.cell.number);
         let after = after.map(|id| document_key(self.cell.number, id));
         let records = self.core().storage.scan(&prefix, after.as_deref(), limit)?;

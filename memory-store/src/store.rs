@@ -62,6 +62,9 @@ impl Store {
             deleted.insert(number);
         }
         remove_old_segments(&core)?;
+        // What was read must survive before anything is removed because of it: a process that failed to flush may have
+        // left records that a loss of power would take back.
+        core.storage.flush()?;
         let mut cells = load_memories(&core)?;
         let unused = unused_blobs(&core, &cells)?;
         let known = crate::blob::find_stale(core.storage.as_ref(), &unused, &mut cells, &deleted)?;

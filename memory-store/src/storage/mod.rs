@@ -5,6 +5,7 @@
 //! | [`SledStorage`] | sled | files beside it | serving |
 //! | [`InMemoryStorage`] | map | map | tests, throw-away stores |
 //! | [`FaultyStorage`] | of another | of another | tests of what happens when writing fails |
+//! | [`SimulatedStorage`] | map | map | simulations of everything that a disk may do |
 //!
 //! Nothing above this seam may assume a local disk.
 
@@ -14,11 +15,13 @@ mod faulty;
 mod files;
 mod folder;
 mod memory;
+mod simulated;
 mod sled;
 
 pub use self::faulty::{Fault, FaultPlan, FaultyStorage};
 pub(crate) use self::folder::ClosedFolder;
 pub use self::memory::InMemoryStorage;
+pub use self::simulated::{SimulatedStorage, Trouble};
 pub use self::sled::{SledOptions, SledStorage};
 
 use crate::Result;
