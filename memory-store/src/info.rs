@@ -91,7 +91,7 @@ pub struct DocumentInfo {
     pub complete: bool,
     /// From where to go on.
     pub resume: ResumePoint,
-    /// Of the chunks, those that damage took: see [`check`](crate::check). Such a document can be read and deleted, but
+    /// Of the chunks, those that damage took: see [`check`](mod@crate::check). Such a document can be read and deleted, but
     /// not continued.
     pub lost_chunks: u64,
 }

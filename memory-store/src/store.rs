@@ -48,7 +48,7 @@ impl Store {
     /// the catalog, but neither chunks nor graphs. Refuses formats that it does not know.
     ///
     /// A memory whose records are damaged, or older than its blobs, is listed as such and can do nothing before it was
-    /// [repaired](crate::check); the others are as always. Then no blob is removed: it may be of use to the repair.
+    /// [repaired](mod@crate::check); the others are as always. Then no blob is removed: it may be of use to the repair.
     pub fn open(storage: Arc<dyn Storage>, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         check_version(storage.as_ref())?;

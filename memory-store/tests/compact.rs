@@ -223,3 +223,38 @@ fn a_compaction_that_fails_costs_nothing() {
         }
     }
 }
+
+#[test]
+fn a_crash_while_the_catalog_is_replaced_leaves_one_of_the_two() {
+    let folder = tempfile::tempdir().unwrap();
+    let open_store =
+        || Store::open(Arc::new(SledStorage::open(folder.path(), SledOptions::default()).unwrap()), manual());
+    let store = open_store().unwrap();
+    fill(&store);
+    // A crash: the folder is not closed in order.
+    drop(store);
+    std::fs::remove_file(folder.path().join("catalog.copy")).unwrap();
+    let (catalog, new, old) =
+        (folder.path().join("catalog"), folder.path().join("catalog.new"), folder.path().join("catalog.old"));
+    let names = || -> Vec<String> {
+        let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap());
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let is_whole = |when: &str| {
+        let store = open_store().unwrap();
+        assert_eq!(store.memory("tenant", "books").unwrap().info().chunks, 21, "{when}");
+        drop(store);
+        assert_eq!(names(), ["blobs", "catalog", "catalog.copy", "lock"], "{when}");
+        std::fs::remove_file(folder.path().join("catalog.copy")).unwrap();
+    };
+    std::fs::create_dir(&new).unwrap();
+    std::fs::write(new.join("db"), b"half").unwrap();
+    is_whole("the new one is not whole");
+    std::fs::rename(&catalog, &new).unwrap();
+    std::fs::create_dir(&old).unwrap();
+    is_whole("the old one has gone, the new one has not come");
+    std::fs::create_dir(&old).unwrap();
+    is_whole("the old one is not removed");
+}
