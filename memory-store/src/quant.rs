@@ -4,6 +4,8 @@
 //! arXiv 2402.02750, section 3.2), keys are grouped per channel, because some channels are large in every key, and values
 //! per token.
 
+use std::ops::Range;
+
 use half::{f16, slice::HalfFloatSliceExt as _};
 
 use crate::KvDtype;
@@ -51,11 +53,10 @@ impl Shape {
         }
     }
 
-    fn group_of(self, axis: Axis, at: usize) -> usize {
-        match axis {
-            Axis::Token => at / self.dim,
-            Axis::Channel => at / (self.tokens * self.dim) * self.dim + at % self.dim,
-        }
+    /// Groups of the channels of vector `row`, counted over all heads.
+    fn channels_of(self, row: usize) -> Range<usize> {
+        let head = row / self.tokens;
+        head * self.dim..(head + 1) * self.dim
     }
 }
 
@@ -68,37 +69,55 @@ pub(crate) fn coded_bytes(shape: Shape, axis: Axis, dtype: KvDtype) -> usize {
 /// not finite in binary16, the type in which they are read.
 pub(crate) fn encode(out: &mut Vec<u8>, values: &[f32], shape: Shape, axis: Axis, dtype: KvDtype) -> bool {
     let top = ((1_u32 << dtype.bits()) - 1) as f32;
-    let mut ranges = vec![(f32::INFINITY, f32::NEG_INFINITY); shape.groups(axis)];
-    let mut finite = true;
-    for (at, &value) in values.iter().enumerate() {
-        finite &= value.abs() < F16_OVERFLOW;
-        let (low, high) = &mut ranges[shape.group_of(axis, at)];
-        (*low, *high) = (low.min(value), high.max(value));
+    let mut finite = values.iter().fold(true, |finite, value| finite & (value.abs() < F16_OVERFLOW));
+    let mut low = vec![f32::INFINITY; shape.groups(axis)];
+    let mut high = vec![f32::NEG_INFINITY; shape.groups(axis)];
+    for (row, values) in values.chunks_exact(shape.dim).enumerate() {
+        // Plain comparisons, not `f32::min`: the compiler makes vector instructions of them. NaN is refused above.
+        match axis {
+            Axis::Token => {
+                for &value in values {
+                    low[row] = if value < low[row] { value } else { low[row] };
+                    high[row] = if value > high[row] { value } else { high[row] };
+                }
+            }
+            Axis::Channel => {
+                let group = shape.channels_of(row);
+                for ((low, high), &value) in low[group.clone()].iter_mut().zip(&mut high[group]).zip(values) {
+                    *low = if value < *low { value } else { *low };
+                    *high = if value > *high { value } else { *high };
+                }
+            }
+        }
     }
     // Codes are chosen for the parameters as they are stored, so that their rounding is made up for.
-    let parameters: Vec<(f32, f32)> = ranges
-        .iter()
-        .map(|&(low, high)| {
-            let low = f16::from_f32(low);
-            let step = f16::from_f32((high - low.to_f32()).max(0.0) / top);
-            finite &= low.is_finite() && step.is_finite();
-            out.extend_from_slice(&low.to_le_bytes());
-            out.extend_from_slice(&step.to_le_bytes());
-            (low.to_f32(), step.to_f32())
-        })
-        .collect();
-    let code = |(at, &value): (usize, &f32)| {
-        let (low, step) = parameters[shape.group_of(axis, at)];
-        if step > 0.0 { ((value - low) / step).round().clamp(0.0, top) as u8 } else { 0 }
-    };
-    if dtype == KvDtype::Int8 {
-        out.extend(values.iter().enumerate().map(code));
-    } else {
-        let start = out.len();
-        out.resize(start + values.len().div_ceil(2), 0);
-        for (at, value) in values.iter().enumerate() {
-            out[start + at / 2] |= code((at, value)) << (at % 2 * 4);
+    let mut inverse = Vec::with_capacity(low.len());
+    for (low, high) in low.iter_mut().zip(high) {
+        let offset = f16::from_f32(*low);
+        let step = f16::from_f32((high - offset.to_f32()).max(0.0) / top);
+        finite &= offset.is_finite() && step.is_finite();
+        out.extend_from_slice(&offset.to_le_bytes());
+        out.extend_from_slice(&step.to_le_bytes());
+        *low = offset.to_f32();
+        inverse.push(if step > f16::ZERO { 1.0 / step.to_f32() } else { 0.0 });
+    }
+    // Not below zero, so that cutting off after adding a half rounds.
+    let code = |value: f32, low: f32, inverse: f32| ((value - low) * inverse + 0.5).clamp(0.0, top) as i32 as u8;
+    let mut codes = Vec::with_capacity(values.len());
+    for (row, values) in values.chunks_exact(shape.dim).enumerate() {
+        match axis {
+            Axis::Token => codes.extend(values.iter().map(|&value| code(value, low[row], inverse[row]))),
+            Axis::Channel => {
+                let group = shape.channels_of(row);
+                let parameters = low[group.clone()].iter().zip(&inverse[group]);
+                codes.extend(values.iter().zip(parameters).map(|(&value, (low, inverse))| code(value, *low, *inverse)));
+            }
         }
+    }
+    if dtype == KvDtype::Int8 {
+        out.append(&mut codes);
+    } else {
+        out.extend(codes.chunks(2).map(|pair| pair[0] | pair.get(1).map_or(0, |second| second << 4)));
     }
     finite
 }
@@ -126,7 +145,7 @@ pub(crate) fn decode(bytes: &[u8], shape: Shape, axis: Axis, dtype: KvDtype) -> 
                 values.extend(codes.iter().map(|&code| value(low, step, code)));
             }
             Axis::Channel => {
-                let of_head = &parameters[row / shape.tokens * shape.dim..][..shape.dim];
+                let of_head = &parameters[shape.channels_of(row)];
                 values.extend(of_head.iter().zip(codes).map(|(&(low, step), &code)| value(low, step, code)));
             }
         }
@@ -164,12 +183,16 @@ mod tests {
                     let read = decode(&bytes, shape, axis, dtype);
                     prop_assert_eq!(read.len(), values.len());
                     let mut ranges = vec![(f32::INFINITY, f32::NEG_INFINITY); shape.groups(axis)];
+                    let group_of = |at: usize| match axis {
+                        Axis::Token => at / shape.dim,
+                        Axis::Channel => at / (shape.tokens * shape.dim) * shape.dim + at % shape.dim,
+                    };
                     for (at, value) in values.iter().enumerate() {
-                        let (low, high) = &mut ranges[shape.group_of(axis, at)];
+                        let (low, high) = &mut ranges[group_of(at)];
                         (*low, *high) = (low.min(*value), high.max(*value));
                     }
                     for (at, (value, read)) in values.iter().zip(&read).enumerate() {
-                        let (low, high) = ranges[shape.group_of(axis, at)];
+                        let (low, high) = ranges[group_of(at)];
                         // Half a step, and roundings of offset, step (smallest: 2^-24) and result to binary16.
                         let bound = (high - low) / top / 2.0 + scale * 3e-3 + top * 6e-8;
                         let error = (value - read.to_f32()).abs();

@@ -105,10 +105,13 @@ type Texts = Vec<String>;
 /// What may be on disk: the first is what readers see, others only a crash can bring.
 type Maybe<T> = Vec<T>;
 
+/// Documents of a memory; `None`: there is no such document.
+type Documents = BTreeMap<String, Maybe<Option<Texts>>>;
+
 #[derive(Default)]
 struct Model {
     /// `None`: there is no such memory.
-    memories: BTreeMap<String, Maybe<Option<BTreeMap<String, Maybe<Option<Texts>>>>>>,
+    memories: BTreeMap<String, Maybe<Option<Documents>>>,
     /// Keys of every chunk that was ever written.
     keys: HashMap<String, Vec<f32>>,
     /// Which text each id stood for.
