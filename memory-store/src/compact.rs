@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::blob::{inspect, restored_chunk};
-use crate::core::{Cell, Core, Number};
+use crate::core::{Core, Number};
 use crate::extent::{Extent, ExtentBuilder, ExtentOwner};
 use crate::memory::Change;
 use crate::state::{LiveExtent, MemoryState, Segment};
@@ -55,8 +55,7 @@ impl Store {
 }
 
 impl Memory {
-    /// Drops graphs that know of dead chunks (their entries are scanned until they are indexed anew), writes blobs with
-    /// dead chunks anew, and joins small blobs of neighbouring chunks. What was deleted may still be in the catalog:
+    /// Writes graphs and blobs with dead chunks anew, and joins small blobs of neighbouring chunks. What was deleted may still be in the catalog:
     /// [`Store::compact`] rewrites that as well.
     pub fn compact(&self) -> Result<Compacted> {
         let (core, cell) = (&self.shared.core, &self.cell);
@@ -65,7 +64,7 @@ impl Memory {
         {
             // Segments are built from extents that must not be replaced meanwhile.
             let _builder = lock(&cell.sealing);
-            drop_worn_segments(core, cell)?;
+            crate::seal::renew_worn(core, cell)?;
             for group in groups(core, &cell.state()) {
                 self.rewrite(&group)?;
             }
@@ -140,21 +139,6 @@ impl Memory {
 /// Bytes of all blobs, and number of chunk blobs.
 fn sizes(state: &MemoryState) -> (u64, u64) {
     (state.totals.stored_bytes + state.totals.index_bytes, state.extents.len() as u64)
-}
-
-fn drop_worn_segments(core: &Core, cell: &Cell) -> Result<()> {
-    let _turn = lock(&cell.commit);
-    cell.check_alive()?;
-    let state = cell.state();
-    let worn: Vec<u64> =
-        state.segments.iter().filter(|segment| !segment.all_live()).map(|segment| segment.segment.number).collect();
-    if worn.is_empty() {
-        return Ok(());
-    }
-    let mut change = Change::new(cell, &state);
-    change.sequence = state.sequence;
-    change.drop_segments(worn);
-    change.commit(core).map(|_| ())
 }
 
 /// Extents that are better written anew: runs of neighbours that fit one blob, and those with dead chunks.

@@ -193,8 +193,6 @@ pub(crate) struct Change<'a> {
     absorbed: HashSet<u64>,
     /// Extents whose chunks are in others now.
     replaced: Vec<LiveExtent>,
-    /// Segments that go although they are not worn.
-    dropped: Vec<u64>,
 }
 
 impl<'a> Change<'a> {
@@ -209,7 +207,6 @@ impl<'a> Change<'a> {
             removed: HashSet::new(),
             absorbed: HashSet::new(),
             replaced: Vec::new(),
-            dropped: Vec::new(),
         }
     }
 
@@ -248,11 +245,6 @@ impl<'a> Change<'a> {
         self.add_extent(new);
     }
 
-    /// Gives the extents of these segments back to the tail.
-    pub(crate) fn drop_segments(&mut self, segments: Vec<u64>) {
-        self.dropped = segments;
-    }
-
     /// Keeps the first `live` chunks of an extent.
     pub(crate) fn shorten_extent(&mut self, first_chunk: u64, live: u32) {
         if let Some(old) = self.extents.iter_mut().find(|extent| extent.extent.first_chunk == first_chunk) {
@@ -282,8 +274,7 @@ impl<'a> Change<'a> {
         let alone = segments.iter().filter(|segment| !self.absorbed.contains(&segment.number));
         let state = MemoryState::new(self.sequence, self.documents, extents, alone.cloned());
         // Segments without life are gone from the state; worn ones give their extents back to the tail.
-        let goes = |segment: &&LiveSegment| segment.worn() || self.dropped.contains(&segment.segment.number);
-        let worn = state.segments.iter().filter(goes).map(|segment| segment.segment.number);
+        let worn = state.segments.iter().filter(|segment| segment.worn()).map(|segment| segment.segment.number);
         let worn: Vec<u64> = worn.collect();
         let keep = |segment: &LiveSegment| !worn.contains(&segment.segment.number);
         let kept: Vec<_> =

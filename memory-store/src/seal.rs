@@ -101,6 +101,19 @@ pub(crate) fn seal_due(core: &Core, cell: &Cell, stop: &AtomicBool) -> Result<()
     Ok(())
 }
 
+/// Puts segments without dead chunks in the place of those that have some. The caller holds the cell's `sealing`.
+pub(crate) fn renew_worn(core: &Core, cell: &Cell) -> Result<()> {
+    let state = cell.state();
+    for worn in state.segments.iter().filter(|segment| !segment.all_live()) {
+        // Deleted from, or truncated, meanwhile: the plan is of what is there now.
+        let Some(plan) = Plan::renewal(&cell.state(), &worn.segment) else { continue };
+        if let Some((segment, record)) = build(core, cell, &plan, &AtomicBool::new(false))? {
+            commit(core, cell, segment, &record, &plan.absorbed)?;
+        }
+    }
+    Ok(())
+}
+
 /// What becomes one segment.
 struct Plan {
     /// Ascending by first chunk.
@@ -146,6 +159,13 @@ impl Plan {
         }
         extents.sort_by_key(|extent| extent.extent.first_chunk);
         Some(Self { extents, absorbed })
+    }
+
+    /// The live extents of `segment`; `None` when it has none.
+    fn renewal(state: &MemoryState, segment: &Arc<Segment>) -> Option<Self> {
+        let of_segment = state.extents.iter().filter(|extent| extent.segment == segment.number);
+        let extents: Vec<LiveExtent> = of_segment.cloned().collect();
+        (!extents.is_empty()).then(|| Self { extents, absorbed: vec![Arc::clone(segment)] })
     }
 
     /// The absorbed segment whose links are worth most.

@@ -1,22 +1,31 @@
-//! A process killed with -9 in the middle of writing loses nothing that it was told is durable.
+//! A process killed with -9 at any moment, opening included, loses nothing that it was told is durable.
+//!
+//! `MNEMON_KILLS=500 cargo test --release -p mnemon-memory-store --test kill -- --nocapture` kills more often and tells of
+//! each.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{chunk, options, queries, search, small_spec};
-use mnemon_memory_store::{Error, Memory, ResumePoint, SledOptions, SledStorage, Store, StoreOptions};
+use mnemon_memory_store::{Error, Memory, Recall, ResumePoint, Sealing, SledOptions, SledStorage, Store, StoreOptions};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 const FOLDER: &str = "MNEMON_KILL_TEST_FOLDER";
+const SEED: &str = "MNEMON_KILL_TEST_SEED";
+const DOCUMENTS: u64 = 4;
 
 fn open_store(folder: &Path) -> Store {
-    let options = StoreOptions { seal_entries: 256, writer_buffer_bytes: 4000, ..options() };
+    let options =
+        StoreOptions { seal_entries: 256, writer_buffer_bytes: 4000, sealing: Sealing::Background, ..options() };
     Store::open(Arc::new(SledStorage::open(folder, SledOptions::default()).unwrap()), options).unwrap()
 }
 
@@ -27,71 +36,144 @@ fn open_memory(store: &Store) -> Memory {
     }
 }
 
-/// The child: appends for ever and tells each acknowledged number of chunks.
+fn id(document: u64) -> String {
+    format!("document {document}")
+}
+
+fn say(line: &str) {
+    println!("{line}");
+    std::io::stdout().flush().unwrap();
+}
+
+/// The child: writes, deletes, compacts and searches for ever, and tells what it begins and what is acknowledged.
 #[test]
 #[ignore = "run by the other test, in a process that is killed"]
 fn writes_until_killed() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let seed = std::env::var(SEED).unwrap().parse().unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let store = open_store(Path::new(&folder));
     let memory = open_memory(&store);
-    let mut writer = memory.writer("a", BTreeMap::new()).unwrap();
     loop {
-        let state = writer.state();
-        let mut at = (state.tokens, state.bytes);
-        for index in 0..3 {
-            let chunk = chunk(memory.geometry(), at, 8, state.chunks + index);
-            at = (chunk.span.token_end, chunk.span.byte_end);
-            writer.append(chunk).unwrap();
+        let document = rng.random_range(0..DOCUMENTS);
+        match rng.random_range(0..100) {
+            0..8 => {
+                say(&format!("begin delete {document} 0"));
+                match memory.delete_document(&id(document)) {
+                    Ok(_) | Err(Error::UnknownDocument { .. }) => say("acknowledged"),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            8..12 => _ = store.compact("tenant", Some("books")).unwrap(),
+            12..20 => {
+                let snapshot = memory.snapshot().unwrap();
+                search(&snapshot, 1, &queries(1, 2, 8, 1), 2, 5, rng.random());
+            }
+            _ => {
+                let mut writer = memory.writer(&id(document), BTreeMap::new()).unwrap();
+                let state = writer.state();
+                let count = rng.random_range(1..4);
+                say(&format!("begin write {document} {}", state.chunks + count));
+                let mut at = (state.tokens, state.bytes);
+                for index in 0..count {
+                    let chunk = chunk(memory.geometry(), at, 8, document * 1000 + state.chunks + index);
+                    at = (chunk.span.token_end, chunk.span.byte_end);
+                    writer.append(chunk).unwrap();
+                }
+                let resume = ResumePoint { safe_byte: at.1, safe_token: at.0, complete: false };
+                writer.commit(resume).unwrap();
+                say("acknowledged");
+            }
         }
-        let resume = ResumePoint { safe_byte: at.1, safe_token: at.0, complete: false };
-        let committed = writer.commit(resume).unwrap();
-        println!("acknowledged {}", committed.chunks);
-        std::io::stdout().flush().unwrap();
+    }
+}
+
+/// Chunks of each document that are acknowledged, and what was begun after that.
+#[derive(Default)]
+struct Told {
+    chunks: [u64; DOCUMENTS as usize],
+    begun: Option<(usize, u64)>,
+    acknowledgements: u64,
+}
+
+impl Told {
+    fn hear(&mut self, line: &str) {
+        // The test runner may have written to the same line.
+        if let Some((_, begun)) = line.split_once("begin ") {
+            let mut words = begun.split(' ').skip(1).map(|word| word.parse().unwrap());
+            self.begun = Some((words.next().unwrap() as usize, words.next().unwrap()));
+        } else if line.ends_with("acknowledged")
+            && let Some((document, chunks)) = self.begun.take()
+        {
+            self.chunks[document] = chunks;
+            self.acknowledgements += 1;
+        }
+    }
+
+    /// Compares with what is there, and goes by that from then on.
+    fn check(&mut self, folder: &Path) {
+        let store = open_store(folder);
+        let memory = open_memory(&store);
+        for document in 0..DOCUMENTS {
+            let (told, at) = (self.chunks[document as usize], document as usize);
+            let found = match memory.document(&id(document)) {
+                Err(Error::UnknownDocument { .. }) => 0,
+                other => other.unwrap().chunks,
+            };
+            let begun = self.begun.filter(|(begun, _)| *begun == at).map(|(_, chunks)| chunks);
+            assert!(found == told || Some(found) == begun, "document {document}: {found} of {told}, begun: {begun:?}");
+            self.chunks[at] = found;
+            let infos = if found > 0 { memory.document_chunks(&id(document), 0, usize::MAX).unwrap() } else { vec![] };
+            assert_eq!(infos.len() as u64, found);
+            for (ordinal, info) in infos.iter().enumerate() {
+                let at = (info.span.token_start, info.span.byte_start);
+                let expected = chunk(memory.geometry(), at, 8, document * 1000 + ordinal as u64);
+                assert_eq!((&info.text, &info.tokens), (&expected.text, &expected.tokens));
+            }
+        }
+        self.begun = None;
+        let snapshot = memory.snapshot().unwrap();
+        let ids = snapshot.chunks(usize::MAX).unwrap();
+        assert_eq!(snapshot.fetch(1, &ids).unwrap().len() as u64, self.chunks.iter().sum::<u64>());
+        let live: HashSet<_> = ids.into_iter().collect();
+        for exact in [true, false] {
+            let found = search(&snapshot, 0, &queries(1, 2, 8, 1), 2, 10, exact);
+            assert!(found.iter().flatten().all(|hit| live.contains(&hit.chunk)));
+            assert_eq!(found[0].len(), 10.min(live.len() * 8));
+        }
     }
 }
 
 #[test]
 fn nothing_acknowledged_is_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let mut acknowledged = 0;
-    for round in 0..6 {
+    let rounds = std::env::var("MNEMON_KILLS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(8);
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut told = Told::default();
+    for round in 0..rounds {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "writes_until_killed", "--ignored", "--nocapture"])
             .env(FOLDER, folder.path())
+            .env(SEED, round.to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let wanted = acknowledged + 3 + round * 7;
-        while acknowledged < wanted {
-            let Some(Ok(line)) = lines.next() else { panic!("the child writes until it is killed") };
-            if let Some((_, chunks)) = line.split_once("acknowledged ") {
-                acknowledged = chunks.parse::<u64>().unwrap();
-            }
+        let output = child.stdout.take().unwrap();
+        // It ends by being killed only; a panic of its own shows as too few acknowledgements over all rounds.
+        let delay = Duration::from_micros(rng.random_range(0..150_000));
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(delay);
+            child.kill().unwrap();
+            child.wait().unwrap().code()
+        });
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            told.hear(&line);
         }
-        child.kill().unwrap();
-        // What it said between the last line read and its death counts too.
-        for line in lines.map_while(Result::ok) {
-            if let Some(chunks) = line.strip_prefix("acknowledged ").and_then(|chunks| chunks.parse().ok()) {
-                acknowledged = chunks;
-            }
-        }
-        child.wait().unwrap();
-
-        let store = open_store(folder.path());
-        let memory = open_memory(&store);
-        let document = memory.document("a").unwrap();
-        assert!(document.chunks >= acknowledged, "{} of {acknowledged}", document.chunks);
-        assert_eq!(document.resume.safe_token, document.tokens);
-        let infos = memory.document_chunks("a", 0, usize::MAX).unwrap();
-        assert_eq!(infos.len() as u64, document.chunks);
-        for (ordinal, info) in infos.iter().enumerate() {
-            let expected = chunk(memory.geometry(), (info.span.token_start, info.span.byte_start), 8, ordinal as u64);
-            assert_eq!((&info.text, &info.tokens), (&expected.text, &expected.tokens));
-        }
-        let snapshot = memory.snapshot().unwrap();
-        assert_eq!(search(&snapshot, 0, &queries(1, 2, 8, 1), 2, 10, false)[0].len(), 10);
-        acknowledged = document.chunks;
+        let code = killer.join().unwrap();
+        assert_eq!(code, None, "round {round}: the child ended by itself");
+        told.check(folder.path());
+        println!("round {round}: killed after {delay:?}, {} acknowledgements so far", told.acknowledgements);
     }
+    assert!(told.acknowledgements >= rounds, "{} acknowledgements", told.acknowledgements);
 }
