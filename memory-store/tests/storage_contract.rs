@@ -153,3 +153,28 @@ fn faults_come_as_planned() {
     assert!(inner.get(b"a").unwrap().is_some(), "flushed");
     assert!(inner.get(b"lost").unwrap().is_none(), "not flushed");
 }
+
+#[test]
+fn what_a_kill_leaves_of_the_catalog_does_not_stop_opening() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || SledStorage::open(directory.path(), SledOptions::default());
+    let storage = open().unwrap();
+    let mut batch = Batch::default();
+    batch.put(b"key".to_vec(), b"value".to_vec());
+    storage.apply(&batch).unwrap();
+    storage.flush().unwrap();
+    drop(storage);
+    // sled was killed while it wrote a snapshot.
+    let catalog = directory.path().join("catalog");
+    std::fs::write(catalog.join("snap.00000000000F0000.generating"), b"cut short").unwrap();
+    std::fs::remove_file(directory.path().join("catalog.copy")).unwrap();
+    assert_eq!(open().unwrap().get(b"key").unwrap().unwrap(), b"value");
+    // And while the first catalog was made.
+    std::fs::remove_dir_all(&catalog).unwrap();
+    std::fs::remove_file(directory.path().join("catalog.copy")).unwrap();
+    let first = directory.path().join("catalog.first");
+    std::fs::create_dir(&first).unwrap();
+    std::fs::write(first.join("conf"), b"segment_size: 524").unwrap();
+    assert!(open().unwrap().get(b"key").unwrap().is_none());
+    assert!(!first.exists());
+}

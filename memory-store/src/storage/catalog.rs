@@ -18,6 +18,8 @@ pub(super) const CATALOG: &str = "catalog";
 /// A catalog in the making, and one that was replaced.
 const NEW: &str = "catalog.new";
 const OLD: &str = "catalog.old";
+/// The first catalog of a data folder, in the making.
+const FIRST: &str = "catalog.first";
 /// A copy of a catalog that is looked at.
 const CHECK: &str = "catalog.check";
 /// Records written to a new catalog at once.
@@ -38,6 +40,7 @@ impl Catalog {
     /// Opens or creates the catalog in the folder `path`.
     pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self> {
         let location = path.parent().unwrap_or(path).display().to_string();
+        remove_unfinished_snapshots(path)?;
         let database = open_sled(path, &location, cache_bytes)?;
         let file = path.join("db");
         let file = File::open(&file).map_err(io_error("open", &file))?;
@@ -110,6 +113,34 @@ pub(super) fn build(directory: &Path, records: &[Record]) -> Result<()> {
     sync_folder(&new)
 }
 
+/// Makes the first catalog of a data folder. sled writes its settings in two steps, and refuses to open what was killed between
+/// them: so it does that in a folder of another name.
+pub(super) fn create(directory: &Path) -> Result<()> {
+    let first = directory.join(FIRST);
+    remove_folder(&first)?;
+    let catalog = Catalog::open(&first, COPY_CACHE_BYTES)?;
+    catalog.flush()?;
+    drop(catalog);
+    wait_until_closed(&first)?;
+    sync_folder(&first)?;
+    fs::rename(&first, directory.join(CATALOG)).map_err(io_error("rename", &first))?;
+    sync_folder(directory)
+}
+
+/// sled takes a snapshot whose writing was cut short for the latest one, and refuses to open.
+fn remove_unfinished_snapshots(catalog: &Path) -> Result<()> {
+    if !catalog.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(catalog).map_err(io_error("list", catalog))? {
+        let path = entry.map_err(io_error("list", catalog))?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Puts the catalog that [`build`] made in the place of the old one, which is closed. A crash leaves one of them; [`finish`]
 /// tidies up.
 pub(super) fn replace(directory: &Path) -> Result<()> {
@@ -133,6 +164,7 @@ pub(super) fn finish(directory: &Path) -> Result<()> {
         sync_folder(directory)?;
     }
     remove_folder(&new)?;
+    remove_folder(&directory.join(FIRST))?;
     remove_folder(&directory.join(CHECK))?;
     remove_folder(&directory.join(OLD))
 }

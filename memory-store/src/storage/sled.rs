@@ -66,6 +66,9 @@ impl SledStorage {
             }
         }
         copy::remove(&directory)?;
+        if !directory.join(CATALOG).exists() {
+            catalog::create(&directory)?;
+        }
         let catalog = Catalog::open(&directory.join(CATALOG), options.cache_bytes)?;
         files::sync_folder(&directory)?;
         blobs.remove_unfinished()?;
