@@ -274,8 +274,7 @@ pub(crate) struct Ingest {
 
 /// Give back what was deleted, down to the last byte.
 ///
-/// Afterwards no file of the server has a byte of what was deleted before. Many small files become few. Entries whose
-/// graphs go are scanned until they are indexed anew.
+/// Afterwards no file of the server has a byte of what was deleted before. Many small files become few.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
