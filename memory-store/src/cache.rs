@@ -66,6 +66,16 @@ impl<K: Hash + Eq, V> Cache<K, V> {
         drop(freed);
     }
 
+    /// Forgets a value that will hardly be asked for again.
+    pub(crate) fn remove(&self, key: &K) {
+        let mut contents = lock(&self.contents);
+        let removed = contents.values.pop(key);
+        contents.bytes -= removed.as_ref().map_or(0, |(_, bytes)| *bytes);
+        // A large value is freed without the lock.
+        drop(contents);
+        drop(removed);
+    }
+
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         lock(&self.contents).bytes
@@ -86,6 +96,8 @@ mod tests {
         }
         assert!(cache.get(&9).is_some());
         assert!(cache.get(&5).is_none());
+        cache.remove(&9);
+        assert!(cache.get(&9).is_none() && cache.bytes() <= 70);
         cache.insert(77, Arc::new(77), 101);
         assert!(cache.get(&77).is_none(), "larger than the bound");
     }

@@ -212,8 +212,21 @@ impl Core {
             return Ok(Arc::clone(graph));
         }
         let graph = Arc::new(self.read_graph(cell, segment, slot, head)?);
-        self.index_cache.insert(key, Arc::new(IndexPart::Graph(Arc::clone(&graph))), graph.bytes());
+        self.keep_graph(segment.number, at, &graph);
         Ok(graph)
+    }
+
+    /// Puts a graph into the cache; `at` is its place in its segment.
+    pub(crate) fn keep_graph(&self, segment: u64, at: usize, graph: &Arc<GraphIndex>) {
+        let part = Arc::new(IndexPart::Graph(Arc::clone(graph)));
+        self.index_cache.insert(IndexKey::Graph(segment, at), part, graph.bytes());
+    }
+
+    /// Takes the graphs of a segment that is no longer searched out of the cache.
+    pub(crate) fn forget_graphs(&self, segment: &Segment) {
+        for at in 0..segment.graphs.len() {
+            self.index_cache.remove(&IndexKey::Graph(segment.number, at));
+        }
     }
 
     /// Reads and verifies the graph of a segment at a slot and head.

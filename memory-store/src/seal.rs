@@ -207,6 +207,8 @@ fn build(core: &Core, cell: &Cell, plan: &Plan, stop: &AtomicBool) -> Result<Opt
             let blob_bytes = write_graph(core.storage.as_ref(), blob, &graph, owner)?;
             graphs.0.push(BlobFile::new(Arc::clone(&core.storage), graph_blob_name(blob), blob_bytes));
             record.graphs.push(GraphRecord { blob, blob_bytes });
+            // The next search wants it: so it need not be read again. Nobody asks for it if the commit fails.
+            core.keep_graph(number, record.graphs.len() - 1, &Arc::new(graph));
         }
     }
     let segment = Segment {
@@ -272,7 +274,12 @@ fn commit(core: &Core, cell: &Cell, segment: Segment, record: &SegmentRecord, ab
         change.commit(core)
     });
     match committed {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            for segment in absorbed {
+                core.forget_graphs(segment);
+            }
+            Ok(())
+        }
         Err(error @ Error::UnknownMemory { .. }) => {
             segment.doom();
             Err(error)
