@@ -86,3 +86,40 @@ fn position_schemes_are_compared() {
     }
     assert!(perplexity(0, 1, "full_attention") > perplexity(0, 1, "window_and_memory"));
 }
+
+/// Runs a measurement that has neither books nor a plot; returns its results.
+fn bench_alone(name: &str, arguments: &[&str]) -> Value {
+    let out = TempDir::new().unwrap();
+    let mut command = mnemon();
+    command.args(["bench", name, "--out"]).arg(out.path()).args(arguments);
+    run(&mut command, b"").succeeds();
+    let report = fs::read(out.path().join(name).with_extension("json")).unwrap();
+    serde_json::from_slice::<Value>(&report).unwrap()["results"].clone()
+}
+
+#[test]
+fn the_index_is_measured_on_a_text_and_on_clusters() {
+    let novels = novels();
+    let text = novels.path().join("first.txt");
+    let arguments = ["--entries", "3k", "--queries", "50", "--peers", "none", "--text", text.to_str().unwrap()];
+    let results = bench_alone("index", &arguments);
+    for set in results["sets"].as_array().unwrap() {
+        let own = &set["indexes"][0];
+        assert_eq!(own["name"], "mnemon");
+        let last = own["rows"].as_array().unwrap().last().unwrap();
+        assert!(last["recall"].as_f64().unwrap() >= 0.99, "{set}");
+        assert!(own["scan"]["recall"].as_f64().unwrap() >= 0.99, "{set}");
+        assert!((128.0..500.0).contains(&own["bytes_per_entry"].as_f64().unwrap()), "{set}");
+    }
+    assert_eq!(results["sets"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_store_is_measured_alone() {
+    let results = bench_alone("store", &["--tokens", "70k", "--commits", "3"]);
+    let whole = &results["whole"];
+    assert!(whole["unsealed_entries"].as_u64().unwrap() < 65_536 && whole["graph_bytes"].as_f64().unwrap() > 100.0);
+    assert!((100.0..200.0).contains(&whole["chunk_bytes"].as_f64().unwrap()), "{whole}");
+    assert_eq!(whole["probes"].as_array().unwrap().len(), 5);
+    assert_eq!(results["appends"].as_array().unwrap().len(), 3);
+}
