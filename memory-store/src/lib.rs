@@ -35,8 +35,8 @@
 //! # Bounds
 //!
 //! Memory grows with the configured caches, with 12 bytes for each chunk, some 300 for each commit and 1 KiB for each
-//! memory; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about 700 bytes and four
-//! times the dimension for each entry of one segment, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
+//! memory; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about half of the index
+//! cache at most, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
 
 mod blob;
 mod cache;
