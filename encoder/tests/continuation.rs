@@ -9,7 +9,7 @@ use common::models::{Family, model, options};
 use common::stores::{self, Stored, feed, read_all, stored};
 use common::{long_text, tokenizers as build};
 use mnemon_encoder::{DocumentEncoder, EncodeOptions, Error, Progress};
-use mnemon_memory_store::{EntryPolicy, Hit, KvDtype, Memory, Recall, SearchRequest};
+use mnemon_memory_store::{EntryPolicy, Hit, KvDtype, Memory, OpenMemory, Recall, SearchRequest};
 use mnemon_runtime::{LoadOptions, Model};
 use serde_json::json;
 
@@ -58,14 +58,14 @@ fn encode_options() -> EncodeOptions {
 
 type Open = fn(
     Arc<Model>,
-    Memory,
+    Arc<dyn OpenMemory>,
     &str,
     std::collections::BTreeMap<String, String>,
     EncodeOptions,
 ) -> Result<DocumentEncoder, Error>;
 
 fn open(how: Open, model: &Arc<Model>, memory: &Memory) -> DocumentEncoder {
-    how(Arc::clone(model), memory.clone(), "document", [].into(), encode_options()).unwrap()
+    how(Arc::clone(model), Arc::new(memory.clone()), "document", [].into(), encode_options()).unwrap()
 }
 
 /// Score, first token and length of what each query finds.

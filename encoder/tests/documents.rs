@@ -25,7 +25,7 @@ fn encode() -> EncodeOptions {
 }
 
 fn create(model: &Arc<Model>, memory: &Memory, id: &str) -> Result<DocumentEncoder, Error> {
-    DocumentEncoder::create(Arc::clone(model), memory.clone(), id, [].into(), encode())
+    DocumentEncoder::create(Arc::clone(model), Arc::new(memory.clone()), id, [].into(), encode())
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn bad_input_is_refused_and_leaves_nothing() {
     assert!(matches!(encoder.step(), Ok(None) | Err(Error::Failed)));
 
     let options = EncodeOptions { segment_tokens: 100, ..encode() };
-    let refused = DocumentEncoder::create(Arc::clone(&model), memory.clone(), "odd", [].into(), options);
+    let refused = DocumentEncoder::create(Arc::clone(&model), Arc::new(memory.clone()), "odd", [].into(), options);
     assert!(matches!(refused, Err(Error::Invalid { what: "segment_tokens", .. })));
 }
 
@@ -139,7 +139,7 @@ fn progress_and_commits() {
     let options = EncodeOptions { commit_tokens: 200, ..encode() };
     let mut encoder = DocumentEncoder::create(
         Arc::clone(&model),
-        memory.clone(),
+        Arc::new(memory.clone()),
         "document",
         [("a".into(), "b".into())].into(),
         options,
@@ -183,7 +183,7 @@ fn a_document_recalls_only_itself_while_it_is_read() {
     let recall = RecallOptions { top_k_chunks: 4, ..RecallOptions::default() };
     let options = EncodeOptions { segment_tokens: 64, commit_tokens: 64, recall_while_reading: Some(recall) };
     let open = |memory: &Memory, id: &str| {
-        DocumentEncoder::create(Arc::clone(&model), memory.clone(), id, [].into(), options.clone()).unwrap()
+        DocumentEncoder::create(Arc::clone(&model), Arc::new(memory.clone()), id, [].into(), options.clone()).unwrap()
     };
     let text = long_text(3000, 3);
     let (first, second) = (stores::in_memory(), stores::in_memory());
@@ -237,7 +237,7 @@ fn a_verbatim_passage_finds_its_own_chunk_first() {
         for seed in 0..2 {
             let id = format!("document {seed}");
             let encoder =
-                DocumentEncoder::create(Arc::clone(&model), memory.clone(), &id, [].into(), encode.clone()).unwrap();
+                DocumentEncoder::create(Arc::clone(&model), Arc::new(memory.clone()), &id, [].into(), encode.clone()).unwrap();
             read_all(encoder, long_text(bytes, 20 + seed).as_bytes(), 1 << 16);
         }
         let snapshot = memory.snapshot().unwrap();

@@ -110,6 +110,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A store on another machine answered with an error, or could not be reached.
+    #[error(transparent)]
+    Remote(Box<dyn std::error::Error + Send + Sync>),
     /// The catalog (sled) refused an operation.
     #[error("catalog: {0}")]
     Catalog(String),

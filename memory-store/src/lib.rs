@@ -13,7 +13,9 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | `geometry`, `chunk`, `recall`, `info`, `error` | plain data and the seam to the runtime |
+//! | `geometry`, `chunk`, `info`, `error` | plain data |
+//! | `recall`, `choice` | the seam to the runtime: what is asked of a memory while text is made |
+//! | `reading` | the seam to the encoder: what is asked of a memory while a document is read |
 //! | `storage` | ordered records and immutable blobs: sled and files, memory, faulty |
 //! | `codec`, `records`, `extent`, `numbers`, `quant` | bytes: `docs/format.md` |
 //! | `store`, `memory`, `writer`, `snapshot`, `union` | the handles |
@@ -41,6 +43,7 @@
 mod blob;
 mod cache;
 pub mod check;
+mod choice;
 mod chunk;
 mod codec;
 mod compact;
@@ -55,6 +58,7 @@ mod names;
 mod numbers;
 mod options;
 mod quant;
+mod reading;
 mod recall;
 mod records;
 mod seal;
@@ -68,6 +72,7 @@ mod union;
 mod writer;
 
 pub use check::{check, check_folder};
+pub use choice::Choice;
 pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan};
 pub use compact::Compacted;
 pub use error::{Error, Result};
@@ -78,6 +83,7 @@ pub use names::{
     MAX_DOCUMENT_ID_BYTES, MAX_METADATA_ENTRIES, MAX_METADATA_KEY_BYTES, MAX_METADATA_VALUE_BYTES, MAX_NAME_BYTES,
 };
 pub use options::{Clock, Sealing, StoreOptions};
+pub use reading::{DocumentWriter, OpenMemory};
 pub use recall::{Hit, Recall, SearchRequest};
 pub use snapshot::Snapshot;
 pub use storage::{InMemoryStorage, SledOptions, SledStorage, Storage};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{ChunkId, ChunkInfo, ChunkKv, KvGeometry, Result};
+use crate::{Choice, ChunkId, ChunkInfo, ChunkKv, KvGeometry, Result};
 
 /// A batch of queries of one memory layer: all heads of one or many tokens.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,15 @@ pub trait Recall: Send + Sync {
 
     /// Keys and values of `chunks` at memory layer `slot`, in the order asked.
     fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>>;
+
+    /// Searches, chooses chunks for each block of queries by the share of attention that their hits promise, and fetches
+    /// them, the largest share first: all that a memory layer needs of one step, so that a memory on another machine
+    /// can answer it in one round trip.
+    fn recall(&self, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        choice.check(request)?;
+        let hits = self.search(request)?;
+        choice.blocks(&hits).iter().map(|chunks| self.fetch(request.slot, chunks)).collect()
+    }
 
     /// Text, span and document of `chunks`, in the order asked.
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>>;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mnemon_memory_store::{ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, UnionRecall};
+use mnemon_memory_store::{Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, UnionRecall};
 use mnemon_proto::v1;
 use mnemon_runtime::{RecallFrom, RecallOptions};
 use tonic::Status;
@@ -82,6 +82,13 @@ impl Recall for Recalled {
     fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> {
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
         self.inner.fetch(slot, chunks)
+    }
+
+    fn recall(&self, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        let recalled = self.inner.recall(request, choice)?;
+        let ids = recalled.iter().flatten().map(|chunk| chunk.id);
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+        Ok(recalled)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

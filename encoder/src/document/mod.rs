@@ -9,7 +9,7 @@ mod stored;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mnemon_memory_store::{ChunkId, Memory, Recall, ResumePoint, Writer};
+use mnemon_memory_store::{ChunkId, DocumentWriter, KvGeometry, OpenMemory, Recall, ResumePoint};
 use mnemon_runtime::{Captured, Model};
 
 use self::input::Input;
@@ -33,10 +33,10 @@ pub const PUSH_BYTES_MAX: usize = 4 << 20;
 /// the encoder is spent; what was committed stays.
 pub struct DocumentEncoder {
     model: Arc<Model>,
-    memory: Memory,
+    memory: Arc<dyn OpenMemory>,
     document_id: String,
     options: EncodeOptions,
-    writer: Writer,
+    writer: Box<dyn DocumentWriter>,
     /// Text that is sent again is compared first.
     comparison: Option<Comparison>,
     /// Whether stored text may be followed by other text than it was when it was read.
@@ -71,7 +71,7 @@ impl DocumentEncoder {
     /// [`Error::DocumentExists`] if there is one of this identifier.
     pub fn create(
         model: Arc<Model>,
-        memory: Memory,
+        memory: Arc<dyn OpenMemory>,
         document_id: &str,
         metadata: BTreeMap<String, String>,
         options: EncodeOptions,
@@ -89,7 +89,7 @@ impl DocumentEncoder {
     /// change are read again. Until at least as much text as before is in chunks, nothing is committed.
     pub fn append(
         model: Arc<Model>,
-        memory: Memory,
+        memory: Arc<dyn OpenMemory>,
         document_id: &str,
         metadata: BTreeMap<String, String>,
         options: EncodeOptions,
@@ -101,7 +101,7 @@ impl DocumentEncoder {
     /// and skipped, then reading goes on. Text beyond a document that is complete is appended.
     pub fn resume(
         model: Arc<Model>,
-        memory: Memory,
+        memory: Arc<dyn OpenMemory>,
         document_id: &str,
         metadata: BTreeMap<String, String>,
         options: EncodeOptions,
@@ -115,7 +115,7 @@ impl DocumentEncoder {
 
     fn open(
         model: Arc<Model>,
-        memory: Memory,
+        memory: Arc<dyn OpenMemory>,
         document_id: &str,
         metadata: BTreeMap<String, String>,
         options: EncodeOptions,
@@ -154,7 +154,7 @@ impl DocumentEncoder {
         self.guard(|encoder| {
             let mut bytes = bytes;
             if let Some(comparison) = &mut encoder.comparison {
-                bytes = comparison.compare(&encoder.memory, &encoder.document_id, bytes)?;
+                bytes = comparison.compare(encoder.memory.as_ref(), &encoder.document_id, bytes)?;
             }
             if bytes.is_empty() {
                 return Ok(());
@@ -288,7 +288,14 @@ impl DocumentEncoder {
             return Ok(Reading::new(input, reader, Packer::default(), (0, 0), 0));
         }
         let continuation =
-            Continuation::load(&self.memory, &self.document_id, &state, &self.model, &self.options, self.appends)?;
+            Continuation::load(
+            self.memory.as_ref(),
+            &self.document_id,
+            &state,
+            &self.model,
+            &self.options,
+            self.appends,
+        )?;
         let Continuation { first_token, keep_tokens, keep_bytes, safe, .. } = continuation;
         tracing::debug!(document = self.document_id, first_token, keep_tokens, "continuing a document");
         if self.appends {
@@ -315,7 +322,7 @@ impl DocumentEncoder {
         let captured = reading.reader.read(&ids)?;
         reading.packer.push_tokens(tokens.into_iter());
         if let Some(captured) = captured {
-            reading.pack(&captured, &self.memory, &mut self.writer)?;
+            reading.pack(&captured, self.memory.geometry(), self.writer.as_mut())?;
         }
         let recalls = self.options.recall_while_reading.is_some();
         if recalls || reading.packed_tokens - reading.committed_tokens >= self.options.commit_tokens as u64 {
@@ -331,7 +338,7 @@ impl DocumentEncoder {
                 return Err(Error::EmptyDocument);
             }
             if let Some(captured) = reading.reader.flush()? {
-                reading.pack(&captured, &self.memory, &mut self.writer)?;
+                reading.pack(&captured, self.memory.geometry(), self.writer.as_mut())?;
             }
         }
         self.commit_packed(true)?;
@@ -365,7 +372,7 @@ impl DocumentEncoder {
             let infos = self.memory.document_chunks(&self.document_id, from, missing)?;
             reading.own.extend(infos.iter().map(|info| info.id));
         }
-        let own: Arc<dyn Recall> = Arc::new(OwnChunks::new(self.memory.snapshot()?, reading.own.clone()));
+        let own: Arc<dyn Recall> = Arc::new(OwnChunks::new(self.memory.view()?, reading.own.clone()));
         reading.reader.set_recall(Some((own, options.clone())))
     }
 }
@@ -396,9 +403,9 @@ impl Reading {
         self.input.fill(segment_tokens, |text| packer.push_text(text))
     }
 
-    fn pack(&mut self, captured: &Captured, memory: &Memory, writer: &mut Writer) -> Result<()> {
+    fn pack(&mut self, captured: &Captured, geometry: &KvGeometry, writer: &mut dyn DocumentWriter) -> Result<()> {
         let (packed_tokens, packed_bytes) = (&mut self.packed_tokens, &mut self.packed_bytes);
-        self.packer.pack(captured, memory.geometry(), self.keep_tokens, |chunk| {
+        self.packer.pack(captured, geometry, self.keep_tokens, |chunk| {
             *packed_tokens = chunk.span.token_end;
             *packed_bytes = chunk.span.byte_end;
             Ok(writer.append(chunk)?)

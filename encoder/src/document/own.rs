@@ -3,38 +3,38 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use mnemon_memory_store::{ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, Snapshot};
+use mnemon_memory_store::{ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest};
 
 /// How many times more entries are searched than wanted, where a memory holds more than this document.
 const OVERSAMPLING: usize = 8;
 
-/// The chunks of `own` among those of a snapshot: what a document may recall while it is read, so that deleting
+/// The chunks of `own` among those of a view: what a document may recall while it is read, so that deleting
 /// another leaves no trace in it.
 pub(super) struct OwnChunks {
-    snapshot: Snapshot,
+    view: Arc<dyn Recall>,
     /// In the order of the document.
     ordered: Vec<ChunkId>,
     set: HashSet<ChunkId>,
 }
 
 impl OwnChunks {
-    pub(super) fn new(snapshot: Snapshot, ordered: Vec<ChunkId>) -> Self {
+    pub(super) fn new(view: Arc<dyn Recall>, ordered: Vec<ChunkId>) -> Self {
         let set = ordered.iter().copied().collect();
-        Self { snapshot, ordered, set }
+        Self { view, ordered, set }
     }
 }
 
 impl Recall for OwnChunks {
     fn geometry(&self) -> &KvGeometry {
-        self.snapshot.geometry()
+        self.view.geometry()
     }
 
     /// Exact while the document is alone in its memory; among others, entries of this document may be missed that do
     /// not belong to the best few of the whole memory.
     fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> {
-        let alone = self.snapshot.len() == self.ordered.len() as u64;
+        let alone = self.view.len() == self.ordered.len() as u64;
         let top_k = if alone { request.top_k } else { request.top_k.saturating_mul(OVERSAMPLING) };
-        let mut found = self.snapshot.search(&SearchRequest { top_k, ..*request })?;
+        let mut found = self.view.search(&SearchRequest { top_k, ..*request })?;
         for hits in &mut found {
             hits.retain(|hit| self.set.contains(&hit.chunk));
             hits.truncate(request.top_k);
@@ -43,11 +43,11 @@ impl Recall for OwnChunks {
     }
 
     fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> {
-        self.snapshot.fetch(slot, chunks)
+        self.view.fetch(slot, chunks)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {
-        self.snapshot.describe(chunks)
+        self.view.describe(chunks)
     }
 
     fn chunks(&self, limit: usize) -> Result<Vec<ChunkId>> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mnemon_memory_store::{Memory, WriterState};
+use mnemon_memory_store::{OpenMemory, WriterState};
 use mnemon_runtime::Model;
 
 use super::reader::Reader;
@@ -39,7 +39,7 @@ impl Continuation {
     /// Reads back what is needed. With `roll_back`, tokens after the safe point may change with the text that follows:
     /// their segments are read again. Without, everything stored stays.
     pub(super) fn load(
-        memory: &Memory,
+        memory: &dyn OpenMemory,
         document_id: &str,
         state: &WriterState,
         model: &Arc<Model>,
@@ -104,7 +104,7 @@ impl Continuation {
 }
 
 fn for_each_chunk(
-    memory: &Memory,
+    memory: &dyn OpenMemory,
     document_id: &str,
     first_ordinal: u64,
     count: u64,
@@ -156,7 +156,7 @@ impl Comparison {
     }
 
     /// Compares the next bytes; returns those that go beyond what is stored.
-    pub(super) fn compare<'a>(&mut self, memory: &Memory, document_id: &str, mut bytes: &'a [u8]) -> Result<&'a [u8]> {
+    pub(super) fn compare<'a>(&mut self, memory: &dyn OpenMemory, document_id: &str, mut bytes: &'a [u8]) -> Result<&'a [u8]> {
         while !bytes.is_empty() && !self.is_done() {
             if self.page_at == self.page.len() {
                 let page = memory.document_chunks(document_id, self.next_ordinal, PAGE_CHUNKS)?;

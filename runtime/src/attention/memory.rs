@@ -4,12 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use mnemon_kernels::{Data, LogitRule, Mask};
-use mnemon_memory_store::{ChunkId, ChunkKv, KvData, KvGeometry, Recall, SearchRequest};
+use mnemon_memory_store::{Choice, ChunkId, ChunkKv, KvData, KvGeometry, Recall, SearchRequest};
 
 use super::{
     LayerContext, PositionScheme, RecallOptions,
     backend::{self, Output, Part, Source},
-    choice::choose,
     host::host_values,
     sequence::{Queries, Sequence},
 };
@@ -115,8 +114,8 @@ impl Remembering {
             for (len, chunks) in sets {
                 let block = group.narrow(done, len)?;
                 done += len;
-                let fetched = self.fetch(slot, &chunks)?;
-                contexts.push(self.attend_block(sequence, layer, slot, &block, fetched, hide_sinks)?);
+                let chunks = self.in_order(chunks)?;
+                contexts.push(self.attend_block(sequence, layer, slot, &block, chunks, hide_sinks)?);
             }
         }
         Ok(if let [single] = &contexts[..] { single.clone() } else { Tensor::cat(&contexts, 1)? })
@@ -128,9 +127,7 @@ impl Remembering {
         layer: &LayerContext<'_>,
         slot: usize,
         queries: &Queries,
-    ) -> Result<Vec<(usize, Vec<ChunkId>)>> {
-        let blocks =
-            |block: usize| (0..queries.n).step_by(block).map(move |start| (start, (queries.n - start).min(block)));
+    ) -> Result<Vec<(usize, Vec<Arc<ChunkKv>>)>> {
         if self.recall.is_empty() {
             return Ok(vec![(queries.n, Vec::new())]);
         }
@@ -138,47 +135,41 @@ impl Remembering {
             if self.everything.is_none() {
                 self.everything = Some(self.recall.chunks(usize::MAX)?);
             }
-            return Ok(vec![(queries.n, self.everything.clone().unwrap_or_default())]);
+            let everything = self.everything.as_deref().unwrap_or_default();
+            return Ok(vec![(queries.n, self.recall.fetch(slot, everything)?)]);
         }
-        let (heads, n) = (self.shape.heads, queries.n);
-        let search = |values: &[f32]| {
-            self.recall.search(&SearchRequest {
+        let (heads, n, block) = (self.shape.heads, queries.n, self.options.block_tokens);
+        let untrained = vec![layer.scale; heads];
+        let scale = layer.memory.map_or(&untrained, |memory| &memory.scale);
+        let choice = Choice { block_queries: block, scale, top_k_chunks: self.options.top_k_chunks };
+        let recall = |values: &[f32]| {
+            let request = SearchRequest {
                 slot,
                 queries: values,
                 n_heads: heads,
                 top_k: self.options.entries_per_query,
                 ef: self.options.ef,
                 exact: self.options.exact,
-            })
+            };
+            self.recall.recall(&request, &choice)
         };
         // One query: [n_heads, 1, head_dim] is [1, n_heads, head_dim].
         let by_query = if n == 1 { queries.raw.clone() } else { queries.raw.transpose(0, 1)?.contiguous()? };
-        let hits = host_values(&by_query, search)??;
-        let untrained = vec![layer.scale; heads];
-        let scale = layer.memory.map_or(&untrained, |memory| &memory.scale);
-        Ok(blocks(self.options.block_tokens)
-            .map(|(start, len)| {
-                let lists = hits.get(start * heads..(start + len) * heads).unwrap_or_default();
-                (len, choose(lists, scale, self.options.top_k_chunks))
-            })
-            .collect())
+        let recalled = host_values(&by_query, recall)??;
+        Ok((0..n).step_by(block).map(|start| (n - start).min(block)).zip(recalled).collect())
     }
 
-    /// Chunks in document order.
-    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> {
-        if chunks.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut fetched = self.recall.fetch(slot, chunks)?;
+    /// Checks what was recalled, and puts it in document order.
+    fn in_order(&self, mut chunks: Vec<Arc<ChunkKv>>) -> Result<Vec<Arc<ChunkKv>>> {
         let row = self.shape.geometry.kv_heads as usize * self.shape.geometry.head_dim as usize;
-        if let Some(chunk) = fetched.iter().find(|c| c.keys.len() != c.len * row || c.values.len() != c.len * row) {
+        if let Some(chunk) = chunks.iter().find(|c| c.keys.len() != c.len * row || c.values.len() != c.len * row) {
             return Err(Error::Geometry {
                 stored: format!("{} keys and {} values in chunk {}", chunk.keys.len(), chunk.values.len(), chunk.id.0),
                 needed: format!("{} of each", chunk.len * row),
             });
         }
-        fetched.sort_by_key(|chunk| (chunk.document, chunk.token_start, chunk.id));
-        Ok(fetched)
+        chunks.sort_by_key(|chunk| (chunk.document, chunk.token_start, chunk.id));
+        Ok(chunks)
     }
 
     fn attend_block(

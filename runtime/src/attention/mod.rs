@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `full`, `local`, `capture`, `recall` | one strategy each |
 //! | `sequence` | sinks and recent tokens of a sequence: common to all strategies |
-//! | `memory`, `choice` | recalled chunks: chosen, placed, attended to, weighed |
+//! | `memory` | recalled chunks: chosen, placed, attended to, weighed |
 //! | `importance` | attention that tokens receive while they are local |
 //! | `cache` | keys and values of the recent tokens of one layer |
 //! | `backend`, `host`, `tensors` | one softmax over parts: through `mnemon-kernels`, or with tensor operations |
@@ -12,7 +12,6 @@
 mod backend;
 mod cache;
 mod capture;
-mod choice;
 mod full;
 mod host;
 mod importance;

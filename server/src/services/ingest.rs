@@ -211,7 +211,7 @@ fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<Docume
         v1::IngestMode::Append => DocumentEncoder::append,
         v1::IngestMode::Resume => DocumentEncoder::resume,
     };
-    begin(Arc::clone(&parts.model), memory, &start.document_id, start.metadata.into_iter().collect(), options)
+    begin(Arc::clone(&parts.model), Arc::new(memory), &start.document_id, start.metadata.into_iter().collect(), options)
 }
 
 fn hung_up() -> Status {

@@ -2,7 +2,38 @@
 
 use std::collections::HashMap;
 
-use mnemon_memory_store::{ChunkId, Hit};
+use crate::{ChunkId, Error, Hit, Result, SearchRequest};
+
+/// How chunks are chosen by the hits of a search.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<'a> {
+    /// Consecutive queries that share their chunks, at least 1.
+    pub block_queries: usize,
+    /// What turns the scores of each query head into logits, `[n_heads]`.
+    pub scale: &'a [f32],
+    /// Chunks wanted for each block, at least 1.
+    pub top_k_chunks: usize,
+}
+
+impl Choice<'_> {
+    /// Refuses a choice that does not fit the request.
+    pub(crate) fn check(&self, request: &SearchRequest<'_>) -> Result<()> {
+        let invalid = |why: String| Err(Error::Invalid { what: "choice of chunks", why });
+        if self.scale.len() != request.n_heads {
+            return invalid(format!("{} scales for {} query heads", self.scale.len(), request.n_heads));
+        }
+        if self.block_queries == 0 || self.top_k_chunks == 0 {
+            return invalid("blocks of no queries, or no chunks wanted; at least 1 of each".into());
+        }
+        Ok(())
+    }
+
+    /// The chunks of each block of queries; `lists` as [`Recall::search`](crate::Recall::search) returns them.
+    pub(crate) fn blocks(&self, lists: &[Vec<Hit>]) -> Vec<Vec<ChunkId>> {
+        let rows = self.block_queries.saturating_mul(self.scale.len()).max(1);
+        lists.chunks(rows).map(|lists| choose(lists, self.scale, self.top_k_chunks)).collect()
+    }
+}
 
 /// The `wanted` chunks that get the largest share of attention, as far as the hits tell.
 ///
@@ -10,7 +41,7 @@ use mnemon_memory_store::{ChunkId, Hit};
 /// `[n_heads]`. A softmax over the hits of a query and head estimates how it would divide its attention; the shares
 /// are summed over queries and heads. An entry that stands for a block counts once for each of its tokens. Chunks of
 /// equal share come in the order of their identifiers, so that the choice depends on nothing else.
-pub(super) fn choose(lists: &[Vec<Hit>], scale: &[f32], wanted: usize) -> Vec<ChunkId> {
+fn choose(lists: &[Vec<Hit>], scale: &[f32], wanted: usize) -> Vec<ChunkId> {
     let mut shares: HashMap<ChunkId, f32> = HashMap::new();
     let mut logits: Vec<f32> = Vec::new();
     for (hits, scale) in lists.iter().zip(scale.iter().cycle()) {
