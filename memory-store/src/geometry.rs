@@ -189,6 +189,30 @@ impl KvGeometry {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
 
+impl Fingerprint {
+    /// All of it: 64 hexadecimal digits, as [`FromStr`] reads it.
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = Error;
+
+    /// 64 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self> {
+        let mut bytes = [0; 32];
+        let pairs = text.as_bytes().as_chunks::<2>();
+        let read = |pair: &[u8; 2]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+        let fine = pairs.0.len() == 32 && pairs.1.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        for (byte, pair) in bytes.iter_mut().zip(pairs.0) {
+            *byte = read(pair).unwrap_or_default();
+        }
+        let invalid = || Error::Invalid { what: "fingerprint", why: "64 hexadecimal digits are accepted".into() };
+        fine.then_some(Self(bytes)).ok_or_else(invalid)
+    }
+}
+
 impl fmt::Display for Fingerprint {
     /// The first 12 bytes in hexadecimal: enough for a person to tell two models apart.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,6 +240,11 @@ mod tests {
             [EntryPolicy::PerToken, EntryPolicy::BlockMean { tokens: 8 }, EntryPolicy::Representative { count: 4 }];
         for policy in policies {
             assert_eq!(policy.to_string().parse::<EntryPolicy>().unwrap(), policy);
+        }
+        let fingerprint = Fingerprint(std::array::from_fn(|at| at as u8 * 7));
+        assert_eq!(fingerprint.to_hex().parse::<Fingerprint>().unwrap(), fingerprint);
+        for wrong in ["", "+f", &"0".repeat(63), &"0".repeat(66), &"+1".repeat(32)] {
+            assert!(wrong.parse::<Fingerprint>().is_err(), "{wrong}");
         }
         for wrong in ["", "per_token:1", "block_mean", "block_mean:0", "representative:x", "f64"] {
             assert!(wrong.parse::<EntryPolicy>().is_err() && wrong.parse::<KvDtype>().is_err(), "{wrong}");

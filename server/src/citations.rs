@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mnemon_memory_store::{Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, UnionRecall};
+use mnemon_memory_store::{Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest};
 use mnemon_proto::v1;
 use mnemon_runtime::{RecallFrom, RecallOptions};
 use tonic::Status;
@@ -29,16 +29,15 @@ impl Recalled {
         if memories.is_empty() {
             return Ok(None);
         }
-        tasks::store(parts, move |parts| {
-            let mut members: Vec<Arc<dyn Recall>> = Vec::with_capacity(memories.len());
-            let distinct: HashSet<&String> = memories.iter().collect();
-            for name in distinct {
-                members.push(Arc::new(parts.open_memory(tenant.name(), name)?.snapshot()?));
+        let (common, fingerprint) = (Arc::clone(&parts.common), parts.model.fingerprint());
+        tasks::store(&parts.common, move || {
+            let mut names: Vec<String> = Vec::with_capacity(memories.len());
+            for name in memories {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
             }
-            let inner: Arc<dyn Recall> = match <[_; 1]>::try_from(members) {
-                Ok([one]) => one,
-                Err(several) => Arc::new(UnionRecall::new(several)?),
-            };
+            let inner = common.memories.view(tenant.name(), &names, Some(&fingerprint))?;
             Ok::<_, mnemon_memory_store::Error>(Some(Arc::new(Self { inner, fetched: Mutex::default() })))
         })
         .await
@@ -114,7 +113,7 @@ pub(crate) async fn describe(
         return Ok(Vec::new());
     }
     let recalled = Arc::clone(recalled);
-    let infos = tasks::store(parts, move |_| recalled.describe(&chunks)).await?;
+    let infos = tasks::store(&parts.common, move || recalled.describe(&chunks)).await?;
     Ok(infos.into_iter().map(convert::chunk).collect())
 }
 

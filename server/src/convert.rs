@@ -11,7 +11,7 @@ pub(crate) fn memory(info: MemoryInfo) -> v1::Memory {
         name: info.name,
         description: info.description,
         model: info.model_name,
-        fingerprint: info.fingerprint.to_string(),
+        fingerprint: info.fingerprint.to_hex(),
         geometry: Some(geometry(&info.geometry)),
         created_at: Some(timestamp(info.created_unix_ms)),
         documents: info.documents,
@@ -75,7 +75,7 @@ pub(crate) fn progress(progress: &Progress) -> v1::IngestProgress {
     }
 }
 
-fn span(span: SourceSpan) -> v1::SourceSpan {
+pub(crate) fn span(span: SourceSpan) -> v1::SourceSpan {
     v1::SourceSpan {
         byte_start: span.byte_start,
         byte_end: span.byte_end,

@@ -56,6 +56,14 @@ pub enum Error {
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] mnemon_memory_store::Error),
+    /// The server that keeps the memories could not be reached, or refused.
+    #[error("the store at {endpoint}: {source}")]
+    RemoteStore {
+        /// Its address.
+        endpoint: String,
+        /// What went wrong.
+        source: Box<mnemon_client::Error>,
+    },
     /// The model could not be loaded.
     #[error(transparent)]
     Model(#[from] mnemon_runtime::Error),

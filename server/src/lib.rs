@@ -31,6 +31,8 @@
 //! | `validate.rs` | the contract's limits, as field violations |
 //! | `tasks.rs` | work on the engine, and store calls off the async threads |
 //! | `parts.rs` | what all calls share |
+//! | `memories.rs`, `remote/` | where the memories are: here, or in a store on another machine |
+//! | `wire.rs` | chunks, numbers and shapes as a store and its callers tell them |
 //! | `citations.rs` | which chunks an answer drew on |
 //! | `convert.rs` | the store's words to the contract's |
 //! | `status.rs` | every error of every crate to a gRPC status |
@@ -48,13 +50,16 @@ mod embedded;
 mod error;
 mod front;
 mod logging;
+mod memories;
 mod parts;
+mod remote;
 mod server;
 mod services;
 mod settings;
 mod status;
 mod tasks;
 mod validate;
+mod wire;
 
 pub use embedded::Embedded;
 pub use error::{Error, Result};
@@ -62,5 +67,5 @@ pub use logging::init_logging;
 pub use server::{Server, bind, run};
 pub use settings::{
     CacheSizes, DEFAULT_PORT, DEFAULT_TENANT, EMBEDDED_MODEL, Limits, LogFormat, PartialCacheSizes, PartialLimits,
-    PartialSettings, Settings, Tenant, Tls,
+    PartialSettings, Secret, Settings, Tenant, Tls,
 };

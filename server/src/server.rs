@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mnemon_client::ConnectOptions;
 use mnemon_memory_store::storage::{SledOptions, SledStorage};
 use mnemon_memory_store::{Storage, Store, StoreOptions};
 use mnemon_runtime::{DeviceChoice, Engine, EngineOptions, LoadOptions, Model, ModelSource};
@@ -14,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Identity, ServerTlsConfig};
 
 use crate::auth::Credentials;
-use crate::parts::{Life, Parts};
+use crate::memories::Memories;
+use crate::parts::{Common, Life, Parts};
+use crate::remote::RemoteStore;
 use crate::settings::{EMBEDDED_MODEL, Settings};
 use crate::{Error, Result, connection, front, services};
 
@@ -42,27 +45,48 @@ pub async fn run(settings: Settings, listener: TcpListener, shutdown: impl Futur
 /// A server that is ready to serve.
 pub struct Server {
     settings: Settings,
-    store: Store,
-    model: Arc<Model>,
+    memories: Memories,
+    /// None where memories are kept for others only.
+    model: Option<Arc<Model>>,
 }
 
 impl Server {
-    /// Opens the data folder, then loads the model (which may take long, so a folder in use is told first).
+    /// Opens the data folder, or connects to the store that keeps the memories, then loads the model (which may take long, so
+    /// what is wrong with the former is told first).
     pub async fn open(settings: Settings) -> Result<Self> {
         settings.validate()?;
-        let (folder, options) = (settings.data.clone(), sled_options(&settings));
-        let storage = blocking("opening the store", move || Ok(SledStorage::open(folder, options)?)).await?;
+        let memories = match &settings.store {
+            Some(endpoint) => Memories::There(connect(&settings, endpoint).await?),
+            None => {
+                let (folder, options) = (settings.data.clone(), sled_options(&settings));
+                let storage = blocking("opening the store", move || Ok(SledStorage::open(folder, options)?)).await?;
+                Memories::Here(open_store(&settings, Arc::new(storage)).await?)
+            }
+        };
+        if settings.store_only {
+            return Ok(Self { settings, memories, model: None });
+        }
         let (source, options) = (model_source(&settings.model)?, load_options(&settings)?);
         let model = blocking("loading the model", move || Ok(Model::load(&source, &options)?)).await?;
-        Self::with_parts(settings, Arc::new(storage), Arc::new(model)).await
+        Ok(Self { settings, memories, model: Some(Arc::new(model)) })
     }
 
     /// As [`open`](Self::open), over another storage and with a model that is loaded already.
     pub async fn with_parts(settings: Settings, storage: Arc<dyn Storage>, model: Arc<Model>) -> Result<Self> {
         settings.validate()?;
-        let options = store_options(&settings);
-        let store = blocking("opening the store", move || Ok(Store::open(storage, options)?)).await?;
-        Ok(Self { settings, store, model })
+        let memories = Memories::Here(open_store(&settings, storage).await?);
+        Ok(Self { settings, memories, model: Some(model) })
+    }
+
+    /// As [`open`](Self::open) with [`Settings::store`], and with a model that is loaded already.
+    pub async fn with_remote_store(settings: Settings, model: Arc<Model>) -> Result<Self> {
+        settings.validate()?;
+        let endpoint = settings.store.clone().ok_or_else(|| Error::Settings {
+            what: "store".into(),
+            why: "the address of the server that keeps the memories is needed".into(),
+        })?;
+        let memories = Memories::There(connect(&settings, &endpoint).await?);
+        Ok(Self { settings, memories, model: Some(model) })
     }
 
     /// The settings it was opened with.
@@ -90,29 +114,23 @@ impl Server {
             let config = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
             builder = builder.tls_config(config).map_err(|error| Error::Tls { why: innermost(&error) })?;
         }
-        announce(&settings, &self.model);
+        announce(&settings, self.model.as_deref());
         let (life, grace) = (Life::default(), settings.shutdown_grace);
         // If this future is dropped, everything that it started ends as well.
         let _ends = (life.closing.clone().drop_guard(), life.cut.clone().drop_guard());
         let limits = settings.limits.clone();
-        let parts = Arc::new(Parts {
+        let common = Arc::new(Common {
             credentials: Credentials::new(&settings.tenants),
             life: life.clone(),
             ingests: Arc::new(Semaphore::new(limits.ingests as usize)),
             store_calls: Arc::new(Semaphore::new(limits.store_calls as usize)),
-            engine_places: Arc::new(Semaphore::new(limits.engine_queue as usize)),
-            engine: Engine::start(EngineOptions {
-                // A task gives its place back a moment before the engine stops counting it.
-                queue_max: limits.engine_queue as usize + 1,
-                name: "mnemon-engine".into(),
-            })?,
-            model: self.model,
-            store: self.store,
+            memories: self.memories,
             _closed: closed.clone().drop_guard(),
             settings,
         });
+        let parts = self.model.map(|model| with_model(&common, model)).transpose()?;
 
-        let (health, routes) = services::routes(&parts).await?;
+        let (health, routes) = services::routes(&common, parts.as_ref()).await?;
         let connections =
             connection::accept(listener, limits.connections as usize, life.closing.clone(), life.cut.clone());
         let serving = builder
@@ -137,7 +155,7 @@ impl Server {
             served = tokio::time::timeout(grace, finished).await.ok();
         }
         life.cut.cancel();
-        drop(parts);
+        drop((parts, common));
         let served = match served {
             Some(result) => result,
             None => tokio::time::timeout(CUT_WAIT, serving).await.unwrap_or(Ok(())),
@@ -149,6 +167,35 @@ impl Server {
         tracing::info!("the store is closed");
         Ok(served?)
     }
+}
+
+/// What calls share that need the model.
+fn with_model(common: &Arc<Common>, model: Arc<Model>) -> Result<Arc<Parts>> {
+    let places = common.settings.limits.engine_queue as usize;
+    Ok(Arc::new(Parts {
+        engine_places: Arc::new(Semaphore::new(places)),
+        // A task gives its place back a moment before the engine stops counting it.
+        engine: Engine::start(EngineOptions { queue_max: places + 1, name: "mnemon-engine".into() })?,
+        model,
+        common: Arc::clone(common),
+    }))
+}
+
+async fn open_store(settings: &Settings, storage: Arc<dyn Storage>) -> Result<Store> {
+    let options = store_options(settings);
+    blocking("opening the store", move || Ok(Store::open(storage, options)?)).await
+}
+
+/// Connects to the server that keeps the memories.
+async fn connect(settings: &Settings, endpoint: &str) -> Result<RemoteStore> {
+    let options = ConnectOptions {
+        endpoint: endpoint.to_owned(),
+        token: settings.store_token.as_ref().map(|token| token.0.clone()),
+        tls_ca: settings.store_ca.clone(),
+        ..ConnectOptions::default()
+    };
+    let endpoint = endpoint.to_owned();
+    RemoteStore::connect(options).await.map_err(|source| Error::RemoteStore { endpoint, source: Box::new(source) })
 }
 
 /// Runs what blocks on the blocking pool.
@@ -205,14 +252,14 @@ fn unix_ms() -> u64 {
 }
 
 /// Tells the log what is served.
-fn announce(settings: &Settings, model: &Model) {
+fn announce(settings: &Settings, model: Option<&Model>) {
     tracing::info!(
         listen = %settings.listen,
-        data = %settings.data.display(),
-        model = model.name(),
-        fingerprint = %model.fingerprint(),
-        parameters = model.parameters(),
-        device = services::device_name(model),
+        memories = settings.store.clone().unwrap_or_else(|| settings.data.display().to_string()),
+        model = model.map_or("none", Model::name),
+        fingerprint = model.map(|model| model.fingerprint().to_string()),
+        parameters = model.map(Model::parameters),
+        device = model.map(services::device_name),
         tls = settings.tls.is_some(),
         tenants = settings.tenants.len(),
         cache_bytes = settings.cache.total_bytes(),

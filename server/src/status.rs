@@ -44,10 +44,31 @@ impl IntoStatus for StoreError {
                 tracing::error!("{message}");
                 with_reason(Code::DataLoss, message, "DAMAGED")
             }
-            // InUse, UnknownChunk, Io, Catalog, and what may come.
+            Self::UnknownChunk { .. } => with_reason(Code::NotFound, message, "CHUNK_NOT_FOUND"),
+            Self::Remote(source) => match source.downcast::<Status>() {
+                Ok(status) => from_store(*status),
+                Err(_) => internal(&message),
+            },
+            // InUse, Io, Catalog, and what may come.
             _ => internal(&message),
         }
     }
+}
+
+impl IntoStatus for Status {
+    fn into_status(self, _field: &str) -> Status {
+        self
+    }
+}
+
+/// What a store on another machine answered; if it did not, that it cannot be reached.
+fn from_store(status: Status) -> Status {
+    if status.get_details_error_info().is_some() {
+        return status;
+    }
+    tracing::error!(code = ?status.code(), message = status.message(), "the store did not answer");
+    let message = "the store that keeps the memories cannot be reached; try again later (what was acknowledged is kept)";
+    with_reason(Code::Unavailable, message, "STORE_UNREACHABLE")
 }
 
 impl IntoStatus for RuntimeError {

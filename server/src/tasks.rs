@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tonic::Status;
 use tracing::Span;
 
-use crate::parts::Parts;
+use crate::parts::{Common, Parts};
 use crate::status::{self, IntoStatus};
 
 /// How long a store call may wait for its turn.
@@ -25,7 +25,7 @@ pub(crate) trait Job: Send + 'static {
 /// ends the job at its next step.
 pub(crate) async fn run_new<J: Job>(parts: &Arc<Parts>, job: J) -> Result<J, Status> {
     let place = Arc::clone(&parts.engine_places).try_acquire_owned().map_err(|_| {
-        let limit = parts.settings.limits.engine_queue;
+        let limit = parts.common.settings.limits.engine_queue;
         status::overloaded(
             &format!("{limit} requests are waiting for the model already; try again later"),
             "QUEUE_FULL",
@@ -83,21 +83,21 @@ impl<J: Job> Task for Ticket<J> {
 }
 
 /// Runs what blocks on the store, on the blocking pool; errors become statuses.
-pub(crate) async fn store<T, E, F>(parts: &Arc<Parts>, work: F) -> Result<T, Status>
+pub(crate) async fn store<T, E, F>(common: &Arc<Common>, work: F) -> Result<T, Status>
 where
     T: Send + 'static,
     E: IntoStatus + Send + 'static,
-    F: FnOnce(&Parts) -> Result<T, E> + Send + 'static,
+    F: FnOnce() -> Result<T, E> + Send + 'static,
 {
-    let permit = tokio::time::timeout(STORE_WAIT, Arc::clone(&parts.store_calls).acquire_owned())
+    let permit = tokio::time::timeout(STORE_WAIT, Arc::clone(&common.store_calls).acquire_owned())
         .await
         .map_err(|_| status::overloaded("the store is busy; try again later", "STORE_BUSY"))?
         .map_err(|_| status::internal("the store's queue was closed"))?;
-    let (parts, span) = (Arc::clone(parts), Span::current());
+    let (common, span) = (Arc::clone(common), Span::current());
     let task = tokio::task::spawn_blocking(move || {
         // Held until the work is done, even if the caller leaves before.
-        let _permit = permit;
-        span.in_scope(|| work(&parts)).map_err(|error| error.into_status(""))
+        let _held = (permit, common);
+        span.in_scope(work).map_err(|error| error.into_status(""))
     });
     task.await.unwrap_or_else(|error| Err(status::internal(&format!("a store call ended unexpectedly: {error}"))))
 }

@@ -180,6 +180,28 @@ pub(crate) fn ingest_start(start: &v1::IngestStart) -> Result<(), Status> {
     checks.done()
 }
 
+pub(crate) fn append_start(start: &v1::AppendStart) -> Result<(), Status> {
+    let mut checks = Checks::default();
+    checks.memory("start.memory", &start.memory);
+    checks.document_id(&start.document_id);
+    checks.metadata(&start.metadata);
+    checks.done()
+}
+
+/// Checks the names of memories that are used as one.
+pub(crate) fn memories(names: &[String]) -> Result<(), Status> {
+    let mut checks = Checks::default();
+    checks.memories("memories", names, false);
+    checks.done()
+}
+
+/// Checks a number.
+pub(crate) fn within(field: &str, value: u32, least: u32, most: u32) -> Result<(), Status> {
+    let mut checks = Checks::default();
+    checks.require((least..=most).contains(&value), field, || format!("{value}; {least} to {most} is accepted"));
+    checks.done()
+}
+
 pub(crate) fn piece(text: &[u8]) -> Result<(), Status> {
     let mut checks = Checks::default();
     checks.require(text.len() <= PIECE_BYTES_MAX, "text", || {

@@ -11,7 +11,7 @@ const PAGE: u32 = 500;
 impl Client {
     /// Creates an empty memory bound to the model being served.
     pub async fn create_memory(&self, name: &str, description: &str) -> Result<v1::Memory> {
-        let message = v1::CreateMemoryRequest { name: name.into(), description: description.into() };
+        let message = v1::CreateMemoryRequest { name: name.into(), description: description.into(), spec: None };
         Ok(self.memories.clone().create_memory(self.timed(message)).await?.into_inner())
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
 use mnemon_proto::v1::memory_service_client::MemoryServiceClient;
 use mnemon_proto::v1::recall_service_client::RecallServiceClient;
 use tonic::metadata::MetadataValue;
@@ -57,6 +58,8 @@ pub struct Client {
     pub(crate) memories: MemoryServiceClient<Transport>,
     /// Ingest, search, generate, score.
     pub(crate) recalls: RecallServiceClient<Transport>,
+    /// What all of them go through.
+    transport: Transport,
     /// Longest wait for an answer about memories and documents.
     pub(crate) timeout: Duration,
 }
@@ -70,12 +73,31 @@ impl Client {
             .await
             .map_err(|error| Error::Connect { endpoint: options.endpoint.clone(), why: innermost(&error) })?;
         let authorization = options.token.as_deref().map(bearer).transpose()?;
-        let transport = Transport::new(channel, authorization);
-        Ok(Self {
+        Ok(Self::over(Transport::new(channel, authorization), options.timeout))
+    }
+
+    fn over(transport: Transport, timeout: Duration) -> Self {
+        Self {
             memories: MemoryServiceClient::new(transport.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
-            recalls: RecallServiceClient::new(transport).max_decoding_message_size(ANSWER_BYTES_MAX),
-            timeout: options.timeout,
-        })
+            recalls: RecallServiceClient::new(transport.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
+            transport,
+            timeout,
+        }
+    }
+
+    /// The same connection, for calls on behalf of another tenant. The server refuses that to callers who may not.
+    pub fn on_behalf_of(&self, tenant: &str) -> Result<Self> {
+        Ok(Self::over(self.transport.on_behalf_of(tenant)?, self.timeout))
+    }
+
+    /// Calls of `MemoryService` as they were generated, for programs that pass messages and statuses on.
+    pub fn memory_service(&self) -> MemoryServiceClient<Transport> {
+        self.memories.clone()
+    }
+
+    /// Calls of `ChunkStore`: chunks in, entries found, chunks out, without a model.
+    pub fn chunk_store(&self) -> ChunkStoreClient<Transport> {
+        ChunkStoreClient::new(self.transport.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 }
 

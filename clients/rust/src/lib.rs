@@ -53,4 +53,5 @@ pub use error::{Error, FieldViolation, Result};
 pub use mnemon_proto::v1;
 pub use recall::{Generated, IngestOptions};
 pub use tonic::Code;
+pub use transport::Transport;
 pub use v1::IngestMode;

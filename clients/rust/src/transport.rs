@@ -18,6 +18,8 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tower::Service;
 
+use crate::{Error, Result};
+
 /// Set by the feeder of a request stream once all is sent; travels in the request's extensions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CleanEnd(Arc<AtomicBool>);
@@ -33,13 +35,18 @@ impl CleanEnd {
     }
 }
 
+/// Header that names the tenant for whom a call is made, where that is not the caller.
+const TENANT: http::HeaderName = http::HeaderName::from_static("mnemon-tenant");
+
 /// A channel that signs each call and guards its request body.
 #[derive(Debug, Clone)]
-pub(crate) struct Transport {
+pub struct Transport {
     /// The connection; reconnects by itself.
     channel: Channel,
     /// `Bearer TOKEN`, marked sensitive so that it is never printed.
     authorization: Option<HeaderValue>,
+    /// For whom calls are made, if not for the caller.
+    tenant: Option<HeaderValue>,
 }
 
 impl Transport {
@@ -49,7 +56,13 @@ impl Transport {
             header.set_sensitive(true);
             Some(header)
         });
-        Self { channel, authorization }
+        Self { channel, authorization, tenant: None }
+    }
+
+    /// The same connection, for calls on behalf of `tenant`.
+    pub(crate) fn on_behalf_of(&self, tenant: &str) -> Result<Self> {
+        let invalid = |_| Error::Options { what: "tenant", why: "visible ASCII characters are accepted".into() };
+        Ok(Self { tenant: Some(HeaderValue::from_str(tenant).map_err(invalid)?), ..self.clone() })
     }
 }
 
@@ -65,6 +78,9 @@ impl Service<http::Request<Body>> for Transport {
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         if let Some(value) = &self.authorization {
             request.headers_mut().insert(AUTHORIZATION, value.clone());
+        }
+        if let Some(value) = &self.tenant {
+            request.headers_mut().insert(TENANT, value.clone());
         }
         if let Some(clean_end) = request.extensions().get::<CleanEnd>().cloned() {
             request = request.map(|inner| Body::new(GuardedBody { inner, clean_end }));

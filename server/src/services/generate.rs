@@ -52,12 +52,12 @@ pub(super) async fn start(
         sampling: sampling(&request.sampling.unwrap_or_default()),
         stop: request.stop.clone(),
         recall: recalled.as_ref().map(|recalled| recalled.recall_from(parts, &memory)),
-        prompt_tokens_max: parts.settings.limits.prompt_tokens as usize,
+        prompt_tokens_max: parts.common.settings.limits.prompt_tokens as usize,
     };
     let (tokens, made) = mpsc::channel(TOKENS_AHEAD);
     let job = GenerateJob {
         parts: Arc::clone(parts),
-        cut: parts.life.cut.clone(),
+        cut: parts.common.life.cut.clone(),
         prompt: prompt(parts, request)?,
         options: Some(options),
         generation: None,
@@ -69,7 +69,7 @@ pub(super) async fn start(
     let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
     let teller =
         Teller { parts: Arc::clone(parts), recalled, answers, total: Masses::default(), passages: HashMap::new() };
-    parts.life.streams.spawn(run(Arc::clone(parts), job, made, teller).in_current_span());
+    parts.common.life.streams.spawn(run(Arc::clone(parts), job, made, teller).in_current_span());
     Ok(ReceiverStream::new(stream))
 }
 
@@ -80,7 +80,7 @@ async fn run(parts: Arc<Parts>, job: GenerateJob, made: Receiver<Made>, mut tell
         tokio::select! {
             // A client that is gone does not want it.
             _ = teller.answers.send(Err(status)) => {}
-            () = parts.life.cut.cancelled() => { let _ = teller.answers.try_send(Err(status::shutting_down())); }
+            () = parts.common.life.cut.cancelled() => { let _ = teller.answers.try_send(Err(status::shutting_down())); }
         }
     }
 }
@@ -98,7 +98,7 @@ async fn make(parts: &Arc<Parts>, job: GenerateJob) -> Result<(), Status> {
                 // Nobody listens any more.
                 Err(_) => return Ok(()),
             },
-            () = parts.life.cut.cancelled() => return Err(status::shutting_down()),
+            () = parts.common.life.cut.cancelled() => return Err(status::shutting_down()),
         }
         job = tasks::run_next(parts, job).await?;
     }
@@ -248,7 +248,7 @@ impl Teller {
             let message = self.message(batch.drain(..)).await?;
             tokio::select! {
                 sent = self.answers.send(Ok(message)) => if sent.is_err() { return Ok(()) },
-                () = self.parts.life.cut.cancelled() => return Err(status::shutting_down()),
+                () = self.parts.common.life.cut.cancelled() => return Err(status::shutting_down()),
             }
         }
     }

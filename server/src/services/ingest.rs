@@ -34,8 +34,8 @@ pub(super) fn start(
     tenant: Tenant,
     request: Request<Streaming<v1::IngestRequest>>,
 ) -> Result<ReceiverStream<Answer>, Status> {
-    let place = Arc::clone(&parts.ingests).try_acquire_owned().map_err(|_| {
-        let limit = parts.settings.limits.ingests;
+    let place = Arc::clone(&parts.common.ingests).try_acquire_owned().map_err(|_| {
+        let limit = parts.common.settings.limits.ingests;
         status::overloaded(&format!("{limit} documents are being read already; try again later"), "INGESTS_FULL")
     })?;
     let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
@@ -45,7 +45,7 @@ pub(super) fn start(
         let _place = place;
         ingest.run().await;
     };
-    parts.life.streams.spawn(work.in_current_span());
+    parts.common.life.streams.spawn(work.in_current_span());
     Ok(ReceiverStream::new(stream))
 }
 
@@ -78,7 +78,7 @@ impl Ingest {
         tokio::select! {
             // A client that is gone does not want it.
             _ = self.answers.send(answer) => {}
-            () = self.parts.life.cut.cancelled() => {}
+            () = self.parts.common.life.cut.cancelled() => {}
         }
     }
 
@@ -94,7 +94,8 @@ impl Ingest {
         };
         validate::ingest_start(&start)?;
         let tenant = self.tenant.clone();
-        let encoder = tasks::store(&self.parts, move |parts| open(parts, &tenant, start)).await?;
+        let parts = Arc::clone(&self.parts);
+        let encoder = tasks::store(&self.parts.common, move || open(&parts, &tenant, start)).await?;
         let mut job = IngestJob::new(encoder, self.answers.clone());
         let mut is_new = true;
         loop {
@@ -102,7 +103,7 @@ impl Ingest {
                 Next::Message(Message::Text(piece)) => match self.accept(&job, &piece) {
                     Ok(()) => {
                         job.action = Action::Push(piece);
-                        job = self.work(job, is_new, &self.parts.life.closing).await?;
+                        job = self.work(job, is_new, &self.parts.common.life.closing).await?;
                         is_new = false;
                         continue;
                     }
@@ -114,7 +115,7 @@ impl Ingest {
                 Next::End => {
                     job.action = Action::Finish;
                     // What is left is little: it may be finished while the server closes, within the grace period.
-                    job = self.work(job, is_new, &self.parts.life.cut).await?;
+                    job = self.work(job, is_new, &self.parts.common.life.cut).await?;
                     return Ok(convert::progress(&job.encoder.progress()));
                 }
                 Next::Interrupted(status) => status,
@@ -126,10 +127,10 @@ impl Ingest {
 
     /// Waits for the client, the end of the server, or a silence that is too long.
     async fn next(&mut self) -> Next {
-        let idle_s = self.parts.settings.limits.ingest_idle_s;
+        let idle_s = self.parts.common.settings.limits.ingest_idle_s;
         let message = tokio::select! {
             biased;
-            () = self.parts.life.closing.cancelled() => return Next::Interrupted(status::shutting_down()),
+            () = self.parts.common.life.closing.cancelled() => return Next::Interrupted(status::shutting_down()),
             () = self.answers.closed() => return Next::Interrupted(hung_up()),
             message = tokio::time::timeout(Duration::from_secs(idle_s), self.incoming.message()) => message,
         };
@@ -153,7 +154,7 @@ impl Ingest {
     /// Checks a piece of text against the limits.
     fn accept(&self, job: &IngestJob, piece: &[u8]) -> Result<(), Status> {
         validate::piece(piece)?;
-        let limit = self.parts.settings.limits.document_bytes;
+        let limit = self.parts.common.settings.limits.document_bytes;
         if job.encoder.progress().bytes_received + piece.len() as u64 > limit {
             let message = format!("the document has more than {limit} bytes; split it into several documents");
             return Err(status::with_reason(Code::ResourceExhausted, message, "DOCUMENT_TOO_LARGE"));
@@ -201,9 +202,9 @@ impl Ingest {
 /// Opens the memory and the document in it. Blocks.
 fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<DocumentEncoder, Error> {
     let mode = start.mode();
-    let memory = parts.open_memory(tenant.name(), &start.memory)?;
+    let memory = parts.common.memories.open(tenant.name(), &start.memory, &parts.model.fingerprint())?;
     let options = EncodeOptions {
-        commit_tokens: parts.settings.commit_tokens as usize,
+        commit_tokens: parts.common.settings.commit_tokens as usize,
         ..EncodeOptions::for_geometry(memory.geometry())
     };
     let begin = match mode {
@@ -211,7 +212,7 @@ fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<Docume
         v1::IngestMode::Append => DocumentEncoder::append,
         v1::IngestMode::Resume => DocumentEncoder::resume,
     };
-    begin(Arc::clone(&parts.model), Arc::new(memory), &start.document_id, start.metadata.into_iter().collect(), options)
+    begin(Arc::clone(&parts.model), memory, &start.document_id, start.metadata.into_iter().collect(), options)
 }
 
 fn hung_up() -> Status {

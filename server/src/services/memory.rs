@@ -2,26 +2,40 @@
 
 use std::sync::Arc;
 
-use mnemon_memory_store::{Error as StoreError, MemorySpec};
+use mnemon_memory_store::{MemorySpec, Store};
 use mnemon_proto::v1;
 use mnemon_proto::v1::memory_service_server::MemoryService;
+use mnemon_runtime::Model;
 use tonic::{Request, Response, Status};
 
 use crate::auth::tenant;
-use crate::parts::Parts;
-use crate::{convert, tasks, validate};
+use crate::parts::Common;
+use crate::{convert, status, tasks, validate, wire};
 
 /// Bytes of metadata after which a page ends early: pages stay below what clients accept in one message.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// `MemoryService`.
+/// `MemoryService`, over memories that this process keeps.
 pub(super) struct MemoryCalls {
-    parts: Arc<Parts>,
+    store: Store,
+    /// The model that memories are for when nothing else is said.
+    model: Option<Arc<Model>>,
+    common: Arc<Common>,
 }
 
 impl MemoryCalls {
-    pub(super) fn new(parts: Arc<Parts>) -> Self {
-        Self { parts }
+    pub(super) fn new(store: Store, model: Option<Arc<Model>>, common: Arc<Common>) -> Self {
+        Self { store, model, common }
+    }
+
+    /// Runs what blocks on the store.
+    async fn with_store<T, F>(&self, work: F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> mnemon_memory_store::Result<T> + Send + 'static,
+    {
+        let store = self.store.clone();
+        tasks::store(&self.common, move || work(&store)).await
     }
 }
 
@@ -31,15 +45,15 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let request = request.into_inner();
         validate::create_memory(&request)?;
-        let info = tasks::store(&self.parts, move |parts| {
-            let spec = MemorySpec {
-                fingerprint: parts.model.fingerprint(),
-                geometry: parts.model.geometry().clone(),
-                model_name: shortened(parts.model.name()),
-                description: request.description,
-            };
-            Ok::<_, StoreError>(parts.store.create_memory(tenant.name(), &request.name, spec)?.info())
-        });
+        let spec = match (request.spec, &self.model) {
+            (Some(spec), _) => wire::spec(spec, request.description)?,
+            (None, Some(model)) => MemorySpec { description: request.description, ..spec_of(model) },
+            (None, None) => {
+                let why = "this server has no model, so the shape of the memory must be given";
+                return Err(status::invalid(vec![status::violation("spec", why)]));
+            }
+        };
+        let info = self.with_store(move |store| Ok(store.create_memory(tenant.name(), &request.name, spec)?.info()));
         Ok(Response::new(convert::memory(info.await?)))
     }
 
@@ -47,8 +61,8 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let name = request.into_inner().name;
         validate::memory("name", &name)?;
-        let info = tasks::store(&self.parts, move |parts| {
-            Ok::<_, StoreError>(parts.store.memory(tenant.name(), &name)?.info())
+        let info = self.with_store(move |store| {
+            Ok(store.memory(tenant.name(), &name)?.info())
         });
         Ok(Response::new(convert::memory(info.await?)))
     }
@@ -63,9 +77,9 @@ impl MemoryService for MemoryCalls {
         if !page_token.is_empty() {
             validate::memory("page_token", &page_token)?;
         }
-        let mut infos = tasks::store(&self.parts, move |parts| {
+        let mut infos = self.with_store(move |store| {
             let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
-            parts.store.list_memories(tenant.name(), after, page_size + 1)
+            store.list_memories(tenant.name(), after, page_size + 1)
         })
         .await?;
         let bytes = |info: &mnemon_memory_store::MemoryInfo| info.description.len();
@@ -81,7 +95,7 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let name = request.into_inner().name;
         validate::memory("name", &name)?;
-        tasks::store(&self.parts, move |parts| parts.store.delete_memory(tenant.name(), &name)).await?;
+        self.with_store(move |store| store.delete_memory(tenant.name(), &name)).await?;
         Ok(Response::new(v1::DeleteMemoryResponse {}))
     }
 
@@ -94,8 +108,8 @@ impl MemoryService for MemoryCalls {
         if !name.is_empty() {
             validate::memory("name", &name)?;
         }
-        let done = tasks::store(&self.parts, move |parts| {
-            parts.store.compact(tenant.name(), Some(name.as_str()).filter(|name| !name.is_empty()))
+        let done = self.with_store(move |store| {
+            store.compact(tenant.name(), Some(name.as_str()).filter(|name| !name.is_empty()))
         })
         .await?;
         Ok(Response::new(v1::CompactMemoryResponse {
@@ -114,9 +128,9 @@ impl MemoryService for MemoryCalls {
         let v1::ListDocumentsRequest { memory, page_size, page_token } = request.into_inner();
         validate::memory("memory", &memory)?;
         let page_size = validate::page_size(page_size)?;
-        let mut infos = tasks::store(&self.parts, move |parts| {
+        let mut infos = self.with_store(move |store| {
             let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
-            parts.store.memory(tenant.name(), &memory)?.list_documents(after, page_size + 1)
+            store.memory(tenant.name(), &memory)?.list_documents(after, page_size + 1)
         })
         .await?;
         let bytes = |info: &mnemon_memory_store::DocumentInfo| {
@@ -132,7 +146,7 @@ impl MemoryService for MemoryCalls {
         let v1::GetDocumentRequest { memory, document_id } = request.into_inner();
         validate::document(&memory, &document_id)?;
         let info =
-            tasks::store(&self.parts, move |parts| parts.store.memory(tenant.name(), &memory)?.document(&document_id));
+            self.with_store(move |store| store.memory(tenant.name(), &memory)?.document(&document_id));
         Ok(Response::new(convert::document(info.await?)))
     }
 
@@ -143,11 +157,21 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let v1::DeleteDocumentRequest { memory, document_id } = request.into_inner();
         validate::document(&memory, &document_id)?;
-        tasks::store(&self.parts, move |parts| {
-            parts.store.memory(tenant.name(), &memory)?.delete_document(&document_id)
+        self.with_store(move |store| {
+            store.memory(tenant.name(), &memory)?.delete_document(&document_id)
         })
         .await?;
         Ok(Response::new(v1::DeleteDocumentResponse {}))
+    }
+}
+
+/// What memories of `model` are made for.
+pub(super) fn spec_of(model: &Model) -> MemorySpec {
+    MemorySpec {
+        fingerprint: model.fingerprint(),
+        geometry: model.geometry().clone(),
+        model_name: shortened(model.name()),
+        description: String::new(),
     }
 }
 

@@ -1,20 +1,25 @@
-//! The gRPC services: the contract's two, health and reflection.
+//! The gRPC services: the contract's three, health and reflection.
 //!
 //! | file | calls |
 //! |---|---|
 //! | `memory.rs` | CreateMemory, GetMemory, ListMemories, DeleteMemory, ListDocuments, GetDocument, DeleteDocument |
+//! | `forward.rs` | the same, of a store on another machine |
+//! | `store/` | ChunkStore |
 //! | `recall.rs` | GetModel, and the way to the calls below |
 //! | `ingest.rs`, `search.rs`, `generate.rs`, `score.rs` | the call of that name |
 
+mod forward;
 mod generate;
 mod ingest;
 mod memory;
 mod recall;
 mod score;
 mod search;
+mod store;
 
 use std::sync::Arc;
 
+use mnemon_proto::v1::chunk_store_server::{self, ChunkStoreServer};
 use mnemon_proto::v1::memory_service_server::{self, MemoryServiceServer};
 use mnemon_proto::v1::recall_service_server::{self, RecallServiceServer};
 use mnemon_runtime::Model;
@@ -23,19 +28,32 @@ use tonic::service::interceptor::InterceptedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use self::forward::ForwardedCalls;
 use self::memory::MemoryCalls;
 use self::recall::RecallCalls;
-use crate::parts::Parts;
+use self::store::StoreCalls;
+use crate::memories::Memories;
+use crate::parts::{Common, Parts};
 use crate::{Error, Result, auth};
 
-/// What health can be asked about: the server as a whole, and each of its services.
-const SERVICES: [&str; 3] = ["", memory_service_server::SERVICE_NAME, recall_service_server::SERVICE_NAME];
+/// What health can be asked about: the server as a whole, and each of the services that it may have.
+const SERVICES: [&str; 4] = [
+    "",
+    memory_service_server::SERVICE_NAME,
+    recall_service_server::SERVICE_NAME,
+    chunk_store_server::SERVICE_NAME,
+];
 
-/// All services, and what tells whether they serve. Health and reflection answer everybody: they show nothing that is
-/// not public.
-pub(crate) async fn routes(parts: &Arc<Parts>) -> Result<(HealthReporter, Routes)> {
+/// All services, and what tells whether they serve. A server without a model has no `RecallService`; one whose memories
+/// are kept elsewhere has no `ChunkStore`. Health and reflection answer everybody: they show nothing that is not public.
+pub(crate) async fn routes(common: &Arc<Common>, parts: Option<&Arc<Parts>>) -> Result<(HealthReporter, Routes)> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    for service in SERVICES {
+    let serves = |service: &str| match service {
+        recall_service_server::SERVICE_NAME => parts.is_some(),
+        chunk_store_server::SERVICE_NAME => matches!(common.memories, Memories::Here(_)),
+        _ => true,
+    };
+    for service in SERVICES.into_iter().filter(|service| serves(service)) {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
     let reflection = tonic_reflection::server::Builder::configure()
@@ -43,17 +61,32 @@ pub(crate) async fn routes(parts: &Arc<Parts>) -> Result<(HealthReporter, Routes
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|_| Error::Internal { part: "the reflection service" })?;
-    let message_bytes = parts.settings.limits.message_bytes as usize;
-    let memories =
-        MemoryServiceServer::new(MemoryCalls::new(Arc::clone(parts))).max_decoding_message_size(message_bytes);
-    let recalls =
-        RecallServiceServer::new(RecallCalls::new(Arc::clone(parts))).max_decoding_message_size(message_bytes);
+    let message_bytes = common.settings.limits.message_bytes as usize;
+    let model = parts.map(|parts| Arc::clone(&parts.model));
+    let auth = || auth::interceptor(Arc::clone(common));
     let mut routes = Routes::builder();
-    routes
-        .add_service(InterceptedService::new(memories, auth::interceptor(Arc::clone(parts))))
-        .add_service(InterceptedService::new(recalls, auth::interceptor(Arc::clone(parts))))
-        .add_service(health_service)
-        .add_service(reflection);
+    routes.add_service(health_service).add_service(reflection);
+    match (&common.memories, model) {
+        (Memories::Here(store), model) => {
+            let memories = MemoryCalls::new(store.clone(), model, Arc::clone(common));
+            let memories = MemoryServiceServer::new(memories).max_decoding_message_size(message_bytes);
+            let chunks = ChunkStoreServer::new(StoreCalls::new(store.clone(), Arc::clone(common)))
+                .max_decoding_message_size(common.settings.limits.store_message_bytes as usize);
+            routes.add_service(InterceptedService::new(memories, auth()));
+            routes.add_service(InterceptedService::new(chunks, auth()));
+        }
+        (Memories::There(store), Some(model)) => {
+            let memories = ForwardedCalls::new(store.clone(), model, Arc::clone(common));
+            let memories = MemoryServiceServer::new(memories).max_decoding_message_size(message_bytes);
+            routes.add_service(InterceptedService::new(memories, auth()));
+        }
+        (Memories::There(_), None) => return Err(Error::Internal { part: "a server with neither model nor memories" }),
+    }
+    if let Some(parts) = parts {
+        let recalls =
+            RecallServiceServer::new(RecallCalls::new(Arc::clone(parts))).max_decoding_message_size(message_bytes);
+        routes.add_service(InterceptedService::new(recalls, auth()));
+    }
     Ok((health, routes.routes()))
 }
 

@@ -51,11 +51,11 @@ impl RecallService for RecallCalls {
     }
 
     async fn get_model(&self, _request: Request<v1::GetModelRequest>) -> Result<Response<v1::Model>, Status> {
-        let (model, limits) = (&self.parts.model, &self.parts.settings.limits);
+        let (model, limits) = (&self.parts.model, &self.parts.common.settings.limits);
         Ok(Response::new(v1::Model {
             name: model.name().to_owned(),
             architecture: format!("{:?}", model.config().architecture).to_lowercase(),
-            fingerprint: model.fingerprint().to_string(),
+            fingerprint: model.fingerprint().to_hex(),
             geometry: Some(convert::geometry(model.geometry())),
             parameters: model.parameters(),
             window_tokens: model.config().memory.window as u32,

@@ -33,7 +33,7 @@ pub(super) async fn answer(
     };
     let scored = tokio::select! {
         job = tasks::run_new(parts, job) => job?.outcome.map_err(|error| error.into_status("text"))?,
-        () = parts.life.cut.cancelled() => return Err(status::shutting_down()),
+        () = parts.common.life.cut.cancelled() => return Err(status::shutting_down()),
     };
     if scored.tokens == 0 {
         return Err(status::invalid(vec![status::violation(
@@ -72,7 +72,7 @@ struct Scored {
 impl ScoreJob {
     fn begin(&self) -> Result<Scoring, Error> {
         let whole = [self.context.as_str(), self.text.as_str()].concat();
-        super::check_tokens(&self.parts.model, &whole, self.parts.settings.limits.score_tokens)?;
+        super::check_tokens(&self.parts.model, &whole, self.parts.common.settings.limits.score_tokens)?;
         let recall = self.recalled.as_ref().map(|recalled| recalled.recall_from(&self.parts, &self.options));
         Scoring::new(Arc::clone(&self.parts.model), &self.context, &self.text, recall)
     }

@@ -52,7 +52,7 @@ struct SearchJob {
 impl Job for SearchJob {
     fn step(&mut self) -> Turn {
         let model = &self.parts.model;
-        self.found = super::check_tokens(model, &self.query, self.parts.settings.limits.prompt_tokens)
+        self.found = super::check_tokens(model, &self.query, self.parts.common.settings.limits.prompt_tokens)
             .map_err(Error::from)
             .and_then(|()| search_text(model, self.recalled.as_ref(), &self.query, self.k, self.exact));
         Turn::Done

@@ -36,6 +36,8 @@ bounds! {
     Limits, PartialLimits, {
         /// Bytes of one gRPC message; at least the contract's largest piece of text fits.
         message_bytes: 4 << 20,
+        /// Bytes of one gRPC message to `ChunkStore`: a chunk with keys and values of all memory layers fits.
+        store_message_bytes: 64 << 20,
         /// Bytes of one document.
         document_bytes: 1 << 30,
         /// Tokens of a prompt or query; the model may accept less.
@@ -52,7 +54,7 @@ bounds! {
         streams_per_connection: 128,
         /// Calls at one time, over all connections; more are refused. Each may hold one message in memory.
         calls: 256,
-        /// Documents being read at one time, over all tenants.
+        /// Documents being read, or appended to through `ChunkStore`, at one time, over all tenants.
         ingests: 16,
         /// Seconds that an ingest stream may be silent before it is ended (what it sent is kept).
         ingest_idle_s: 300,

@@ -34,12 +34,26 @@ pub struct Tenant {
     pub name: String,
     /// Bearer token: 16 to 512 visible ASCII characters.
     pub token: String,
+    /// May call on behalf of any tenant: for a server with a model whose memories this one keeps.
+    #[serde(default)]
+    pub delegate: bool,
 }
 
 impl fmt::Debug for Tenant {
     /// Without the token: settings get logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tenant").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A text that is not shown.
+#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
     }
 }
 
@@ -90,6 +104,14 @@ pub struct Settings {
     pub commit_tokens: u32,
     /// Callers. Empty: everybody is the tenant [`DEFAULT_TENANT`], without credentials.
     pub tenants: Vec<Tenant>,
+    /// Keep memories for servers with a model, without one: no text is read or made here.
+    pub store_only: bool,
+    /// Address of the server that keeps the memories, `http://HOST:PORT` or `https://HOST:PORT`; this one does when `None`.
+    pub store: Option<String>,
+    /// Token for that server. Where this server has tenants, it must be of one that may [`delegate`](Tenant::delegate).
+    pub store_token: Option<Secret>,
+    /// PEM file of the authority that signed that server's certificate.
+    pub store_ca: Option<PathBuf>,
     /// Certificate and key; plain text when `None`.
     pub tls: Option<Tls>,
     /// Listen on an address that others can reach although TLS or credentials are missing.
@@ -120,6 +142,10 @@ impl Default for Settings {
             kv_dtype: None,
             commit_tokens: 4096,
             tenants: Vec::new(),
+            store_only: false,
+            store: None,
+            store_token: None,
+            store_ca: None,
             tls: None,
             allow_insecure_remote: false,
             shutdown_grace: Duration::from_secs(10),
@@ -173,6 +199,15 @@ impl Settings {
         }
         if self.window == Some(0) {
             return invalid("window", "0; at least 1 token is needed".into());
+        }
+        match (&self.store, self.store_only) {
+            (Some(_), true) => {
+                return invalid("store_only", "this server cannot both keep memories and have another keep them".into());
+            }
+            (None, _) if self.store_token.is_some() || self.store_ca.is_some() => {
+                return invalid("store", "a token or an authority is given for a store, but not its address".into());
+            }
+            _ => {}
         }
         self.limits.validate()?;
         let secured = self.tls.is_some() && !self.tenants.is_empty();
@@ -233,7 +268,7 @@ mod tests {
         let mut settings = Settings { listen: "0.0.0.0:1".parse().unwrap(), ..Settings::default() };
         let refused = settings.validate().unwrap_err();
         assert!(matches!(refused, Error::InsecureRemote { .. }), "{refused}");
-        settings.tenants = vec![Tenant { name: "a".into(), token: "0123456789abcdef".into() }];
+        settings.tenants = vec![Tenant { name: "a".into(), token: "0123456789abcdef".into(), delegate: false }];
         assert!(settings.validate().is_err(), "credentials in plain text");
         settings.tls = Some(Tls { cert: "c".into(), key: "k".into() });
         settings.validate().unwrap();

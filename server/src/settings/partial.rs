@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{LogFormat, Settings, Tenant, Tls};
+use super::{LogFormat, Secret, Settings, Tenant, Tls};
 use crate::{Error, Result};
 
 /// Makes a struct of options that a later layer overlays.
@@ -70,6 +70,14 @@ layer! {
         commit_tokens: u32,
         /// See [`Settings::tenants`]; a later layer replaces the whole list.
         tenants: Vec<Tenant>,
+        /// See [`Settings::store_only`].
+        store_only: bool,
+        /// See [`Settings::store`].
+        store: String,
+        /// See [`Settings::store_token`].
+        store_token: Secret,
+        /// See [`Settings::store_ca`].
+        store_ca: PathBuf,
         /// See [`Tls::cert`].
         tls_cert: PathBuf,
         /// See [`Tls::key`].
@@ -96,6 +104,7 @@ layer! {
     #[allow(missing_docs)]
     PartialLimits {
         message_bytes: u64,
+        store_message_bytes: u64,
         document_bytes: u64,
         prompt_tokens: u64,
         score_tokens: u64,
@@ -150,6 +159,10 @@ impl PartialSettings {
             kv_dtype,
             commit_tokens,
             tenants,
+            store_only,
+            store,
+            store_token,
+            store_ca,
             tls_cert,
             tls_key,
             allow_insecure_remote,
@@ -170,6 +183,10 @@ impl PartialSettings {
         settings.kv_dtype = kv_dtype;
         set(&mut settings.commit_tokens, commit_tokens);
         set(&mut settings.tenants, tenants);
+        set(&mut settings.store_only, store_only);
+        settings.store = store;
+        settings.store_token = store_token;
+        settings.store_ca = store_ca;
         settings.tls = match (tls_cert, tls_key) {
             (Some(cert), Some(key)) => Some(Tls { cert, key }),
             (None, None) => None,

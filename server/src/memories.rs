@@ -1,0 +1,66 @@
+//! Where the memories are: in this process, or in a store on another machine.
+
+use std::sync::Arc;
+
+use mnemon_memory_store::{Fingerprint, OpenMemory, Recall, Result, Store, UnionRecall};
+
+use crate::remote::RemoteStore;
+
+/// The memories of all tenants. What is asked of them while documents are read and text is made goes through here; the
+/// catalog has a service for each case.
+pub(crate) enum Memories {
+    /// Kept by this process.
+    Here(Store),
+    /// Kept by another server.
+    There(RemoteStore),
+}
+
+impl Memories {
+    /// Opens a memory of `tenant` to read documents into it, refusing one that another model made. Blocks.
+    pub(crate) fn open(&self, tenant: &str, name: &str, model: &Fingerprint) -> Result<Arc<dyn OpenMemory>> {
+        let memory: Arc<dyn OpenMemory> = match self {
+            Self::Here(store) => Arc::new(store.memory(tenant, name)?),
+            Self::There(store) => Arc::new(store.memory(tenant, name)?),
+        };
+        memory.require_fingerprint(model)?;
+        Ok(memory)
+    }
+
+    /// A view of several memories of `tenant` as one, each of them named once; refuses those of another model, if one is
+    /// given. Blocks.
+    pub(crate) fn view(
+        &self,
+        tenant: &str,
+        names: &[String],
+        model: Option<&Fingerprint>,
+    ) -> Result<Arc<dyn Recall>> {
+        match self {
+            Self::Here(store) => Ok(view_of(store, tenant, names, model)?.0),
+            Self::There(store) => store.view(tenant, names, model),
+        }
+    }
+}
+
+/// As [`Memories::view`], with the sequence number of each memory.
+pub(crate) fn view_of(
+    store: &Store,
+    tenant: &str,
+    names: &[String],
+    model: Option<&Fingerprint>,
+) -> Result<(Arc<dyn Recall>, Vec<u64>)> {
+    let (mut members, mut sequences): (Vec<Arc<dyn Recall>>, Vec<u64>) = Default::default();
+    for name in names {
+        let memory = store.memory(tenant, name)?;
+        if let Some(model) = model {
+            memory.require_fingerprint(model)?;
+        }
+        let snapshot = memory.snapshot()?;
+        sequences.push(snapshot.sequence());
+        members.push(Arc::new(snapshot));
+    }
+    let view: Arc<dyn Recall> = match <[_; 1]>::try_from(members) {
+        Ok([one]) => one,
+        Err(several) => Arc::new(UnionRecall::new(several)?),
+    };
+    Ok((view, sequences))
+}

@@ -1,0 +1,180 @@
+//! A store on another machine, through the same seams as one in this process.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `mod.rs` | the connection, and what is opened through it |
+//! | `view.rs` | a view: one stream, one round trip for each request |
+//! | `writer.rs` | a writer: chunks are collected, then sent and made durable at once |
+//! | `patience.rs` | what is tried again, and for how long |
+//!
+//! Everything here blocks until the other side has answered: call it on the blocking pool or on the engine's thread, never
+//! on an async thread.
+
+mod patience;
+mod view;
+mod writer;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mnemon_client::{Client, ConnectOptions};
+use mnemon_memory_store::{
+    ChunkInfo, DocumentWriter, Error, Fingerprint, KvGeometry, MemorySpec, OpenMemory, Recall, Result,
+};
+use mnemon_proto::v1;
+use tokio::runtime::Handle;
+use tonic::Status;
+
+use self::patience::Patience;
+use self::view::RemoteView;
+use self::writer::RemoteWriter;
+use crate::wire;
+
+/// Chunks of one page of a document.
+const PAGE_CHUNKS: usize = 1000;
+
+/// A store that another server keeps. Clones share the connection.
+#[derive(Clone)]
+pub(crate) struct RemoteStore {
+    client: Client,
+    /// Runs what is async while a thread waits for it.
+    handle: Handle,
+    /// Documents with a living writer: tenant, memory, document.
+    busy: Arc<Mutex<HashSet<(String, String, String)>>>,
+    patience: Patience,
+}
+
+impl RemoteStore {
+    /// Connects, and asks whether calls will be accepted.
+    pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, mnemon_client::Error> {
+        let client = Client::connect(options).await?;
+        client.list_memories_page(1, "").await?;
+        Ok(Self { client, handle: Handle::current(), busy: Arc::default(), patience: Patience::default() })
+    }
+
+    /// The connection, for calls on behalf of a tenant.
+    pub(crate) fn client_of(&self, tenant: &str) -> Result<Client, Status> {
+        self.client.on_behalf_of(tenant).map_err(|error| crate::status::internal(&error.to_string()))
+    }
+
+    /// Opens a memory of a tenant to read documents into it.
+    pub(crate) fn memory(&self, tenant: &str, name: &str) -> Result<RemoteMemory> {
+        let catalog = self.client_of(tenant).map_err(remote)?.memory_service();
+        let get = || {
+            let mut catalog = catalog.clone();
+            let request = v1::GetMemoryRequest { name: name.to_owned() };
+            async move { catalog.get_memory(request).await.map(tonic::Response::into_inner) }
+        };
+        let memory = self.patience.ask(&self.handle, get).map_err(remote)?;
+        let spec = v1::MemorySpec { fingerprint: memory.fingerprint, geometry: memory.geometry, model: memory.model };
+        let spec = wire::spec(spec, memory.description).map_err(remote)?;
+        Ok(RemoteMemory { store: self.clone(), tenant: tenant.to_owned(), name: name.to_owned(), spec })
+    }
+
+    /// A view of several memories of a tenant as one.
+    pub(crate) fn view(
+        &self,
+        tenant: &str,
+        names: &[String],
+        model: Option<&Fingerprint>,
+    ) -> Result<Arc<dyn Recall>> {
+        let client = self.client_of(tenant).map_err(remote)?;
+        let open = v1::OpenView {
+            memories: names.to_vec(),
+            fingerprint: model.map_or_else(String::new, Fingerprint::to_hex),
+        };
+        Ok(Arc::new(RemoteView::open(client.chunk_store(), self.handle.clone(), self.patience, open)?))
+    }
+}
+
+/// The store's own status, so that callers of this server are told just that.
+fn remote(status: Status) -> Error {
+    Error::Remote(Box::new(status))
+}
+
+/// A memory of a store on another machine.
+pub(crate) struct RemoteMemory {
+    store: RemoteStore,
+    tenant: String,
+    name: String,
+    spec: MemorySpec,
+}
+
+impl OpenMemory for RemoteMemory {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.spec.fingerprint
+    }
+
+    fn geometry(&self) -> &KvGeometry {
+        &self.spec.geometry
+    }
+
+    fn writer(&self, document_id: &str, metadata: BTreeMap<String, String>) -> Result<Box<dyn DocumentWriter>> {
+        let place = Place::take(&self.store.busy, (self.tenant.clone(), self.name.clone(), document_id.to_owned()))?;
+        let store = self.store.client_of(&self.tenant).map_err(remote)?.chunk_store();
+        let start = v1::AppendStart {
+            memory: self.name.clone(),
+            document_id: document_id.to_owned(),
+            fingerprint: self.spec.fingerprint.to_hex(),
+            metadata: metadata.into_iter().collect(),
+            ..Default::default()
+        };
+        Ok(Box::new(RemoteWriter::open(store, self.store.handle.clone(), self.store.patience, start, place)?))
+    }
+
+    fn document_chunks(&self, id: &str, from_ordinal: u64, limit: usize) -> Result<Vec<ChunkInfo>> {
+        let store = self.store.client_of(&self.tenant).map_err(remote)?.chunk_store();
+        let mut chunks = Vec::new();
+        while chunks.len() < limit {
+            let page = (limit - chunks.len()).min(PAGE_CHUNKS);
+            let read = || {
+                let mut store = store.clone();
+                let request = v1::ReadDocumentRequest {
+                    memory: self.name.clone(),
+                    document_id: id.to_owned(),
+                    from_ordinal: from_ordinal + chunks.len() as u64,
+                    limit: page as u32,
+                };
+                async move { store.read_document(request).await.map(tonic::Response::into_inner) }
+            };
+            let found = self.store.patience.ask(&self.store.handle, read).map_err(remote)?.chunks;
+            let last = found.len() < page;
+            let texts = found.into_iter().map(wire::received_text).collect::<Result<Vec<_>, Status>>();
+            chunks.extend(texts.map_err(remote)?);
+            if last {
+                break;
+            }
+        }
+        Ok(chunks)
+    }
+
+    fn view(&self) -> Result<Arc<dyn Recall>> {
+        self.store.view(&self.tenant, std::slice::from_ref(&self.name), None)
+    }
+}
+
+/// The place of the one writer that a document may have in this process.
+struct Place {
+    busy: Arc<Mutex<HashSet<(String, String, String)>>>,
+    document: (String, String, String),
+}
+
+impl Place {
+    fn take(busy: &Arc<Mutex<HashSet<(String, String, String)>>>, document: (String, String, String)) -> Result<Self> {
+        let mut taken = busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if !taken.insert(document.clone()) {
+            return Err(Error::DocumentBusy { document: document.2 });
+        }
+        Ok(Self { busy: Arc::clone(busy), document })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.document);
+    }
+}

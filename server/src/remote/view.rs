@@ -1,0 +1,359 @@
+//! A view of memories in a store on another machine: one stream, one round trip for each request.
+//!
+//! Chunks that came once are kept, up to a bound, and not sent again. If the connection is lost, the view is opened anew: it is
+//! the same view as long as the memories have the same sequence numbers.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+use mnemon_client::Transport;
+use mnemon_memory_store::{
+    Choice, ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MemorySpec, Recall, Result, SearchRequest,
+};
+use mnemon_proto::v1;
+use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
+use mnemon_proto::v1::view_request::Request;
+use mnemon_proto::v1::view_response::Answer;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{self, Sender};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::patience::Patience;
+use super::remote;
+use crate::status;
+use crate::wire;
+
+/// Bytes of keys and values that a view keeps.
+const KEPT_BYTES: usize = 64 << 20;
+/// Chunks that the store is told of as known.
+const KNOWN_MAX: usize = 4096;
+/// Bytes of keys and values asked for at once: below what an answer may have.
+const FETCH_BYTES: usize = 16 << 20;
+/// Chunks listed, or described, at once.
+const LIST_CHUNKS: usize = 65_536;
+const DESCRIBE_CHUNKS: usize = 500;
+
+/// See [`Recall`].
+pub(super) struct RemoteView {
+    store: ChunkStoreClient<Transport>,
+    handle: Handle,
+    patience: Patience,
+    open: v1::OpenView,
+    spec: MemorySpec,
+    chunks: u64,
+    sequences: Vec<u64>,
+    /// The stream; requests take turns. None after it broke.
+    stream: tokio::sync::Mutex<Option<Stream>>,
+    /// Keys and values that came before.
+    kept: Mutex<Kept>,
+}
+
+struct Stream {
+    requests: Sender<v1::ViewRequest>,
+    answers: Streaming<v1::ViewResponse>,
+}
+
+impl Stream {
+    async fn open(
+        store: &ChunkStoreClient<Transport>,
+        open: &v1::OpenView,
+    ) -> Result<(Self, v1::ViewOpened), Status> {
+        let (requests, outgoing) = mpsc::channel(1);
+        let first = v1::ViewRequest { request: Some(Request::Open(open.clone())) };
+        requests.send(first).await.map_err(|_| Status::unavailable("the stream ended"))?;
+        let answers = store.clone().view(ReceiverStream::new(outgoing)).await?.into_inner();
+        let mut stream = Self { requests, answers };
+        match stream.answer().await? {
+            Answer::Opened(opened) => Ok((stream, opened)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn ask(&mut self, request: Request) -> Result<Answer, Status> {
+        let request = v1::ViewRequest { request: Some(request) };
+        // A stream that has ended tells why below.
+        let _ = self.requests.send(request).await;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<Answer, Status> {
+        let message = self.answers.message().await?;
+        message.and_then(|message| message.answer).ok_or_else(|| Status::unavailable("the store ended the view"))
+    }
+}
+
+fn unexpected() -> Status {
+    status::internal("the store answered something else than it was asked")
+}
+
+impl RemoteView {
+    pub(super) fn open(
+        store: ChunkStoreClient<Transport>,
+        handle: Handle,
+        patience: Patience,
+        open: v1::OpenView,
+    ) -> Result<Self> {
+        let (stream, opened) = patience.ask(&handle, || Stream::open(&store, &open)).map_err(remote)?;
+        let spec = wire::given("spec", opened.spec).and_then(|spec| wire::spec(spec, String::new())).map_err(remote)?;
+        Ok(Self {
+            store,
+            handle,
+            patience,
+            open,
+            spec,
+            chunks: opened.chunks,
+            sequences: opened.sequences,
+            stream: tokio::sync::Mutex::new(Some(stream)),
+            kept: Mutex::new(Kept::default()),
+        })
+    }
+
+    /// One round trip; several if the connection was lost.
+    fn ask<T>(&self, request: &Request, expect: impl Fn(Answer) -> Option<T>) -> Result<T> {
+        let asked = self.handle.block_on(async {
+            let mut tries = self.patience.tries();
+            loop {
+                match tries.within(self.ask_once(request.clone())).await {
+                    Ok(answer) => return expect(answer).ok_or_else(unexpected),
+                    Err(status) => tries.wait_after(status).await?,
+                }
+            }
+        });
+        asked.map_err(remote)
+    }
+
+    async fn ask_once(&self, request: Request) -> Result<Answer, Status> {
+        let mut place = self.stream.lock().await;
+        let mut stream = match place.take() {
+            Some(stream) => stream,
+            None => self.reopen().await?,
+        };
+        let answer = stream.ask(request).await;
+        // Any error ends the stream. One that is dropped half-way is not put back either.
+        if answer.is_ok() {
+            *place = Some(stream);
+        }
+        answer
+    }
+
+    async fn reopen(&self) -> Result<Stream, Status> {
+        let (stream, opened) = Stream::open(&self.store, &self.open).await?;
+        if opened.sequences == self.sequences {
+            return Ok(stream);
+        }
+        let message = "the connection to the store was lost, and the memory has changed since; ask again";
+        Err(status::with_reason(Code::Aborted, message, "VIEW_LOST"))
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn query(request: &SearchRequest<'_>) -> v1::EntryQuery {
+        v1::EntryQuery {
+            slot: request.slot as u32,
+            n_heads: request.n_heads as u32,
+            queries: wire::f32_bytes(request.queries),
+            top_k: request.top_k as u32,
+            ef_search: request.ef.map(|ef| ef as u32),
+            exact: request.exact,
+        }
+    }
+
+    fn receive(&self, slot: usize, chunks: &[v1::ChunkKv]) -> Result<HashMap<ChunkId, Arc<ChunkKv>>> {
+        let received = chunks.iter().map(|kv| wire::received_kv(kv).map(Arc::new)).collect::<Result<Vec<_>, Status>>();
+        let received = received.map_err(remote)?;
+        let mut kept = self.kept();
+        received.iter().for_each(|kv| kept.put(slot, kv));
+        Ok(received.into_iter().map(|kv| (kv.id, kv)).collect())
+    }
+
+    /// Fetches what is not among `found`, into it.
+    fn fetch_missing(
+        &self,
+        slot: usize,
+        chunks: impl Iterator<Item = ChunkId>,
+        found: &mut HashMap<ChunkId, Arc<ChunkKv>>,
+    ) -> Result<()> {
+        let mut missing: Vec<u64> = chunks.filter(|chunk| !found.contains_key(chunk)).map(|chunk| chunk.0).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        let geometry = &self.spec.geometry;
+        let chunk_bytes = 8 * geometry.kv_heads as usize * geometry.head_dim as usize * geometry.chunk_tokens as usize;
+        for chunk_ids in missing.chunks((FETCH_BYTES / chunk_bytes.max(1)).max(1)) {
+            let query = v1::ChunkQuery { slot: slot as u32, chunk_ids: chunk_ids.to_vec() };
+            let fetched = self.ask(&Request::Fetch(query), |answer| match answer {
+                Answer::Fetched(fetched) => Some(fetched.chunks),
+                _ => None,
+            })?;
+            found.extend(self.receive(slot, &fetched)?);
+        }
+        Ok(())
+    }
+}
+
+/// `chunks` in their order.
+fn in_order(
+    chunks: impl Iterator<Item = ChunkId>,
+    found: &HashMap<ChunkId, Arc<ChunkKv>>,
+) -> Result<Vec<Arc<ChunkKv>>> {
+    chunks.map(|id| found.get(&id).cloned().ok_or(Error::UnknownChunk { chunk: id.0 })).collect()
+}
+
+impl Recall for RemoteView {
+    fn geometry(&self) -> &KvGeometry {
+        &self.spec.geometry
+    }
+
+    fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> {
+        let hits = self.ask(&Request::Search(Self::query(request)), |answer| match answer {
+            Answer::Hits(hits) => Some(hits),
+            _ => None,
+        })?;
+        wire::received_hits(&hits).map_err(remote)
+    }
+
+    fn recall(&self, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        // Held until the answer is put together, so that what is said to be known stays.
+        let mut found = self.kept().latest(request.slot);
+        let query = v1::RecallQuery {
+            search: Some(Self::query(request)),
+            block_queries: choice.block_queries as u32,
+            scale: choice.scale.to_vec(),
+            top_k_chunks: choice.top_k_chunks as u32,
+            known: found.keys().map(|chunk| chunk.0).collect(),
+        };
+        let recalled = self.ask(&Request::Recall(query), |answer| match answer {
+            Answer::Recalled(recalled) => Some(recalled),
+            _ => None,
+        })?;
+        found.extend(self.receive(request.slot, &recalled.chunks)?);
+        let ids = |block: &v1::ChunkList| block.chunk_ids.iter().copied().map(ChunkId).collect::<Vec<_>>();
+        let blocks: Vec<Vec<ChunkId>> = recalled.blocks.iter().map(ids).collect();
+        self.fetch_missing(request.slot, blocks.iter().flatten().copied(), &mut found)?;
+        self.kept().touch(request.slot, blocks.iter().flatten());
+        blocks.into_iter().map(|block| in_order(block.into_iter(), &found)).collect()
+    }
+
+    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> {
+        let mut found = self.kept().of(slot, chunks);
+        self.fetch_missing(slot, chunks.iter().copied(), &mut found)?;
+        in_order(chunks.iter().copied(), &found)
+    }
+
+    fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {
+        let mut infos = Vec::with_capacity(chunks.len());
+        for chunks in chunks.chunks(DESCRIBE_CHUNKS) {
+            let query = v1::ChunkQuery { slot: 0, chunk_ids: chunks.iter().map(|chunk| chunk.0).collect() };
+            let described = self.ask(&Request::Describe(query), |answer| match answer {
+                Answer::Described(described) => Some(described.chunks),
+                _ => None,
+            })?;
+            for text in described {
+                infos.push(wire::received_text(text).map_err(remote)?);
+            }
+        }
+        Ok(infos)
+    }
+
+    fn chunks(&self, limit: usize) -> Result<Vec<ChunkId>> {
+        let mut all = Vec::new();
+        while all.len() < limit {
+            let page = (limit - all.len()).min(LIST_CHUNKS);
+            let query = v1::ListQuery { skip: all.len() as u64, limit: page as u32 };
+            let listed = self.ask(&Request::List(query), |answer| match answer {
+                Answer::Listed(listed) => Some(listed.chunk_ids),
+                _ => None,
+            })?;
+            let last = listed.len() < page;
+            all.extend(listed.into_iter().map(ChunkId));
+            if last {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    fn len(&self) -> u64 {
+        self.chunks
+    }
+}
+
+/// Chunks that came before, the least recently used of which go first.
+struct Kept {
+    chunks: LruCache<(usize, ChunkId), Arc<ChunkKv>>,
+    bytes: usize,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { chunks: LruCache::new(KEPT_CHUNKS), bytes: 0 }
+    }
+}
+
+/// Bound on the number of chunks, beside that on their bytes.
+const KEPT_CHUNKS: NonZeroUsize = match NonZeroUsize::new(1 << 16) {
+    Some(chunks) => chunks,
+    None => NonZeroUsize::MIN,
+};
+
+fn bytes_of(kv: &ChunkKv) -> usize {
+    // As binary32, the largest type.
+    4 * (kv.keys.len() + kv.values.len()) + 160
+}
+
+impl Kept {
+    fn put(&mut self, slot: usize, kv: &Arc<ChunkKv>) {
+        self.bytes += bytes_of(kv);
+        if let Some((_, old)) = self.chunks.push((slot, kv.id), Arc::clone(kv)) {
+            self.bytes -= bytes_of(&old);
+        }
+        while self.bytes > KEPT_BYTES {
+            let Some((_, old)) = self.chunks.pop_lru() else { break };
+            self.bytes -= bytes_of(&old);
+        }
+    }
+
+    fn touch<'a>(&mut self, slot: usize, chunks: impl Iterator<Item = &'a ChunkId>) {
+        for chunk in chunks {
+            self.chunks.promote(&(slot, *chunk));
+        }
+    }
+
+    fn of(&mut self, slot: usize, chunks: &[ChunkId]) -> HashMap<ChunkId, Arc<ChunkKv>> {
+        chunks.iter().filter_map(|chunk| Some((*chunk, Arc::clone(self.chunks.get(&(slot, *chunk))?)))).collect()
+    }
+
+    /// Those of a slot that were used last.
+    fn latest(&self, slot: usize) -> HashMap<ChunkId, Arc<ChunkKv>> {
+        let of_slot = self.chunks.iter().filter(|((kept, _), _)| *kept == slot);
+        of_slot.take(KNOWN_MAX).map(|((_, chunk), kv)| (*chunk, Arc::clone(kv))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mnemon_memory_store::KvData;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut kept = Kept::default();
+        let kv = |chunk: u64, values: usize| {
+            let data = || KvData::F32(vec![0.0; values]);
+            Arc::new(ChunkKv { id: ChunkId(chunk), document: 1, token_start: 0, len: 1, keys: data(), values: data() })
+        };
+        for chunk in 0..40 {
+            kept.put(0, &kv(chunk, 1 << 18));
+            assert!(kept.bytes <= KEPT_BYTES);
+        }
+        assert!(kept.of(0, &[ChunkId(0)]).is_empty() && kept.of(1, &[ChunkId(39)]).is_empty());
+        assert_eq!(kept.of(0, &[ChunkId(39), ChunkId(0)]).len(), 1);
+        kept.put(0, &kv(39, 1));
+        assert_eq!(kept.latest(0).len(), kept.chunks.len());
+    }
+}

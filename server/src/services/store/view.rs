@@ -1,0 +1,233 @@
+//! A view that does not change while its stream is open, and what it answers.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mnemon_memory_store::{Choice, ChunkId, KvDtype, KvGeometry, Recall, SearchRequest, Store};
+use mnemon_proto::v1;
+use mnemon_proto::v1::view_request::Request;
+use mnemon_proto::v1::view_response::Answer;
+use tokio::sync::mpsc::{self, Sender};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use tracing::Instrument as _;
+
+use crate::auth::Tenant;
+use crate::memories::view_of;
+use crate::parts::Common;
+use crate::status::{self, IntoStatus as _};
+use crate::{tasks, validate, wire};
+
+/// Bytes of keys and values in one answer.
+const KV_BYTES_MAX: usize = 32 << 20;
+/// Hits in one answer, over all lists.
+const HITS_MAX: usize = 1 << 20;
+/// Chunks described at once.
+pub(super) const DESCRIBED_MAX: u32 = 1000;
+/// Chunks listed at once, or known to a caller.
+const LISTED_MAX: u32 = 65_536;
+/// Chunks recalled for a block.
+const TOP_K_CHUNKS_MAX: u32 = 256;
+/// Breadth of a walk.
+const EF_SEARCH_MAX: u32 = 4096;
+
+type Answered = Result<v1::ViewResponse, Status>;
+
+/// Begins to answer; an error ends the stream.
+pub(super) fn start(
+    store: &Store,
+    common: &Arc<Common>,
+    tenant: Tenant,
+    requests: Streaming<v1::ViewRequest>,
+) -> ReceiverStream<Answered> {
+    // One answer ahead: a client that does not read is not read from.
+    let (answers, stream) = mpsc::channel(1);
+    let work = serve(store.clone(), Arc::clone(common), tenant, requests, answers);
+    common.life.streams.spawn(work.in_current_span());
+    ReceiverStream::new(stream)
+}
+
+async fn serve(
+    store: Store,
+    common: Arc<Common>,
+    tenant: Tenant,
+    mut requests: Streaming<v1::ViewRequest>,
+    answers: Sender<Answered>,
+) {
+    let mut view: Option<Arc<dyn Recall>> = None;
+    loop {
+        let request = match next(&common, &mut requests, &answers).await {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(status) => {
+                let _ = answers.try_send(Err(status));
+                return;
+            }
+        };
+        let answer = match (request, &view) {
+            (Request::Open(open), None) => self::open(&store, &common, &tenant, open).await.map(|(opened, opening)| {
+                view = Some(opening);
+                Answer::Opened(opened)
+            }),
+            (Request::Open(_), Some(_)) => wire::refuse("open", "the view is open already; it is the first request"),
+            (_, None) => wire::refuse("open", "the first request opens the view"),
+            (request, Some(view)) => {
+                let view = Arc::clone(view);
+                tasks::store(&common, move || answer(view.as_ref(), request)).await
+            }
+        };
+        let ended = answer.is_err();
+        let answer = answer.map(|answer| v1::ViewResponse { answer: Some(answer) });
+        tokio::select! {
+            sent = answers.send(answer) => if sent.is_err() || ended { return },
+            () = common.life.cut.cancelled() => return,
+        }
+    }
+}
+
+/// Waits for the client, the end of the server, or a silence that is too long. `None` when the client is done.
+async fn next(
+    common: &Common,
+    requests: &mut Streaming<v1::ViewRequest>,
+    answers: &Sender<Answered>,
+) -> Result<Option<Request>, Status> {
+    let idle_s = common.settings.limits.ingest_idle_s;
+    let message = tokio::select! {
+        biased;
+        () = common.life.closing.cancelled() => return Err(status::shutting_down()),
+        () = answers.closed() => return Ok(None),
+        message = tokio::time::timeout(Duration::from_secs(idle_s), requests.message()) => message,
+    };
+    match message {
+        Ok(Ok(Some(v1::ViewRequest { request: Some(request) }))) => Ok(Some(request)),
+        Ok(Ok(Some(v1::ViewRequest { request: None }))) => wire::refuse("request", "it is empty"),
+        Ok(Ok(None)) => Ok(None),
+        Ok(Err(status)) => Err(status),
+        Err(_) => {
+            let message = format!("nothing was asked for {idle_s} s; open the view again");
+            Err(status::with_reason(Code::Unavailable, message, "VIEW_IDLE"))
+        }
+    }
+}
+
+async fn open(
+    store: &Store,
+    common: &Arc<Common>,
+    tenant: &Tenant,
+    open: v1::OpenView,
+) -> Result<(v1::ViewOpened, Arc<dyn Recall>), Status> {
+    validate::memories(&open.memories)?;
+    let model = match open.fingerprint.as_str() {
+        "" => None,
+        hex => Some(wire::fingerprint("fingerprint", hex)?),
+    };
+    let (store, tenant) = (store.clone(), tenant.clone());
+    tasks::store(common, move || {
+        let (view, sequences) = view_of(&store, tenant.name(), &open.memories, model.as_ref())?;
+        let spec = store.memory(tenant.name(), &open.memories[0])?.spec().clone();
+        let opened = v1::ViewOpened { spec: Some(wire::spec_to_send(&spec)), chunks: view.len(), sequences };
+        Ok::<_, mnemon_memory_store::Error>((opened, view))
+    })
+    .await
+}
+
+/// Answers one request.
+fn answer(view: &dyn Recall, request: Request) -> Result<Answer, Status> {
+    Ok(match request {
+        Request::Open(_) => return wire::refuse("open", "the view is open already"),
+        Request::Search(query) => Answer::Hits(search(view, &query)?),
+        Request::Recall(query) => Answer::Recalled(recall(view, query)?),
+        Request::Fetch(query) => Answer::Fetched(fetch(view, &query)?),
+        Request::Describe(query) => {
+            validate::within("describe.chunk_ids", query.chunk_ids.len() as u32, 0, DESCRIBED_MAX)?;
+            let infos = view.describe(&ids(&query.chunk_ids)).map_err(|error| error.into_status(""))?;
+            Answer::Described(v1::ReadDocumentResponse { chunks: infos.into_iter().map(wire::text_to_send).collect() })
+        }
+        Request::List(query) => {
+            validate::within("list.limit", query.limit, 1, LISTED_MAX)?;
+            let end = query.skip.saturating_add(u64::from(query.limit));
+            let all = view.chunks(usize::try_from(end).unwrap_or(usize::MAX));
+            let all = all.map_err(|error| error.into_status(""))?;
+            let listed = all.into_iter().skip(query.skip as usize).map(|chunk| chunk.0).collect();
+            Answer::Listed(v1::ChunkList { chunk_ids: listed })
+        }
+    })
+}
+
+fn ids(chunks: &[u64]) -> Vec<ChunkId> {
+    chunks.iter().copied().map(ChunkId).collect()
+}
+
+/// Checks what the store does not, and hands over the queries.
+fn with_query<T>(
+    view: &dyn Recall,
+    query: &v1::EntryQuery,
+    work: impl FnOnce(&SearchRequest<'_>) -> mnemon_memory_store::Result<T>,
+) -> Result<T, Status> {
+    let queries = wire::f32_values("queries", &query.queries)?;
+    if let Some(ef) = query.ef_search {
+        validate::within("ef_search", ef, 1, EF_SEARCH_MAX)?;
+    }
+    let lists = queries.len() / (view.geometry().head_dim as usize).max(1);
+    if lists.saturating_mul(query.top_k as usize) > HITS_MAX {
+        return wire::refuse("top_k", format!("{} for {lists} queries; {HITS_MAX} hits at most", query.top_k));
+    }
+    let request = SearchRequest {
+        slot: query.slot as usize,
+        queries: &queries,
+        n_heads: query.n_heads as usize,
+        top_k: query.top_k as usize,
+        ef: query.ef_search.map(|ef| ef as usize),
+        exact: query.exact,
+    };
+    work(&request).map_err(|error| error.into_status(""))
+}
+
+pub(super) fn search(view: &dyn Recall, query: &v1::EntryQuery) -> Result<v1::EntryHits, Status> {
+    with_query(view, query, |request| view.search(request)).map(|lists| wire::hits_to_send(&lists))
+}
+
+fn recall(view: &dyn Recall, query: v1::RecallQuery) -> Result<v1::RecalledChunks, Status> {
+    validate::within("top_k_chunks", query.top_k_chunks, 1, TOP_K_CHUNKS_MAX)?;
+    validate::within("known", query.known.len() as u32, 0, LISTED_MAX)?;
+    let choice = Choice {
+        block_queries: query.block_queries as usize,
+        scale: &query.scale,
+        top_k_chunks: query.top_k_chunks as usize,
+    };
+    let search = wire::given("search", query.search)?;
+    let blocks = with_query(view, &search, |request| view.recall(request, &choice))?;
+    let mut sent: HashSet<u64> = query.known.iter().copied().collect();
+    let (mut chunks, mut room) = (Vec::new(), KV_BYTES_MAX);
+    for kv in blocks.iter().flatten() {
+        let bytes = kv_bytes(view.geometry(), kv.len);
+        if bytes <= room && sent.insert(kv.id.0) {
+            room -= bytes;
+            chunks.push(wire::kv_to_send(kv));
+        }
+    }
+    let list = |block: &Vec<_>| v1::ChunkList { chunk_ids: block.iter().map(|kv: &Arc<_>| id(kv)).collect() };
+    Ok(v1::RecalledChunks { blocks: blocks.iter().map(list).collect(), chunks })
+}
+
+fn id(kv: &Arc<mnemon_memory_store::ChunkKv>) -> u64 {
+    kv.id.0
+}
+
+pub(super) fn fetch(view: &dyn Recall, query: &v1::ChunkQuery) -> Result<v1::ChunkKvs, Status> {
+    let geometry = view.geometry();
+    let most = KV_BYTES_MAX / kv_bytes(geometry, geometry.chunk_tokens as usize).max(1);
+    if query.chunk_ids.len() > most.max(1) {
+        let message = format!("{} chunks are more than one answer may have; ask for {most} at most", query.chunk_ids.len());
+        return Err(status::with_reason(Code::ResourceExhausted, message, "ANSWER_TOO_LARGE"));
+    }
+    let fetched = view.fetch(query.slot as usize, &ids(&query.chunk_ids)).map_err(|error| error.into_status(""))?;
+    Ok(v1::ChunkKvs { chunks: fetched.iter().map(|kv| wire::kv_to_send(kv)).collect() })
+}
+
+/// Bytes of keys and values of `tokens` tokens at one layer, as they are sent.
+fn kv_bytes(geometry: &KvGeometry, tokens: usize) -> usize {
+    let width = if geometry.dtype == KvDtype::F32 { 4 } else { 2 };
+    2 * width * tokens * geometry.kv_heads as usize * geometry.head_dim as usize
+}
