@@ -13,6 +13,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("mnemon_descriptor.bin"), descriptors.encode_to_vec())?;
     // Keys and values: not copied once more.
-    tonic_prost_build::configure().bytes(".mnemon.v1.ChunkKv").bytes(".mnemon.v1.KvChunk").bytes(".mnemon.v1.EntryQuery").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".mnemon.v1.ChunkKv")
+        .bytes(".mnemon.v1.KvChunk")
+        .bytes(".mnemon.v1.EntryQuery")
+        .compile_fds(descriptors)?;
     Ok(())
 }

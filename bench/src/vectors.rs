@@ -49,7 +49,8 @@ pub(crate) fn ingest(store: &Store, model: &Arc<Model>, text: &str) -> Result<(M
     let memory = store.create_memory("bench", "text", spec)?;
     let start = Instant::now();
     let options = EncodeOptions::for_geometry(model.geometry());
-    let mut encoder = DocumentEncoder::create(Arc::clone(model), Arc::new(memory.clone()), "text", BTreeMap::new(), options)?;
+    let mut encoder =
+        DocumentEncoder::create(Arc::clone(model), Arc::new(memory.clone()), "text", BTreeMap::new(), options)?;
     for piece in text.as_bytes().chunks(1 << 16) {
         encoder.push(piece)?;
         while encoder.step()?.is_some() {}

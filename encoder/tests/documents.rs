@@ -237,7 +237,8 @@ fn a_verbatim_passage_finds_its_own_chunk_first() {
         for seed in 0..2 {
             let id = format!("document {seed}");
             let encoder =
-                DocumentEncoder::create(Arc::clone(&model), Arc::new(memory.clone()), &id, [].into(), encode.clone()).unwrap();
+                DocumentEncoder::create(Arc::clone(&model), Arc::new(memory.clone()), &id, [].into(), encode.clone())
+                    .unwrap();
             read_all(encoder, long_text(bytes, 20 + seed).as_bytes(), 1 << 16);
         }
         let snapshot = memory.snapshot().unwrap();

@@ -57,7 +57,8 @@ fn check(family: Family, chunk_tokens: u32, segment_tokens: usize, continued: us
     let store = stores::on_disk(folder.path());
     let memory = stores::memory_for(&store, &model, "memory");
     let encode = EncodeOptions { segment_tokens, recall_while_reading: Some(everything()), ..EncodeOptions::default() };
-    let encoder = DocumentEncoder::create(Arc::clone(&model), Arc::new(memory.clone()), "document", [].into(), encode).unwrap();
+    let encoder =
+        DocumentEncoder::create(Arc::clone(&model), Arc::new(memory.clone()), "document", [].into(), encode).unwrap();
     let progress = stores::read_all(encoder, text.as_bytes(), 333);
     assert!(progress.durable_tokens as usize > 3 * segment_tokens, "{progress:?}");
     drop((memory, store));

@@ -35,7 +35,8 @@ type Delegate = bool;
 
 impl Credentials {
     pub(crate) fn new(settings: &[TenantSetting]) -> Self {
-        let tenants = settings.iter().map(|tenant| (hash(&tenant.token), (Tenant(tenant.name.as_str().into()), tenant.delegate)));
+        let tenants =
+            settings.iter().map(|tenant| (hash(&tenant.token), (Tenant(tenant.name.as_str().into()), tenant.delegate)));
         Self { tenants: tenants.collect() }
     }
 
@@ -103,7 +104,8 @@ mod tests {
 
     #[test]
     fn tokens_are_tenants() {
-        let tenant = |name: &str, token: &str, delegate| TenantSetting { name: name.into(), token: token.into(), delegate };
+        let tenant =
+            |name: &str, token: &str, delegate| TenantSetting { name: name.into(), token: token.into(), delegate };
         let open = Credentials::new(&[]);
         assert_eq!(open.identify(None, None).unwrap().name(), DEFAULT_TENANT);
         assert_eq!(open.identify(None, Some("anna")).unwrap().name(), "anna", "there is nothing to protect");

@@ -28,12 +28,7 @@ impl Memories {
 
     /// A view of several memories of `tenant` as one, each of them named once; refuses those of another model, if one is
     /// given. Blocks.
-    pub(crate) fn view(
-        &self,
-        tenant: &str,
-        names: &[String],
-        model: Option<&Fingerprint>,
-    ) -> Result<Arc<dyn Recall>> {
+    pub(crate) fn view(&self, tenant: &str, names: &[String], model: Option<&Fingerprint>) -> Result<Arc<dyn Recall>> {
         match self {
             Self::Here(store) => Ok(view_of(store, tenant, names, model)?.0),
             Self::There(store) => store.view(tenant, names, model),

@@ -67,7 +67,8 @@ fn from_store(status: Status) -> Status {
         return status;
     }
     tracing::error!(code = ?status.code(), message = status.message(), "the store did not answer");
-    let message = "the store that keeps the memories cannot be reached; try again later (what was acknowledged is kept)";
+    let message =
+        "the store that keeps the memories cannot be reached; try again later (what was acknowledged is kept)";
     with_reason(Code::Unavailable, message, "STORE_UNREACHABLE")
 }
 

@@ -99,7 +99,9 @@ Examples:
   mnemon serve --data ./memories --model ./qwen3-0.6b     a model in the Hugging Face layout
   mnemon serve --model HuggingFaceTB/SmolLM2-135M         a model of the hub, downloaded once
   mnemon serve --listen 127.0.0.1:0 --json                any free port; prints it as JSON
-  mnemon serve --config mnemon.toml --device cuda:0")]
+  mnemon serve --config mnemon.toml --device cuda:0
+  mnemon serve --store-only --listen 127.0.0.1:7200       memories for servers with a model, without one
+  mnemon serve --store http://127.0.0.1:7200              a model whose memories that one keeps")]
 pub(crate) struct Serve {
     /// Address to listen on; port 0 takes any free one. [default: 127.0.0.1:7117]
     #[arg(long, value_name = "ADDR")]
@@ -146,6 +148,19 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TOKENS")]
     pub(crate) commit_tokens: Option<u32>,
 
+    /// Keep memories for servers with a model, without one of its own.
+    #[arg(long, conflicts_with_all = ["store", "model", "device", "window", "memory_adapter"])]
+    pub(crate) store_only: bool,
+
+    /// Server that keeps the memories (one with --store-only), instead of a folder here. Its token comes from the TOML
+    /// file or MNEMON_STORE_TOKEN.
+    #[arg(long, value_name = "URL", conflicts_with = "data")]
+    pub(crate) store: Option<String>,
+
+    /// PEM file with the certificates to trust of that server.
+    #[arg(long, value_name = "FILE", requires = "store")]
+    pub(crate) store_ca: Option<PathBuf>,
+
     /// PEM file with the server's certificate chain. Tokens of callers come from the TOML file or MNEMON_TOKENS.
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,
@@ -172,7 +187,7 @@ pub(crate) struct Serve {
 
     /// A bound on what callers may ask for, such as engine_queue=16; may be repeated.
     ///
-    /// message_bytes, document_bytes, prompt_tokens, score_tokens, memories, documents_per_memory, connections,
+    /// message_bytes, store_message_bytes, document_bytes, prompt_tokens, score_tokens, memories, documents_per_memory, connections,
     /// streams_per_connection, ingests, ingest_idle_s, engine_queue, store_calls, disk_free_bytes
     #[arg(long = "limit", value_name = "NAME=N")]
     pub(crate) limits: Vec<String>,

@@ -169,6 +169,7 @@ impl From<&ServerError> for Failure {
                 StoreError::Damaged { .. } | StoreError::UnknownFormat { .. } => Exit::Damaged,
                 _ => Exit::Failure,
             },
+            ServerError::RemoteStore { .. } => Exit::Unreachable,
             ServerError::Model(error) => match error {
                 ModelError::Truncated { .. } | ModelError::Damaged { .. } => Exit::Damaged,
                 ModelError::UnknownSource { .. }

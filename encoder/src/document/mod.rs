@@ -287,8 +287,7 @@ impl DocumentEncoder {
             let input = Input::new(model(), SafePoint::default(), None, (Vec::new(), 0, 0), 0);
             return Ok(Reading::new(input, reader, Packer::default(), (0, 0), 0));
         }
-        let continuation =
-            Continuation::load(
+        let continuation = Continuation::load(
             self.memory.as_ref(),
             &self.document_id,
             &state,

@@ -156,7 +156,12 @@ impl Comparison {
     }
 
     /// Compares the next bytes; returns those that go beyond what is stored.
-    pub(super) fn compare<'a>(&mut self, memory: &dyn OpenMemory, document_id: &str, mut bytes: &'a [u8]) -> Result<&'a [u8]> {
+    pub(super) fn compare<'a>(
+        &mut self,
+        memory: &dyn OpenMemory,
+        document_id: &str,
+        mut bytes: &'a [u8],
+    ) -> Result<&'a [u8]> {
         while !bytes.is_empty() && !self.is_done() {
             if self.page_at == self.page.len() {
                 let page = memory.document_chunks(document_id, self.next_ordinal, PAGE_CHUNKS)?;

@@ -5,11 +5,13 @@
 //! | `mod.rs` | the connection, and what is opened through it |
 //! | `view.rs` | a view: one stream, one round trip for each request |
 //! | `writer.rs` | a writer: chunks are collected, then sent and made durable at once |
+//! | `driver.rs` | what runs the connection |
 //! | `patience.rs` | what is tried again, and for how long |
 //!
 //! Everything here blocks until the other side has answered: call it on the blocking pool or on the engine's thread, never
 //! on an async thread.
 
+mod driver;
 mod patience;
 mod view;
 mod writer;
@@ -22,9 +24,9 @@ use mnemon_memory_store::{
     ChunkInfo, DocumentWriter, Error, Fingerprint, KvGeometry, MemorySpec, OpenMemory, Recall, Result,
 };
 use mnemon_proto::v1;
-use tokio::runtime::Handle;
 use tonic::Status;
 
+use self::driver::Driver;
 use self::patience::Patience;
 use self::view::RemoteView;
 use self::writer::RemoteWriter;
@@ -37,8 +39,8 @@ const PAGE_CHUNKS: usize = 1000;
 #[derive(Clone)]
 pub(crate) struct RemoteStore {
     client: Client,
-    /// Runs what is async while a thread waits for it.
-    handle: Handle,
+    /// Runs the connection.
+    driver: Arc<Driver>,
     /// Documents with a living writer: tenant, memory, document.
     busy: Arc<Mutex<HashSet<(String, String, String)>>>,
     patience: Patience,
@@ -47,9 +49,16 @@ pub(crate) struct RemoteStore {
 impl RemoteStore {
     /// Connects, and asks whether calls will be accepted.
     pub(crate) async fn connect(options: ConnectOptions) -> Result<Self, mnemon_client::Error> {
-        let client = Client::connect(options).await?;
-        client.list_memories_page(1, "").await?;
-        Ok(Self { client, handle: Handle::current(), busy: Arc::default(), patience: Patience::default() })
+        let endpoint = options.endpoint.clone();
+        let failed = move |error: std::io::Error| mnemon_client::Error::Connect { endpoint, why: error.to_string() };
+        let driver = Arc::new(Driver::start().map_err(failed.clone())?);
+        let connect = async {
+            let client = Client::connect(options).await?;
+            client.list_memories_page(1, "").await?;
+            Ok::<_, mnemon_client::Error>(client)
+        };
+        let client = driver.run(connect).await.map_err(failed)??;
+        Ok(Self { client, driver, busy: Arc::default(), patience: Patience::default() })
     }
 
     /// The connection, for calls on behalf of a tenant.
@@ -65,25 +74,18 @@ impl RemoteStore {
             let request = v1::GetMemoryRequest { name: name.to_owned() };
             async move { catalog.get_memory(request).await.map(tonic::Response::into_inner) }
         };
-        let memory = self.patience.ask(&self.handle, get).map_err(remote)?;
+        let memory = self.patience.ask(&self.driver, get).map_err(remote)?;
         let spec = v1::MemorySpec { fingerprint: memory.fingerprint, geometry: memory.geometry, model: memory.model };
         let spec = wire::spec(spec, memory.description).map_err(remote)?;
         Ok(RemoteMemory { store: self.clone(), tenant: tenant.to_owned(), name: name.to_owned(), spec })
     }
 
     /// A view of several memories of a tenant as one.
-    pub(crate) fn view(
-        &self,
-        tenant: &str,
-        names: &[String],
-        model: Option<&Fingerprint>,
-    ) -> Result<Arc<dyn Recall>> {
+    pub(crate) fn view(&self, tenant: &str, names: &[String], model: Option<&Fingerprint>) -> Result<Arc<dyn Recall>> {
         let client = self.client_of(tenant).map_err(remote)?;
-        let open = v1::OpenView {
-            memories: names.to_vec(),
-            fingerprint: model.map_or_else(String::new, Fingerprint::to_hex),
-        };
-        Ok(Arc::new(RemoteView::open(client.chunk_store(), self.handle.clone(), self.patience, open)?))
+        let open =
+            v1::OpenView { memories: names.to_vec(), fingerprint: model.map_or_else(String::new, Fingerprint::to_hex) };
+        Ok(Arc::new(RemoteView::open(client.chunk_store(), Arc::clone(&self.driver), self.patience, open)?))
     }
 }
 
@@ -123,7 +125,7 @@ impl OpenMemory for RemoteMemory {
             metadata: metadata.into_iter().collect(),
             ..Default::default()
         };
-        Ok(Box::new(RemoteWriter::open(store, self.store.handle.clone(), self.store.patience, start, place)?))
+        Ok(Box::new(RemoteWriter::open(store, Arc::clone(&self.store.driver), self.store.patience, start, place)?))
     }
 
     fn document_chunks(&self, id: &str, from_ordinal: u64, limit: usize) -> Result<Vec<ChunkInfo>> {
@@ -141,7 +143,7 @@ impl OpenMemory for RemoteMemory {
                 };
                 async move { store.read_document(request).await.map(tonic::Response::into_inner) }
             };
-            let found = self.store.patience.ask(&self.store.handle, read).map_err(remote)?.chunks;
+            let found = self.store.patience.ask(&self.store.driver, read).map_err(remote)?.chunks;
             let last = found.len() < page;
             let texts = found.into_iter().map(wire::received_text).collect::<Result<Vec<_>, Status>>();
             chunks.extend(texts.map_err(remote)?);

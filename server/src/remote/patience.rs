@@ -3,9 +3,10 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+
+use super::driver::Driver;
 
 /// How long a store that cannot be reached is waited for, and how long one answer may take.
 #[derive(Debug, Clone, Copy)]
@@ -39,12 +40,12 @@ impl Patience {
     }
 
     /// Asks until there is an answer, or an error that asking again does not mend. Only for what may be asked twice. Blocks.
-    pub(super) fn ask<T, F>(self, handle: &Handle, ask: impl Fn() -> F) -> Result<T, Status>
+    pub(super) fn ask<T, F>(self, driver: &Driver, ask: impl Fn() -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
         let mut tries = self.tries();
-        handle.block_on(async {
+        driver.wait(async {
             loop {
                 match tries.within(ask()).await {
                     Ok(answer) => return Ok(answer),

@@ -16,11 +16,11 @@ use mnemon_proto::v1;
 use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
 use mnemon_proto::v1::view_request::Request;
 use mnemon_proto::v1::view_response::Answer;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
+use super::driver::Driver;
 use super::patience::Patience;
 use super::remote;
 use crate::status;
@@ -39,7 +39,7 @@ const DESCRIBE_CHUNKS: usize = 500;
 /// See [`Recall`].
 pub(super) struct RemoteView {
     store: ChunkStoreClient<Transport>,
-    handle: Handle,
+    driver: Arc<Driver>,
     patience: Patience,
     open: v1::OpenView,
     spec: MemorySpec,
@@ -57,10 +57,7 @@ struct Stream {
 }
 
 impl Stream {
-    async fn open(
-        store: &ChunkStoreClient<Transport>,
-        open: &v1::OpenView,
-    ) -> Result<(Self, v1::ViewOpened), Status> {
+    async fn open(store: &ChunkStoreClient<Transport>, open: &v1::OpenView) -> Result<(Self, v1::ViewOpened), Status> {
         let (requests, outgoing) = mpsc::channel(1);
         let first = v1::ViewRequest { request: Some(Request::Open(open.clone())) };
         requests.send(first).await.map_err(|_| Status::unavailable("the stream ended"))?;
@@ -92,15 +89,15 @@ fn unexpected() -> Status {
 impl RemoteView {
     pub(super) fn open(
         store: ChunkStoreClient<Transport>,
-        handle: Handle,
+        driver: Arc<Driver>,
         patience: Patience,
         open: v1::OpenView,
     ) -> Result<Self> {
-        let (stream, opened) = patience.ask(&handle, || Stream::open(&store, &open)).map_err(remote)?;
+        let (stream, opened) = patience.ask(&driver, || Stream::open(&store, &open)).map_err(remote)?;
         let spec = wire::given("spec", opened.spec).and_then(|spec| wire::spec(spec, String::new())).map_err(remote)?;
         Ok(Self {
             store,
-            handle,
+            driver,
             patience,
             open,
             spec,
@@ -113,7 +110,7 @@ impl RemoteView {
 
     /// One round trip; several if the connection was lost.
     fn ask<T>(&self, request: &Request, expect: impl Fn(Answer) -> Option<T>) -> Result<T> {
-        let asked = self.handle.block_on(async {
+        let asked = self.driver.wait(async {
             let mut tries = self.patience.tries();
             loop {
                 match tries.within(self.ask_once(request.clone())).await {

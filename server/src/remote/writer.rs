@@ -3,14 +3,16 @@
 //! Chunks are collected until the commit, which sends them in one stream that the store makes durable at once. If the answer
 //! is lost, the same append is sent again: by the sequence number that it follows the store knows whether it was done.
 
+use std::sync::Arc;
+
 use mnemon_client::Transport;
 use mnemon_memory_store::{Committed, DocumentWriter, Error, KvChunk, Result, ResumePoint, WriterState};
 use mnemon_proto::v1;
 use mnemon_proto::v1::append_request::Message;
 use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
-use tokio::runtime::Handle;
 use tonic::Status;
 
+use super::driver::Driver;
 use super::patience::Patience;
 use super::{Place, remote};
 use crate::wire;
@@ -18,7 +20,7 @@ use crate::wire;
 /// See [`DocumentWriter`]. Holds what was appended since the last commit.
 pub(super) struct RemoteWriter {
     store: ChunkStoreClient<Transport>,
-    handle: Handle,
+    driver: Arc<Driver>,
     patience: Patience,
     /// What is durable.
     state: WriterState,
@@ -33,7 +35,7 @@ pub(super) struct RemoteWriter {
 impl RemoteWriter {
     pub(super) fn open(
         store: ChunkStoreClient<Transport>,
-        handle: Handle,
+        driver: Arc<Driver>,
         patience: Patience,
         mut start: v1::AppendStart,
         place: Place,
@@ -44,10 +46,10 @@ impl RemoteWriter {
                 v1::OpenDocumentRequest { memory: start.memory.clone(), document_id: start.document_id.clone() };
             async move { store.open_document(request).await.map(tonic::Response::into_inner) }
         };
-        let opened = patience.ask(&handle, open).map_err(remote)?;
+        let opened = patience.ask(&driver, open).map_err(remote)?;
         let state = wire::received_state(&opened.state.unwrap_or_default());
         (start.after_sequence, start.keep_chunks) = (state.sequence, state.chunks);
-        Ok(Self { store, handle, patience, state, start, pending: Vec::new(), _place: place })
+        Ok(Self { store, driver, patience, state, start, pending: Vec::new(), _place: place })
     }
 
     fn messages(&self, resume: ResumePoint) -> Vec<v1::AppendRequest> {
@@ -88,7 +90,7 @@ impl DocumentWriter for RemoteWriter {
                 wire::given("state", answer.state)
             }
         };
-        let state: Result<v1::DocumentState, Status> = self.patience.ask(&self.handle, append);
+        let state: Result<v1::DocumentState, Status> = self.patience.ask(&self.driver, append);
         self.state = wire::received_state(&state.map_err(remote)?);
         self.pending.clear();
         (self.start.after_sequence, self.start.keep_chunks) = (self.state.sequence, self.state.chunks);

@@ -61,9 +61,7 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let name = request.into_inner().name;
         validate::memory("name", &name)?;
-        let info = self.with_store(move |store| {
-            Ok(store.memory(tenant.name(), &name)?.info())
-        });
+        let info = self.with_store(move |store| Ok(store.memory(tenant.name(), &name)?.info()));
         Ok(Response::new(convert::memory(info.await?)))
     }
 
@@ -77,11 +75,12 @@ impl MemoryService for MemoryCalls {
         if !page_token.is_empty() {
             validate::memory("page_token", &page_token)?;
         }
-        let mut infos = self.with_store(move |store| {
-            let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
-            store.list_memories(tenant.name(), after, page_size + 1)
-        })
-        .await?;
+        let mut infos = self
+            .with_store(move |store| {
+                let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
+                store.list_memories(tenant.name(), after, page_size + 1)
+            })
+            .await?;
         let bytes = |info: &mnemon_memory_store::MemoryInfo| info.description.len();
         let next_page_token = cut(&mut infos, page_size, bytes, |last| last.name.clone());
         let memories = infos.into_iter().map(convert::memory).collect();
@@ -108,10 +107,9 @@ impl MemoryService for MemoryCalls {
         if !name.is_empty() {
             validate::memory("name", &name)?;
         }
-        let done = self.with_store(move |store| {
-            store.compact(tenant.name(), Some(name.as_str()).filter(|name| !name.is_empty()))
-        })
-        .await?;
+        let done = self
+            .with_store(move |store| store.compact(tenant.name(), Some(name.as_str()).filter(|name| !name.is_empty())))
+            .await?;
         Ok(Response::new(v1::CompactMemoryResponse {
             bytes_before: done.bytes_before,
             bytes_after: done.bytes_after,
@@ -128,11 +126,12 @@ impl MemoryService for MemoryCalls {
         let v1::ListDocumentsRequest { memory, page_size, page_token } = request.into_inner();
         validate::memory("memory", &memory)?;
         let page_size = validate::page_size(page_size)?;
-        let mut infos = self.with_store(move |store| {
-            let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
-            store.memory(tenant.name(), &memory)?.list_documents(after, page_size + 1)
-        })
-        .await?;
+        let mut infos = self
+            .with_store(move |store| {
+                let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
+                store.memory(tenant.name(), &memory)?.list_documents(after, page_size + 1)
+            })
+            .await?;
         let bytes = |info: &mnemon_memory_store::DocumentInfo| {
             info.metadata.iter().map(|(key, value)| key.len() + value.len()).sum()
         };
@@ -145,8 +144,7 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let v1::GetDocumentRequest { memory, document_id } = request.into_inner();
         validate::document(&memory, &document_id)?;
-        let info =
-            self.with_store(move |store| store.memory(tenant.name(), &memory)?.document(&document_id));
+        let info = self.with_store(move |store| store.memory(tenant.name(), &memory)?.document(&document_id));
         Ok(Response::new(convert::document(info.await?)))
     }
 
@@ -157,10 +155,7 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let v1::DeleteDocumentRequest { memory, document_id } = request.into_inner();
         validate::document(&memory, &document_id)?;
-        self.with_store(move |store| {
-            store.memory(tenant.name(), &memory)?.delete_document(&document_id)
-        })
-        .await?;
+        self.with_store(move |store| store.memory(tenant.name(), &memory)?.delete_document(&document_id)).await?;
         Ok(Response::new(v1::DeleteDocumentResponse {}))
     }
 }

@@ -5,6 +5,7 @@
 //! | `memory.rs` | CreateMemory, GetMemory, ListMemories, DeleteMemory, ListDocuments, GetDocument, DeleteDocument |
 //! | `forward.rs` | the same, of a store on another machine |
 //! | `store/` | ChunkStore |
+//! | `no_model.rs` | those of a server without a model: all are refused |
 //! | `recall.rs` | GetModel, and the way to the calls below |
 //! | `ingest.rs`, `search.rs`, `generate.rs`, `score.rs` | the call of that name |
 
@@ -12,6 +13,7 @@ mod forward;
 mod generate;
 mod ingest;
 mod memory;
+mod no_model;
 mod recall;
 mod score;
 mod search;
@@ -30,6 +32,7 @@ use tonic_health::server::HealthReporter;
 
 use self::forward::ForwardedCalls;
 use self::memory::MemoryCalls;
+use self::no_model::NoModelCalls;
 use self::recall::RecallCalls;
 use self::store::StoreCalls;
 use crate::memories::Memories;
@@ -37,14 +40,10 @@ use crate::parts::{Common, Parts};
 use crate::{Error, Result, auth};
 
 /// What health can be asked about: the server as a whole, and each of the services that it may have.
-const SERVICES: [&str; 4] = [
-    "",
-    memory_service_server::SERVICE_NAME,
-    recall_service_server::SERVICE_NAME,
-    chunk_store_server::SERVICE_NAME,
-];
+const SERVICES: [&str; 4] =
+    ["", memory_service_server::SERVICE_NAME, recall_service_server::SERVICE_NAME, chunk_store_server::SERVICE_NAME];
 
-/// All services, and what tells whether they serve. A server without a model has no `RecallService`; one whose memories
+/// All services, and what tells whether they serve. A server without a model says so to calls of `RecallService`; one whose memories
 /// are kept elsewhere has no `ChunkStore`. Health and reflection answer everybody: they show nothing that is not public.
 pub(crate) async fn routes(common: &Arc<Common>, parts: Option<&Arc<Parts>>) -> Result<(HealthReporter, Routes)> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -82,10 +81,16 @@ pub(crate) async fn routes(common: &Arc<Common>, parts: Option<&Arc<Parts>>) -> 
         }
         (Memories::There(_), None) => return Err(Error::Internal { part: "a server with neither model nor memories" }),
     }
-    if let Some(parts) = parts {
-        let recalls =
-            RecallServiceServer::new(RecallCalls::new(Arc::clone(parts))).max_decoding_message_size(message_bytes);
-        routes.add_service(InterceptedService::new(recalls, auth()));
+    match parts {
+        Some(parts) => {
+            let recalls =
+                RecallServiceServer::new(RecallCalls::new(Arc::clone(parts))).max_decoding_message_size(message_bytes);
+            routes.add_service(InterceptedService::new(recalls, auth()));
+        }
+        None => {
+            let recalls = RecallServiceServer::new(NoModelCalls);
+            routes.add_service(InterceptedService::new(recalls, auth()));
+        }
     }
     Ok((health, routes.routes()))
 }

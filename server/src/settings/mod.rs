@@ -202,7 +202,10 @@ impl Settings {
         }
         match (&self.store, self.store_only) {
             (Some(_), true) => {
-                return invalid("store_only", "this server cannot both keep memories and have another keep them".into());
+                return invalid(
+                    "store_only",
+                    "this server cannot both keep memories and have another keep them".into(),
+                );
             }
             (None, _) if self.store_token.is_some() || self.store_ca.is_some() => {
                 return invalid("store", "a token or an authority is given for a store, but not its address".into());

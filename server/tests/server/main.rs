@@ -9,4 +9,6 @@ mod ingest;
 mod killed;
 mod life;
 mod model;
+mod remote;
+mod store;
 mod world;

@@ -79,7 +79,14 @@ async fn show(client: &Client, name: &str, ui: &Ui) -> Result<()> {
         rows.push(("description", harmless(&memory.description)));
     }
     rows.push(("created", time(memory.created_at.as_ref())));
-    rows.push(("model", format!("{}  {}", harmless(&memory.model), ui.paint(Ink::Dim, &memory.fingerprint))));
+    rows.push((
+        "model",
+        format!(
+            "{}  {}",
+            harmless(&memory.model),
+            ui.paint(Ink::Dim, memory.fingerprint.get(..24).unwrap_or(&memory.fingerprint))
+        ),
+    ));
     if let Some(geometry) = &memory.geometry {
         let layers = geometry.layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         rows.push((

@@ -18,7 +18,8 @@ pub(crate) async fn run(args: Serve, ui: &Ui) -> Result<()> {
     let settings = Settings::load(config.as_deref(), flags).map_err(|error| Failure::from(&error))?;
     mnemon_server::init_logging(&settings).map_err(|error| Failure::from(&error))?;
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
-    let (data, model) = (settings.data.display().to_string(), settings.model.clone());
+    let model = (!settings.store_only).then(|| settings.model.clone());
+    let data = settings.store.clone().unwrap_or_else(|| settings.data.display().to_string());
     // A port in use is told before the model is loaded.
     let listener = mnemon_server::bind(&settings).await.map_err(|error| Failure::from(&error))?;
     let url = format!("{scheme}://{}", listener.local_addr()?);
@@ -27,7 +28,8 @@ pub(crate) async fn run(args: Serve, ui: &Ui) -> Result<()> {
         // On one line, for programs that read lines.
         ui.line(json!({"listening": url, "data": data, "model": model}).to_string())?;
     } else {
-        ui.line(format!("listening on {}  model {model}, data in {data}", ui.paint(Ink::Key, &url)))?;
+        let what = model.map_or_else(|| "memories only, no model".into(), |model| format!("model {model}"));
+        ui.line(format!("listening on {}  {what}, data in {data}", ui.paint(Ink::Key, &url)))?;
     }
     server.serve(listener, asked_to_stop()).await.map_err(|error| Failure::from(&error))?;
     Ok(())
@@ -46,6 +48,9 @@ fn flags(args: Serve, ui: &Ui) -> Result<PartialSettings, Failure> {
     flags.entry_policy = args.entry_policy;
     flags.kv_dtype = args.kv_dtype;
     flags.commit_tokens = args.commit_tokens;
+    flags.store_only = args.store_only.then_some(true);
+    flags.store = args.store;
+    flags.store_ca = args.store_ca;
     flags.tls_cert = args.tls_cert;
     flags.tls_key = args.tls_key;
     flags.allow_insecure_remote = args.allow_insecure_remote.then_some(true);

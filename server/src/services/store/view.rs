@@ -219,7 +219,8 @@ pub(super) fn fetch(view: &dyn Recall, query: &v1::ChunkQuery) -> Result<v1::Chu
     let geometry = view.geometry();
     let most = KV_BYTES_MAX / kv_bytes(geometry, geometry.chunk_tokens as usize).max(1);
     if query.chunk_ids.len() > most.max(1) {
-        let message = format!("{} chunks are more than one answer may have; ask for {most} at most", query.chunk_ids.len());
+        let message =
+            format!("{} chunks are more than one answer may have; ask for {most} at most", query.chunk_ids.len());
         return Err(status::with_reason(Code::ResourceExhausted, message, "ANSWER_TOO_LARGE"));
     }
     let fetched = view.fetch(query.slot as usize, &ids(&query.chunk_ids)).map_err(|error| error.into_status(""))?;

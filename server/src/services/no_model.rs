@@ -1,0 +1,45 @@
+//! What a server without a model says to whoever asks for one.
+
+use mnemon_proto::v1;
+use mnemon_proto::v1::recall_service_server::RecallService;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::status;
+
+/// `RecallService` of a server that keeps memories only.
+pub(super) struct NoModelCalls;
+
+fn no_model<T>() -> Result<T, Status> {
+    let message = "this server keeps memories only (store_only): ask one that has a model and uses this store";
+    Err(status::with_reason(Code::Unimplemented, message, "NO_MODEL"))
+}
+
+#[tonic::async_trait]
+impl RecallService for NoModelCalls {
+    type IngestStream = ReceiverStream<Result<v1::IngestProgress, Status>>;
+    type GenerateStream = ReceiverStream<Result<v1::GenerateResponse, Status>>;
+
+    async fn ingest(
+        &self,
+        _request: Request<Streaming<v1::IngestRequest>>,
+    ) -> Result<Response<Self::IngestStream>, Status> {
+        no_model()
+    }
+
+    async fn search(&self, _request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
+        no_model()
+    }
+
+    async fn generate(&self, _request: Request<v1::GenerateRequest>) -> Result<Response<Self::GenerateStream>, Status> {
+        no_model()
+    }
+
+    async fn score(&self, _request: Request<v1::ScoreRequest>) -> Result<Response<v1::ScoreResponse>, Status> {
+        no_model()
+    }
+
+    async fn get_model(&self, _request: Request<v1::GetModelRequest>) -> Result<Response<v1::Model>, Status> {
+        no_model()
+    }
+}
