@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// Neighbours compared.
-const K: usize = 32;
+pub(crate) const K: usize = 32;
 /// Recall at which times are compared.
-const GOAL: f64 = 0.99;
+pub(crate) const GOAL: f64 = 0.99;
 const PEERS: &str = include_str!("../peers/index.py");
 
 /// See the module.
@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let most = arguments.entries.iter().copied().max().unwrap_or(0) as usize;
     let mut sets = Vec::new();
     if let Some(text) = &arguments.text {
-        sets.push(("text", of_text(arguments, &model, text)?));
+        sets.push(("text", of_text(arguments.data.as_deref(), &model, text)?));
     }
     sets.push(("clustered", vectors::clustered(most, arguments.queries, 64, 1)));
     let mut results = Vec::new();
@@ -85,10 +85,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     arguments.output.write_json("index", &json!({"k": K, "sets": results}))
 }
 
-fn of_text(arguments: &Arguments, model: &Arc<Model>, text: &Path) -> Result<Vectors> {
+/// Keys and queries of a text; `folder` keeps the keys.
+pub(crate) fn of_text(folder: Option<&Path>, model: &Arc<Model>, text: &Path) -> Result<Vectors> {
     let (past, held_out) = vectors::split(text, 8192)?;
     let temporary = tempfile::tempdir()?;
-    let folder = arguments.data.as_deref().unwrap_or(temporary.path());
+    let folder = folder.unwrap_or(temporary.path());
     let storage = SledStorage::open(folder, SledOptions::default())?;
     let options = StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() };
     let store = Store::open(Arc::new(storage), options)?;
@@ -101,34 +102,63 @@ fn of_text(arguments: &Arguments, model: &Arc<Model>, text: &Path) -> Result<Vec
 
 /// One line for each index.
 fn compare(arguments: &Arguments, vectors: &Vectors, n: usize) -> Result<Vec<Value>> {
-    let dim = vectors.dim;
-    let keys = &vectors.keys[..n * dim];
-    let all = vectors.queries.len() / dim;
-    if n < K || all == 0 {
-        bail!("{n} entries and {all} queries are too few to compare");
-    }
-    let every = (all / arguments.queries).max(1);
-    let queries: Vec<f32> =
-        vectors.queries.chunks_exact(dim).step_by(every).take(arguments.queries).flatten().copied().collect();
-    let mut flat = FlatIndex::new(dim, KvDtype::F32);
-    let block = |at: usize| EntryRef { chunk: at as u32 / 64, start: (at % 64) as u16, len: 1 };
-    flat.extend(&KvData::F32(keys.to_vec()), 0..keys.len(), (0..n).map(block));
-    let params = SearchParams { top_k: K, ef: K, live: None };
-    let truth = flat.search(&queries, &params);
-
-    let mut rows = vec![own(arguments, flat, &queries, &truth)?];
+    let problem = Problem::new(vectors, n, arguments.queries)?;
+    let mut flat = FlatIndex::new(problem.dim, KvDtype::F32);
+    flat.extend(&KvData::F32(problem.keys.to_vec()), 0..problem.keys.len(), (0..n).map(entry));
+    let mut rows = vec![own(arguments, flat, &problem.queries, &problem.truth)?];
     let names: Vec<&str> = arguments.peers.iter().map(String::as_str).filter(|name| *name != "none").collect();
     if !names.is_empty() {
         let folder = tempfile::tempdir()?;
-        let write = |name: &str, bytes: Vec<u8>| std::fs::write(folder.path().join(name), bytes);
-        write("keys.f32", keys.iter().flat_map(|value| value.to_le_bytes()).collect())?;
-        write("queries.f32", queries.iter().flat_map(|value| value.to_le_bytes()).collect())?;
-        write("truth.u32", truth.iter().flatten().flat_map(|scored| scored.entry.to_le_bytes()).collect())?;
-        write("dim", dim.to_string().into_bytes())?;
-        write("index.py", PEERS.as_bytes().to_vec())?;
+        problem.write(folder.path())?;
+        std::fs::write(folder.path().join("index.py"), PEERS)?;
         rows.extend(peers(arguments, folder.path(), &names)?);
     }
     Ok(rows)
+}
+
+/// Where an entry stands.
+fn entry(at: usize) -> EntryRef {
+    EntryRef { chunk: at as u32 / 64, start: (at % 64) as u16, len: 1 }
+}
+
+/// Keys, queries, and what is to be found.
+pub(crate) struct Problem<'a> {
+    pub(crate) dim: usize,
+    /// `[n, dim]`.
+    pub(crate) keys: &'a [f32],
+    /// `[n_queries, dim]`.
+    pub(crate) queries: Vec<f32>,
+    /// The best [`K`] of each query, by exact search.
+    pub(crate) truth: Vec<Vec<Scored>>,
+}
+
+impl<'a> Problem<'a> {
+    /// The first `n` keys, and queries from all over.
+    pub(crate) fn new(vectors: &'a Vectors, n: usize, queries: usize) -> Result<Self> {
+        let dim = vectors.dim;
+        let keys = &vectors.keys[..n * dim];
+        let all = vectors.queries.len() / dim;
+        if n < K || all == 0 {
+            bail!("{n} entries and {all} queries are too few to compare");
+        }
+        let every = (all / queries).max(1);
+        let queries: Vec<f32> =
+            vectors.queries.chunks_exact(dim).step_by(every).take(queries).flatten().copied().collect();
+        let mut flat = FlatIndex::new(dim, KvDtype::F32);
+        flat.extend(&KvData::F32(keys.to_vec()), 0..keys.len(), (0..n).map(entry));
+        let truth = flat.search(&queries, &SearchParams { top_k: K, ef: K, live: None });
+        Ok(Self { dim, keys, queries, truth })
+    }
+
+    /// For a peer to read.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        let write = |name: &str, bytes: Vec<u8>| std::fs::write(folder.join(name), bytes);
+        write("keys.f32", self.keys.iter().flat_map(|value| value.to_le_bytes()).collect())?;
+        write("queries.f32", self.queries.iter().flat_map(|value| value.to_le_bytes()).collect())?;
+        write("truth.u32", self.truth.iter().flatten().flat_map(|scored| scored.entry.to_le_bytes()).collect())?;
+        write("dim", self.dim.to_string().into_bytes())?;
+        Ok(())
+    }
 }
 
 /// Builds and searches the graph of this project.

@@ -8,6 +8,8 @@
 //! | `pareto.rs` | what the settings of a memory cost and bring |
 //! | `extrapolation.rs` | position schemes at contexts longer than in training, with and without memory |
 //! | `index.rs`, `peers/index.py` | the graph index beside those of other projects |
+//! | `service.rs`, `peers/service.py` | searches through the running service, beside Milvus |
+//! | `load.rs` | requests sent by many clients at once, timed |
 //! | `store.rs` | the store alone: appends, bytes, opening |
 //! | `index_recall.rs` | the graph index against exact search, while a model reads |
 //! | `vectors.rs` | keys and queries: a model's, or generated |
@@ -24,11 +26,13 @@ mod grammar;
 mod host;
 mod index;
 mod index_recall;
+mod load;
 mod pareto;
 mod perplexity;
 mod plot;
 mod recall;
 mod report;
+mod service;
 mod store;
 mod vectors;
 
@@ -47,6 +51,8 @@ pub enum Command {
     Extrapolation(extrapolation::Arguments),
     /// The graph index beside hnswlib, faiss and usearch: build, memory, recall and time of a search.
     Index(index::Arguments),
+    /// Searches through the running service, by one and by many clients, beside Milvus.
+    Service(service::Arguments),
     /// The store alone: durable appends beside plain writes, bytes on disk, opening, memory.
     Store(store::Arguments),
     /// Recall of the graph index against exact search, on the keys and queries of a real text.
@@ -64,6 +70,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Pareto(arguments) => pareto::run(&arguments).await,
         Command::Extrapolation(arguments) => extrapolation::run(&arguments).await,
         Command::Index(arguments) => index::run(&arguments),
+        Command::Service(arguments) => service::run(&arguments).await,
         Command::Store(arguments) => store::run(&arguments),
         Command::IndexRecall(arguments) => index_recall::run(&arguments),
     }

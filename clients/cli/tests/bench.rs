@@ -123,3 +123,28 @@ fn the_store_is_measured_alone() {
     assert_eq!(whole["probes"].as_array().unwrap().len(), 5);
     assert_eq!(results["appends"].as_array().unwrap().len(), 3);
 }
+
+#[test]
+fn the_service_is_measured_without_its_peer() {
+    let arguments = [
+        "--entries",
+        "2k",
+        "--queries",
+        "20",
+        "--clients",
+        "1,2",
+        "--seconds",
+        "0.1",
+        "--rounds",
+        "1",
+        "--python",
+        "none",
+    ];
+    let results = bench_alone("service", &arguments);
+    assert!(results["servers"]["mnemon"]["recall"].as_f64().unwrap() >= 0.99, "{results}");
+    let loads = results["loads"].as_array().unwrap();
+    assert_eq!(loads.len(), 2);
+    for load in loads {
+        assert!(load["servers"]["mnemon"]["calls_per_second"].as_f64().unwrap() > 0.0, "{load}");
+    }
+}
