@@ -84,7 +84,11 @@ mod tests {
 
     #[test]
     fn tokens_are_tenants() {
-        let tenant = |name: &str, token: &str| TenantSetting { name: name.into(), token: token.into() };
+        let tenant = |name: &str, token: &str| TenantSetting {
+            name: name.into(),
+            token: token.into(),
+            ..TenantSetting::default()
+        };
         let open = Credentials::new(&[]);
         assert_eq!(open.identify(None).unwrap().name(), DEFAULT_TENANT);
         let closed = Credentials::new(&[tenant("anna", "aaaaaaaaaaaaaaaa"), tenant("bert", "bbbbbbbbbbbbbbbb")]);

@@ -33,6 +33,8 @@
 //! | `parts.rs` | what all calls share |
 //! | `citations.rs` | which chunks an answer drew on |
 //! | `convert.rs` | the store's words to the contract's |
+//! | `lifetime.rs` | times to live and quotas, from the contract's words to the store's |
+//! | `sweep.rs` | what expired gives back its space |
 //! | `status.rs` | every error of every crate to a gRPC status |
 //!
 //! Async threads never compute and never touch the disk: work on models runs on the engine's thread, store calls on
@@ -47,12 +49,14 @@ mod convert;
 mod embedded;
 mod error;
 mod front;
+mod lifetime;
 mod logging;
 mod parts;
 mod server;
 mod services;
 mod settings;
 mod status;
+mod sweep;
 mod tasks;
 mod validate;
 

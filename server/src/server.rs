@@ -16,7 +16,7 @@ use tonic::transport::{Identity, ServerTlsConfig};
 use crate::auth::Credentials;
 use crate::parts::{Life, Parts};
 use crate::settings::{EMBEDDED_MODEL, Settings};
-use crate::{Error, Result, connection, front, services};
+use crate::{Error, Result, connection, front, services, sweep};
 
 /// How often an idle connection is probed, and how long its answer may take: peers that vanished are noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -62,6 +62,9 @@ impl Server {
         settings.validate()?;
         let options = store_options(&settings);
         let store = blocking("opening the store", move || Ok(Store::open(storage, options)?)).await?;
+        for (tenant, quota) in settings.quotas() {
+            store.set_quota(tenant, quota);
+        }
         Ok(Self { settings, store, model })
     }
 
@@ -112,6 +115,7 @@ impl Server {
             settings,
         });
 
+        life.streams.spawn(sweep::run(Arc::downgrade(&parts)));
         let (health, routes) = services::routes(&parts).await?;
         let connections =
             connection::accept(listener, limits.connections as usize, life.closing.clone(), life.cut.clone());
@@ -194,6 +198,7 @@ fn store_options(settings: &Settings) -> StoreOptions {
         chunk_cache_bytes: settings.cache.chunk_bytes as usize,
         max_memories: settings.limits.memories,
         max_documents_per_memory: settings.limits.documents_per_memory,
+        tenant_quota: settings.default_quota(),
         clock: Arc::new(unix_ms),
         ..StoreOptions::default()
     }

@@ -123,7 +123,7 @@ fn named(work: &mut Work<'_>, survey: &Survey, catalog_lost: bool) -> Vec<Named>
         let rebuilt = memories.iter().any(|memory| (&memory.tenant, &memory.name) == (tenant, name));
         let (_, why) = parts_of(error);
         let remedy = if rebuilt {
-            "it is rebuilt from the blobs; when it was created is not known any more"
+            "it is rebuilt from the blobs; when it was created, and its times to live and quotas, are not known any more"
         } else {
             work.bad_record(&read.key, &read.value);
             "it is removed: it has no chunks that would tell what it was made for; create it again"

@@ -21,7 +21,7 @@ use crate::front::BodyEnd;
 use crate::parts::Parts;
 use crate::status::{self, IntoStatus};
 use crate::tasks::{self, Job};
-use crate::{convert, validate};
+use crate::{convert, lifetime, validate};
 
 /// Answers waiting for the client. Progress beyond that is dropped, because newer progress tells all of it.
 const ANSWERS_AHEAD: usize = 16;
@@ -202,6 +202,11 @@ impl Ingest {
 fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<DocumentEncoder, Error> {
     let mode = start.mode();
     let memory = parts.open_memory(tenant.name(), &start.memory)?;
+    // A document that is whole needs no room to be taken again.
+    let is_whole = mode == v1::IngestMode::Resume && memory.document(&start.document_id).is_ok_and(|it| it.complete);
+    if !is_whole {
+        memory.check_room()?;
+    }
     let options = EncodeOptions {
         commit_tokens: parts.settings.commit_tokens as usize,
         ..EncodeOptions::for_geometry(memory.geometry())
@@ -211,7 +216,12 @@ fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<Docume
         v1::IngestMode::Append => DocumentEncoder::append,
         v1::IngestMode::Resume => DocumentEncoder::resume,
     };
-    begin(Arc::clone(&parts.model), memory, &start.document_id, start.metadata.into_iter().collect(), options)
+    let metadata = start.metadata.into_iter().collect();
+    let mut encoder = begin(Arc::clone(&parts.model), memory, &start.document_id, metadata, options)?;
+    if let Some(ttl_ms) = lifetime::new_ttl(start.ttl.as_ref()) {
+        encoder.set_ttl_ms(ttl_ms)?;
+    }
+    Ok(encoder)
 }
 
 fn hung_up() -> Status {

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use crate::auth::tenant;
 use crate::parts::Parts;
-use crate::{convert, tasks, validate};
+use crate::{convert, lifetime, tasks, validate};
 
 /// Bytes of metadata after which a page ends early: pages stay below what clients accept in one message.
 const PAGE_BYTES: usize = 1 << 20;
@@ -31,6 +31,7 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let request = request.into_inner();
         validate::create_memory(&request)?;
+        let limits = lifetime::limits(&request);
         let info = tasks::store(&self.parts, move |parts| {
             let spec = MemorySpec {
                 fingerprint: parts.model.fingerprint(),
@@ -38,7 +39,18 @@ impl MemoryService for MemoryCalls {
                 model_name: shortened(parts.model.name()),
                 description: request.description,
             };
-            Ok::<_, StoreError>(parts.store.create_memory(tenant.name(), &request.name, spec)?.info())
+            Ok::<_, StoreError>(parts.store.create_memory_with(tenant.name(), &request.name, spec, limits)?.info())
+        });
+        Ok(Response::new(convert::memory(info.await?)))
+    }
+
+    async fn update_memory(&self, request: Request<v1::UpdateMemoryRequest>) -> Result<Response<v1::Memory>, Status> {
+        let tenant = tenant(&request)?;
+        let request = request.into_inner();
+        validate::update_memory(&request)?;
+        let info = tasks::store(&self.parts, move |parts| {
+            let memory = parts.store.memory(tenant.name(), &request.name)?;
+            memory.update_limits(|limits| lifetime::update(limits, &request))
         });
         Ok(Response::new(convert::memory(info.await?)))
     }

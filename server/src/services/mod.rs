@@ -2,7 +2,7 @@
 //!
 //! | file | calls |
 //! |---|---|
-//! | `memory.rs` | CreateMemory, GetMemory, ListMemories, DeleteMemory, ListDocuments, GetDocument, DeleteDocument |
+//! | `memory.rs` | CreateMemory, UpdateMemory, GetMemory, ListMemories, DeleteMemory, ListDocuments, GetDocument, DeleteDocument |
 //! | `recall.rs` | GetModel, and the way to the calls below |
 //! | `ingest.rs`, `search.rs`, `generate.rs`, `score.rs` | the call of that name |
 

@@ -8,5 +8,6 @@ mod hang_up;
 mod ingest;
 mod killed;
 mod life;
+mod limits;
 mod model;
 mod world;
