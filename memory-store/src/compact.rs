@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::blob::{inspect, restored_chunk};
 use crate::core::{Core, Number};
+use crate::expiry::expire;
 use crate::extent::{Extent, ExtentBuilder, ExtentOwner};
 use crate::memory::Change;
 use crate::state::{LiveExtent, MemoryState, Segment};
@@ -59,6 +60,7 @@ impl Memory {
     /// [`Store::compact`] rewrites that as well.
     pub fn compact(&self) -> Result<Compacted> {
         let (core, cell) = (&self.shared.core, &self.cell);
+        expire(core, cell)?;
         cell.check_alive()?;
         let before = sizes(&cell.state());
         {

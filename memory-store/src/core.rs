@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::cache::Cache;
 use crate::extent::Extent;
 use crate::index::{GraphIndex, GraphOwner, VectorIndex as _, read_graph};
+use crate::life::Life;
+use crate::quota::{Account, Accounts};
 use crate::records::{NUMBERS, RESERVED_KEY, decode_reserved, encode_reserved};
 use crate::state::{MemoryState, Segment};
 use crate::storage::{Batch, Storage};
@@ -38,6 +40,10 @@ pub(crate) struct Cell {
     pub(crate) created_unix_ms: u64,
     pub(crate) spec: MemorySpec,
     pub(crate) state: RwLock<Arc<MemoryState>>,
+    /// Its limits, and what is due when.
+    pub(crate) life: Life,
+    /// What its tenant holds.
+    pub(crate) account: Arc<Account>,
     /// Held from reading the state to replacing it: commits, deletions and sealings of a memory take turns.
     pub(crate) commit: Mutex<()>,
     /// Documents with a living writer.
@@ -56,8 +62,12 @@ impl Cell {
         Arc::clone(&read(&self.state))
     }
 
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
     pub(crate) fn check_alive(&self) -> Result<()> {
-        if self.deleted.load(Ordering::Acquire) {
+        if self.is_deleted() {
             return Err(Error::UnknownMemory { name: self.name.clone() });
         }
         if let Some(why) = &self.damaged {
@@ -93,6 +103,7 @@ pub(crate) struct Core {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) options: StoreOptions,
     pub(crate) names: RwLock<Names>,
+    pub(crate) accounts: Accounts,
     pub(crate) index_cache: Cache<IndexKey, IndexPart>,
     pub(crate) chunk_cache: Cache<(ChunkId, usize), ChunkKv>,
     /// Threads that build graphs: in rayon's global pool they would hold up searches.
@@ -125,6 +136,7 @@ impl Core {
             pool,
             storage,
             names: RwLock::default(),
+            accounts: Accounts::new(options.tenant_quota),
             index_cache: Cache::for_rounds(options.index_cache_bytes),
             chunk_cache: Cache::new(options.chunk_cache_bytes),
             options,
@@ -241,6 +253,13 @@ impl Core {
             return Err(file.damaged(format!("it has {entries} entries of {dim} values")));
         }
         Ok(graph)
+    }
+
+    /// Memories of a tenant, by name.
+    pub(crate) fn cells_of(&self, tenant: &str) -> Vec<Arc<Cell>> {
+        let names = read(&self.names);
+        let of_tenant = names.range((tenant.to_owned(), String::new())..);
+        of_tenant.take_while(|((owner, _), _)| owner == tenant).map(|(_, cell)| Arc::clone(cell)).collect()
     }
 
     pub(crate) fn now_unix_ms(&self) -> u64 {

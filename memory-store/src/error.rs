@@ -63,6 +63,24 @@ pub enum Error {
         /// What the caller can do.
         advice: String,
     },
+    /// A memory or a tenant would hold more than it may. What was acknowledged before stays.
+    #[error(
+        "quota reached: {owner} may hold at most {limit} {what}; it holds {held}, and {growth} more would come; {advice}"
+    )]
+    Quota {
+        /// Whose quota.
+        owner: String,
+        /// What is counted: tokens, bytes or memories.
+        what: &'static str,
+        /// How many there may be.
+        limit: u64,
+        /// How many there are.
+        held: u64,
+        /// How many would come, as far as that is known.
+        growth: u64,
+        /// What the caller can do.
+        advice: String,
+    },
     /// Another process holds the data folder.
     #[error("{path} is in use by another process; stop it or choose another data folder")]
     InUse {

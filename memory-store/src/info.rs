@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{ChunkId, Fingerprint, KvGeometry};
+use crate::{ChunkId, Fingerprint, KvGeometry, MemoryLimits};
 
 /// What a memory is made for; fixed when it is created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,10 @@ pub struct MemoryInfo {
     pub unsealed_entries: u64,
     /// Number of the last acknowledged change; grows by one with each.
     pub sequence: u64,
+    /// How long it and its documents live, and how much it may hold.
+    pub limits: MemoryLimits,
+    /// When it goes with everything in it unless it is changed before, milliseconds since 1970-01-01 UTC; `None`: never.
+    pub expires_unix_ms: Option<u64>,
     /// Why it can be neither read nor written, if so: its records are damaged. The other fields then tell what is
     /// known, which may be nothing.
     pub damaged: Option<String>,
@@ -91,6 +95,10 @@ pub struct DocumentInfo {
     pub complete: bool,
     /// From where to go on.
     pub resume: ResumePoint,
+    /// Its own time to live, in milliseconds; `None`: that of the memory is in force, if it has one.
+    pub ttl_ms: Option<u64>,
+    /// When it goes unless it is committed to before, milliseconds since 1970-01-01 UTC; `None`: never.
+    pub expires_unix_ms: Option<u64>,
     /// Of the chunks, those that damage took: see [`check`](mod@crate::check). Such a document can be read and deleted, but
     /// not continued.
     pub lost_chunks: u64,

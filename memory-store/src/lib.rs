@@ -23,6 +23,8 @@
 //! | `core` | storage, numbers and caches that the handles share; the one way to commit |
 //! | `index` | flat scan; graphs: build, extend, freeze, search |
 //! | `blob`, `check` | every byte of a store that is not open verified, and rebuilt where that can be done |
+//! | `limits`, `life`, `expiry` | times to live: what is due, and how it goes |
+//! | `quota` | how much memories and tenants may hold |
 //! | `compact` | blobs with dead chunks, and many small ones, are written anew |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
@@ -32,12 +34,13 @@
 //!   its last reader. Blobs without record are removed at opening, unless a memory is damaged.
 //! - A state never changes. A change makes a new state, commits its records, then replaces the old one.
 //! - Commits, deletions and sealings of one memory take turns; readers never wait for them.
+//! - What is due by the clock is never shown: readers delete it first, as anyone would, or hide it if that fails.
 //! - Chunk ids are given out once in the life of a store.
 //!
 //! # Bounds
 //!
-//! Memory grows with the configured caches, with 12 bytes for each chunk, some 300 for each commit and 1 KiB for each
-//! memory; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about half of the index
+//! Memory grows with the configured caches, with 12 bytes for each chunk, some 300 for each commit, 1 KiB for each
+//! memory and 200 for each document that has a time to live; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about half of the index
 //! cache at most, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
 
 mod blob;
@@ -49,15 +52,19 @@ mod codec;
 mod compact;
 mod core;
 mod error;
+mod expiry;
 mod extent;
 mod geometry;
 pub mod index;
 mod info;
+mod life;
+mod limits;
 mod memory;
 mod names;
 mod numbers;
 mod options;
 mod quant;
+mod quota;
 mod reading;
 mod recall;
 mod records;
@@ -69,6 +76,7 @@ mod store;
 mod sync;
 mod tail;
 mod union;
+mod update;
 mod writer;
 
 pub use check::{check, check_folder};
@@ -76,8 +84,10 @@ pub use choice::Choice;
 pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan};
 pub use compact::Compacted;
 pub use error::{Error, Result};
+pub use expiry::Expired;
 pub use geometry::{EntryPolicy, Fingerprint, KvDtype, KvGeometry};
 pub use info::{Committed, DocumentInfo, MemoryInfo, MemorySpec, ResumePoint, WriterState};
+pub use limits::{MAX_TTL_MS, MemoryLimits, Quota};
 pub use memory::Memory;
 pub use names::{
     MAX_DOCUMENT_ID_BYTES, MAX_METADATA_ENTRIES, MAX_METADATA_KEY_BYTES, MAX_METADATA_VALUE_BYTES, MAX_NAME_BYTES,

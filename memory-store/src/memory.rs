@@ -5,17 +5,21 @@ use std::sync::Arc;
 
 use crate::compact::with_merged;
 use crate::core::{Cell, Core};
+use crate::expiry::{expire, make_room, settle};
 use crate::extent::BlobFile;
+use crate::life::Expiries;
 use crate::names::{check_document_id, check_metadata};
+use crate::quota::{Growth, Held, check_quotas};
 use crate::records::{
-    DocumentRecord, GraphRecord, SegmentRecord, document_key, encode_sequence, extent_key, memory_key, segment_key,
+    ChangeRecord, DocumentRecord, GraphRecord, SegmentRecord, document_key, extent_key, memory_key, segment_key,
 };
 use crate::state::{LiveExtent, LiveSegment, MemoryState, Segment};
 use crate::storage::Batch;
 use crate::store::Shared;
 use crate::sync::{lock, write};
 use crate::{
-    ChunkInfo, DocumentInfo, Error, Fingerprint, KvGeometry, MemoryInfo, MemorySpec, Result, Snapshot, Writer,
+    ChunkInfo, DocumentInfo, Error, Fingerprint, KvGeometry, MemoryInfo, MemoryLimits, MemorySpec, Result, Snapshot,
+    Writer,
 };
 
 /// A memory of a [`Store`](crate::Store). Clones share everything.
@@ -25,10 +29,17 @@ pub struct Memory {
     pub(crate) cell: Arc<Cell>,
 }
 
-pub(crate) fn info(cell: &Cell) -> MemoryInfo {
-    let state = cell.state();
+/// What a memory holds, without the documents `hidden`.
+pub(crate) fn info(cell: &Cell, hidden: &[Arc<str>]) -> MemoryInfo {
+    let state = shown(cell, hidden);
     let totals = state.totals;
+    let (limits, expires_unix_ms) = {
+        let times = cell.life.times();
+        (times.limits, times.expires_unix_ms())
+    };
     MemoryInfo {
+        limits,
+        expires_unix_ms,
         name: cell.name.clone(),
         model_name: cell.spec.model_name.clone(),
         description: cell.spec.description.clone(),
@@ -46,6 +57,23 @@ pub(crate) fn info(cell: &Cell) -> MemoryInfo {
         sequence: state.sequence,
         damaged: cell.damaged.clone(),
     }
+}
+
+/// What readers see now, without the documents `hidden`.
+fn shown(cell: &Cell, hidden: &[Arc<str>]) -> Arc<MemoryState> {
+    let state = cell.state();
+    if hidden.is_empty() { state } else { Arc::new(state.without(hidden)) }
+}
+
+fn is_among(id: &str, hidden: &[Arc<str>]) -> bool {
+    hidden.iter().any(|hidden| **hidden == *id)
+}
+
+pub(crate) fn document_record(core: &Core, cell: &Cell, id: &str) -> Result<Option<DocumentRecord>> {
+    core.check_whole()?;
+    let bytes = core.storage.get(&document_key(cell.number, id))?;
+    let what = || format!("the record of document {id} in memory {}", cell.name);
+    bytes.map(|bytes| DocumentRecord::decode(&bytes, &what())).transpose()
 }
 
 impl Memory {
@@ -74,7 +102,32 @@ impl Memory {
 
     /// What it holds now.
     pub fn info(&self) -> MemoryInfo {
-        info(&self.cell)
+        // Of a memory that went this tells nothing but its name, as of any that was deleted.
+        let hidden = settle(self.core(), &self.cell).unwrap_or_default();
+        info(&self.cell, &hidden)
+    }
+
+    /// How long it and its documents live, and how much it may hold.
+    pub fn limits(&self) -> MemoryLimits {
+        self.cell.life.limits()
+    }
+
+    /// Changes how long it and its documents live, and how much it may hold; durable when this returns. It counts as a
+    /// change of the memory, so that a new time to live begins now. That of documents holds for those that are there,
+    /// too: older ones go at once. A limit below what is held is accepted: nothing can be added then.
+    pub fn update_limits(&self, change: impl FnOnce(&mut MemoryLimits)) -> Result<MemoryInfo> {
+        settle(self.core(), &self.cell)?;
+        crate::update::update_limits(self.core(), &self.cell, change)?;
+        Ok(self.info())
+    }
+
+    /// Refuses with [`Error::Quota`] when not even one token more can be stored: what can be known before any work is
+    /// done for a document.
+    pub fn check_room(&self) -> Result<()> {
+        self.cell.check_alive()?;
+        // What is due in any memory of the tenant makes room.
+        make_room(self.core(), &self.cell.tenant);
+        check_quotas(&self.cell, Held::of(&self.cell.state().totals), Growth { tokens: 1, bytes: 1 })
     }
 
     /// Entries, of one slot and head, that no graph indexes yet.
@@ -93,8 +146,8 @@ impl Memory {
 
     /// An immutable view of what is committed now.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        self.cell.check_alive()?;
-        Ok(Snapshot::new(Arc::clone(&self.shared.core), Arc::clone(&self.cell), self.cell.state()))
+        let hidden = self.settle()?;
+        Ok(Snapshot::new(Arc::clone(&self.shared.core), Arc::clone(&self.cell), shown(&self.cell, &hidden)))
     }
 
     /// Creates or continues a document. A document comes into being with its first commit. Metadata that is not
@@ -103,41 +156,69 @@ impl Memory {
     pub fn writer(&self, document_id: &str, metadata: BTreeMap<String, String>) -> Result<Writer> {
         check_document_id(document_id)?;
         check_metadata(&metadata)?;
+        // A document that is due is begun anew.
+        if is_among(document_id, &self.settle()?) {
+            expire(self.core(), &self.cell)?;
+        }
         Writer::open(self.clone(), document_id, metadata)
     }
 
     pub(crate) fn document_record(&self, id: &str) -> Result<Option<DocumentRecord>> {
-        self.core().check_whole()?;
-        let bytes = self.core().storage.get(&document_key(self.cell.number, id))?;
-        let what = || format!("the record of document {id} in memory {}", self.cell.name);
-        bytes.map(|bytes| DocumentRecord::decode(&bytes, &what())).transpose()
+        document_record(self.core(), &self.cell, id)
+    }
+
+    /// Deletes what is due; returns the documents to hide because that failed. Not to be called in the memory's turn.
+    fn settle(&self) -> Result<Vec<Arc<str>>> {
+        self.cell.check_alive()?;
+        settle(self.core(), &self.cell)
     }
 
     fn existing(&self, id: &str) -> Result<DocumentRecord> {
+        let hidden = self.settle()?;
+        if is_among(id, &hidden) {
+            return Err(self.unknown(id));
+        }
+        self.stored(id)
+    }
+
+    /// As [`existing`](Self::existing), also when it is due.
+    fn stored(&self, id: &str) -> Result<DocumentRecord> {
         self.cell.check_alive()?;
         check_document_id(id)?;
-        let unknown = || Error::UnknownDocument { memory: self.cell.name.clone(), document: id.to_owned() };
-        self.document_record(id)?.ok_or_else(unknown)
+        self.document_record(id)?.ok_or_else(|| self.unknown(id))
+    }
+
+    fn unknown(&self, id: &str) -> Error {
+        Error::UnknownDocument { memory: self.cell.name.clone(), document: id.to_owned() }
     }
 
     /// Documents, ascending by identifier, those after `after`, at most `limit`.
     pub fn list_documents(&self, after: Option<&str>, limit: usize) -> Result<Vec<DocumentInfo>> {
-        self.cell.check_alive()?;
+        let hidden = self.settle()?;
         self.core().check_whole()?;
         let prefix = memory_key(b'd', self.cell.number);
-        let after = after.map(|id| document_key(self.cell.number, id));
-        let records = self.core().storage.scan(&prefix, after.as_deref(), limit)?;
-        let decode = |(key, value): (Vec<u8>, Vec<u8>)| {
-            let id = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
-            let record = DocumentRecord::decode(&value, &format!("the record of document {id}"))?;
-            Ok(record.info(id))
-        };
-        records.into_iter().map(decode).collect()
+        let mut after = after.map(|id| document_key(self.cell.number, id));
+        let limits = self.limits();
+        let mut documents = Vec::new();
+        while documents.len() < limit {
+            let records = self.core().storage.scan(&prefix, after.as_deref(), limit - documents.len())?;
+            let Some((last, _)) = records.last() else { break };
+            after = Some(last.clone());
+            for (key, value) in records {
+                let id = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+                if is_among(&id, &hidden) {
+                    continue;
+                }
+                let record = DocumentRecord::decode(&value, &format!("the record of document {id}"))?;
+                documents.push(record.info(id, &limits));
+            }
+        }
+        Ok(documents)
     }
 
     /// One document.
     pub fn document(&self, id: &str) -> Result<DocumentInfo> {
-        Ok(self.existing(id)?.info(id.to_owned()))
+        Ok(self.existing(id)?.info(id.to_owned(), &self.limits()))
     }
 
     /// Tokens and text of a document's chunks in order, from chunk `from_ordinal` on, at most `limit`.
@@ -160,22 +241,23 @@ impl Memory {
     /// Deletes a document, durably, and returns what it was. New snapshots do not show it; its bytes are freed when
     /// no snapshot shows them any more. [`Error::DocumentBusy`] while a writer of it lives.
     pub fn delete_document(&self, id: &str) -> Result<DocumentInfo> {
+        // What is due is not there any more.
+        if is_among(id, &self.settle()?) {
+            return Err(self.unknown(id));
+        }
         let _turn = lock(&self.cell.commit);
         // Held to the end, so that no writer starts meanwhile.
         let busy = lock(&self.cell.busy);
         if busy.contains(id) {
             return Err(Error::DocumentBusy { document: id.to_owned() });
         }
-        let record = self.existing(id)?;
+        let record = self.stored(id)?;
         let state = self.cell.state();
         let mut change = Change::new(&self.cell, &state);
-        change.batch.delete(document_key(self.cell.number, id));
-        change.documents -= 1;
-        for extent in state.document_extents(record.number) {
-            change.remove_extent(extent.extent.first_chunk);
-        }
+        change.changed_unix_ms = self.core().now_unix_ms();
+        change.remove_documents(&state, &[(Arc::from(id), record.number)]);
         change.commit(self.core())?;
-        Ok(record.info(id.to_owned()))
+        Ok(record.info(id.to_owned(), &self.limits()))
     }
 }
 
@@ -185,6 +267,12 @@ pub(crate) struct Change<'a> {
     pub(crate) batch: Batch,
     pub(crate) sequence: u64,
     pub(crate) documents: u64,
+    /// Time of the last change that somebody asked for: this one, or an earlier one.
+    pub(crate) changed_unix_ms: u64,
+    /// When documents go from now on, if they do.
+    pub(crate) expiries: Vec<(Arc<str>, Option<u64>)>,
+    /// New limits, and when all documents go under them.
+    pub(crate) limits: Option<(MemoryLimits, Expiries)>,
     extents: Vec<LiveExtent>,
     segments: Vec<Arc<Segment>>,
     /// First chunks of extents that go.
@@ -202,6 +290,9 @@ impl<'a> Change<'a> {
             batch: Batch::default(),
             sequence: state.sequence + 1,
             documents: state.documents,
+            changed_unix_ms: cell.life.times().changed_unix_ms,
+            expiries: Vec::new(),
+            limits: None,
             extents: state.extents.clone(),
             segments: state.segments().collect(),
             removed: HashSet::new(),
@@ -214,6 +305,20 @@ impl<'a> Change<'a> {
         let key = extent_key(self.cell.number, extent.extent.first_chunk);
         self.batch.put(key, extent.extent.record(extent.live).encode());
         self.extents.push(extent);
+    }
+
+    /// Takes documents, by identifier and number, with all that is theirs.
+    pub(crate) fn remove_documents(&mut self, state: &MemoryState, documents: &[(Arc<str>, u64)]) {
+        for (id, _) in documents {
+            self.batch.delete(document_key(self.cell.number, id));
+            self.expiries.push((Arc::clone(id), None));
+        }
+        self.documents = self.documents.saturating_sub(documents.len() as u64);
+        let numbers: HashSet<u64> = documents.iter().map(|(_, number)| *number).collect();
+        for LiveExtent { extent, .. } in state.extents.iter().filter(|extent| numbers.contains(&extent.extent.document))
+        {
+            self.remove_extent(extent.first_chunk);
+        }
     }
 
     pub(crate) fn remove_extent(&mut self, first_chunk: u64) {
@@ -289,10 +394,24 @@ impl<'a> Change<'a> {
         for segment in &removed {
             self.batch.delete(segment_key(self.cell.number, segment.number));
         }
-        self.batch.put(memory_key(b'm', self.cell.number), encode_sequence(self.sequence));
+        let limits = self.limits.as_ref().map_or_else(|| self.cell.life.limits(), |(limits, _)| *limits);
+        // Nobody asks for the time unless the memory has a time to live.
+        let changed_unix_ms = limits.ttl_ms.map_or(0, |_| self.changed_unix_ms);
+        let record = ChangeRecord { sequence: self.sequence, changed_unix_ms };
+        self.batch.put(memory_key(b'm', self.cell.number), record.encode());
         core.commit(&self.batch)?;
         let state = Arc::new(state);
         let old = std::mem::replace(&mut *write(&self.cell.state), Arc::clone(&state));
+        self.cell.account.moved(Held::of(&old.totals), Held::of(&state.totals));
+        self.cell.life.change(|times| {
+            times.changed_unix_ms = self.changed_unix_ms;
+            if let Some((limits, documents)) = self.limits {
+                (times.limits, times.documents) = (limits, documents);
+            }
+            for (id, unix_ms) in self.expiries {
+                times.documents.set(id, unix_ms);
+            }
+        });
         for extent in removed_extents.iter().chain(&self.replaced) {
             extent.extent.file.doom();
         }

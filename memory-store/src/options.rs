@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Error, Result};
+use crate::{Error, Quota, Result};
 
 /// Source of time: milliseconds since 1970-01-01 UTC.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -50,7 +50,9 @@ pub struct StoreOptions {
     pub max_memories: u64,
     /// Documents in one memory.
     pub max_documents_per_memory: u64,
-    /// Source of time for creation and update times. The default stands still at 0: nothing below the server
+    /// What each tenant may hold in all its memories, unless [`Store::set_quota`](crate::Store::set_quota) says otherwise.
+    pub tenant_quota: Quota,
+    /// Source of time for creation and update times, and for what has a time to live. The default stands still at 0: nothing below the server
     /// reads a clock.
     pub clock: Clock,
 }
@@ -71,6 +73,7 @@ impl Default for StoreOptions {
             writer_buffer_bytes: 8 << 20,
             max_memories: 10_000,
             max_documents_per_memory: 1_000_000,
+            tenant_quota: Quota::default(),
             clock: Arc::new(|| 0),
         }
     }
@@ -92,6 +95,7 @@ impl fmt::Debug for StoreOptions {
             .field("writer_buffer_bytes", &self.writer_buffer_bytes)
             .field("max_memories", &self.max_memories)
             .field("max_documents_per_memory", &self.max_documents_per_memory)
+            .field("tenant_quota", &self.tenant_quota)
             .finish_non_exhaustive()
     }
 }

@@ -27,6 +27,10 @@ pub trait OpenMemory: Send + Sync {
     /// the document ends.
     fn document_chunks(&self, id: &str, from_ordinal: u64, limit: usize) -> Result<Vec<ChunkInfo>>;
 
+    /// Refuses with [`Error::Quota`] when not even one token more can be stored: what can be known before any work is done for
+    /// `document_id`.
+    fn check_room(&self, document_id: &str) -> Result<()>;
+
     /// An immutable view of what is committed now.
     fn view(&self) -> Result<Arc<dyn Recall>>;
 
@@ -45,6 +49,10 @@ pub trait OpenMemory: Send + Sync {
 pub trait DocumentWriter: Send {
     /// What is durable.
     fn state(&self) -> WriterState;
+
+    /// Gives the document a time to live, in milliseconds after its last commit, from the next commit on. `None` takes it
+    /// away: that of the memory is in force then, if it has one.
+    fn set_ttl_ms(&mut self, ttl_ms: Option<u64>) -> Result<()>;
 
     /// Takes a chunk, which must start where the document ends and fit the geometry. After an error the writer is as
     /// before the call.
@@ -80,6 +88,10 @@ impl OpenMemory for Memory {
         self.document_chunks(id, from_ordinal, limit)
     }
 
+    fn check_room(&self, _document_id: &str) -> Result<()> {
+        self.check_room()
+    }
+
     fn view(&self) -> Result<Arc<dyn Recall>> {
         Ok(Arc::new(self.snapshot()?))
     }
@@ -88,6 +100,10 @@ impl OpenMemory for Memory {
 impl DocumentWriter for Writer {
     fn state(&self) -> WriterState {
         self.state()
+    }
+
+    fn set_ttl_ms(&mut self, ttl_ms: Option<u64>) -> Result<()> {
+        self.set_ttl_ms(ttl_ms)
     }
 
     fn append(&mut self, chunk: KvChunk) -> Result<()> {

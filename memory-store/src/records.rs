@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `v` | version of the format |
 //! | `r` | the numbers that may be in use |
-//! | `n` tenant 0 name | a memory: number, creation time, spec |
+//! | `n` tenant 0 name | a memory: number, creation time, spec, limits |
 //! | `g` memory | a deleted memory: empty while its records are being removed, then 1 |
-//! | `m` memory | its sequence number |
+//! | `m` memory | its last change: sequence number, time |
 //! | `d` memory, document id | a document |
 //! | `e` memory, first chunk | an extent: the chunks of one blob |
 //! | `x` memory, segment | a sealed segment: its extents and graphs |
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use crate::codec::{Decoder, Encoder};
 use crate::extent::ChunkPlace;
-use crate::{DocumentInfo, MemorySpec, Result, ResumePoint};
+use crate::{DocumentInfo, MemoryLimits, MemorySpec, Result, ResumePoint};
 
 /// Version of records and blobs that this code writes and reads.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -45,19 +45,46 @@ pub(crate) fn decode_version(bytes: &[u8]) -> Result<u32> {
     }
 }
 
-/// The record `m`: sequence number of the last change of a memory.
-pub(crate) fn encode_sequence(sequence: u64) -> Vec<u8> {
-    let mut out = Encoder::default();
-    out.u64(sequence);
-    out.checked()
+/// The record `m`: the last change of a memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ChangeRecord {
+    /// Its sequence number.
+    pub(crate) sequence: u64,
+    /// Time of the last change that somebody asked for; 0 when it is not known. Absent then, and in older records.
+    pub(crate) changed_unix_ms: u64,
 }
 
-/// Reads the record `m`, which was eight bytes without a checksum once.
-pub(crate) fn decode_sequence(bytes: &[u8], what: &str) -> Result<u64> {
-    match <[u8; 8]>::try_from(bytes) {
-        Ok(bytes) => Ok(u64::from_le_bytes(bytes)),
-        Err(_) => Decoder::checked(bytes, what)?.u64(),
+impl ChangeRecord {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.u64(self.sequence);
+        if self.changed_unix_ms > 0 {
+            out.u64(self.changed_unix_ms);
+        }
+        out.checked()
     }
+
+    /// Reads the record, which was eight bytes without a checksum once.
+    pub(crate) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+        if let Ok(bytes) = <[u8; 8]>::try_from(bytes) {
+            return Ok(Self { sequence: u64::from_le_bytes(bytes), changed_unix_ms: 0 });
+        }
+        let mut input = Decoder::checked(bytes, what)?;
+        let sequence = input.u64()?;
+        let record = Self { sequence, changed_unix_ms: if input.is_empty() { 0 } else { input.u64()? } };
+        input.end()?;
+        Ok(record)
+    }
+}
+
+/// The record `m` of a memory of which the time of the last change is not known.
+pub(crate) fn encode_sequence(sequence: u64) -> Vec<u8> {
+    ChangeRecord { sequence, changed_unix_ms: 0 }.encode()
+}
+
+/// The sequence number of the record `m`.
+pub(crate) fn decode_sequence(bytes: &[u8], what: &str) -> Result<u64> {
+    Ok(ChangeRecord::decode(bytes, what)?.sequence)
 }
 
 /// The record `r`: numbers of each kind below these may be in use.
@@ -111,6 +138,8 @@ pub(crate) struct NameRecord {
     pub(crate) number: u64,
     pub(crate) created_unix_ms: u64,
     pub(crate) spec: MemorySpec,
+    /// Absent when there are none, and in older records.
+    pub(crate) limits: MemoryLimits,
 }
 
 impl NameRecord {
@@ -118,6 +147,12 @@ impl NameRecord {
         let mut out = Encoder::default();
         out.u64(self.number).u64(self.created_unix_ms).fingerprint(&self.spec.fingerprint);
         out.geometry(&self.spec.geometry).text(&self.spec.model_name).text(&self.spec.description);
+        let MemoryLimits { ttl_ms, document_ttl_ms, max_tokens, max_bytes } = self.limits;
+        if self.limits != MemoryLimits::default() {
+            for limit in [ttl_ms, document_ttl_ms, max_tokens, max_bytes] {
+                out.u64(limit.unwrap_or(0));
+            }
+        }
         out.checked()
     }
 
@@ -132,10 +167,16 @@ impl NameRecord {
                 model_name: input.text()?,
                 description: input.text()?,
             },
+            limits: if input.is_empty() { MemoryLimits::default() } else { decode_limits(&mut input)? },
         };
         input.end()?;
         Ok(record)
     }
+}
+
+fn decode_limits(input: &mut Decoder<'_>) -> Result<MemoryLimits> {
+    let mut limit = || Ok(Some(input.u64()?).filter(|limit| *limit > 0));
+    Ok(MemoryLimits { ttl_ms: limit()?, document_ttl_ms: limit()?, max_tokens: limit()?, max_bytes: limit()? })
 }
 
 /// A document; its identifier is in the key.
@@ -152,6 +193,8 @@ pub(crate) struct DocumentRecord {
     pub(crate) metadata: BTreeMap<String, String>,
     /// Of the chunks, those that damage took. Absent in older records.
     pub(crate) lost_chunks: u64,
+    /// Its own time to live. Absent when there is none, and in older records.
+    pub(crate) ttl_ms: Option<u64>,
 }
 
 impl DocumentRecord {
@@ -161,8 +204,11 @@ impl DocumentRecord {
         out.u64(self.chunks).u64(self.tokens).u64(self.bytes);
         out.u64(self.resume.safe_byte).u64(self.resume.safe_token).u8(u8::from(self.resume.complete));
         out.map(&self.metadata);
-        if self.lost_chunks > 0 {
+        if self.lost_chunks > 0 || self.ttl_ms.is_some() {
             out.u64(self.lost_chunks);
+        }
+        if let Some(ttl_ms) = self.ttl_ms {
+            out.u64(ttl_ms);
         }
         out.checked()
     }
@@ -180,14 +226,18 @@ impl DocumentRecord {
             resume: ResumePoint { safe_byte: input.u64()?, safe_token: input.u64()?, complete: input.u8()? != 0 },
             metadata: input.map()?,
             lost_chunks: if input.is_empty() { 0 } else { input.u64()? },
+            ttl_ms: if input.is_empty() { None } else { Some(input.u64()?).filter(|ttl_ms| *ttl_ms > 0) },
         };
         input.end()?;
         Ok(record)
     }
 
-    pub(crate) fn info(self, id: String) -> DocumentInfo {
+    /// What is told of it in a memory with these limits.
+    pub(crate) fn info(self, id: String, limits: &MemoryLimits) -> DocumentInfo {
         DocumentInfo {
             id,
+            ttl_ms: self.ttl_ms,
+            expires_unix_ms: self.expires_unix_ms(limits.document_ttl_ms),
             number: self.number,
             metadata: self.metadata,
             tokens: self.tokens,

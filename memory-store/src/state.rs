@@ -1,5 +1,6 @@
 //! What a memory consists of at one moment. Immutable: a change makes a new state, readers keep theirs.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::extent::{BlobFile, Extent};
@@ -139,6 +140,14 @@ impl MemoryState {
             }
         }
         Self { sequence, documents, extents, segments: live_segments, totals }
+    }
+
+    /// The same without some documents.
+    pub(crate) fn without(&self, documents: &[Arc<str>]) -> Self {
+        let hidden: HashSet<&str> = documents.iter().map(AsRef::as_ref).collect();
+        let kept = self.extents.iter().filter(|extent| !hidden.contains(extent.extent.document_id.as_ref()));
+        let count = self.documents.saturating_sub(hidden.len() as u64);
+        Self::new(self.sequence, count, kept.cloned().collect(), self.segments())
     }
 
     /// The extent of a live chunk and the chunk's place in it.

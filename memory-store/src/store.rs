@@ -1,23 +1,26 @@
 //! The store: memories of many tenants over one storage.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::core::{Cell, Core, Number};
+use crate::expiry::{make_room, settle};
 use crate::extent::{BlobFile, Extent};
+use crate::life::{Life, Times};
 use crate::names::check_name;
+use crate::quota::{Held, check_memories};
 use crate::records::{
-    DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND, SegmentRecord,
-    VERSION_KEY, decode_sequence, decode_version, encode_sequence, encode_version, memory_key, name_key, names_of,
+    ChangeRecord, DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND,
+    SegmentRecord, VERSION_KEY, decode_version, encode_version, memory_key, name_key, names_of,
 };
 use crate::seal::Sealer;
 use crate::state::{LiveExtent, MemoryState, Segment};
 use crate::storage::{Batch, BlobInfo, Record, Storage};
 use crate::sync::{lock, read, write};
 use crate::{
-    EntryPolicy, Error, Fingerprint, KvDtype, KvGeometry, Memory, MemoryInfo, MemorySpec, Result, StoreOptions,
+    EntryPolicy, Error, Fingerprint, KvDtype, KvGeometry, Memory, MemoryInfo, MemoryLimits, MemorySpec, Quota, Result,
+    StoreOptions,
 };
 
 /// Records read at once.
@@ -88,12 +91,26 @@ impl Store {
         Ok(store)
     }
 
-    /// Creates a memory. Names and tenants are 1 to 128 of `[A-Za-z0-9._-]`.
+    /// Creates a memory without limits. Names and tenants are 1 to 128 of `[A-Za-z0-9._-]`.
     pub fn create_memory(&self, tenant: &str, name: &str, spec: MemorySpec) -> Result<Memory> {
+        self.create_memory_with(tenant, name, spec, MemoryLimits::default())
+    }
+
+    /// Creates a memory with limits. [`Error::Quota`] if the tenant may have no more memories.
+    pub fn create_memory_with(
+        &self,
+        tenant: &str,
+        name: &str,
+        spec: MemorySpec,
+        limits: MemoryLimits,
+    ) -> Result<Memory> {
         check_name("tenant", tenant)?;
         check_name("memory name", name)?;
         check_spec(&spec)?;
+        limits.validate()?;
         let core = &self.shared.core;
+        // What is due makes room, and its name is free.
+        make_room(core, tenant);
         let mut names = write(&core.names);
         let key = (tenant.to_owned(), name.to_owned());
         if names.contains_key(&key) {
@@ -103,12 +120,17 @@ impl Store {
             let advice = "delete a memory that is no longer needed".into();
             return Err(Error::Limit { what: "memories", limit: core.options.max_memories, advice });
         }
-        let record = NameRecord { number: core.number(Number::Memory, 1)?, created_unix_ms: core.now_unix_ms(), spec };
+        let owned = names.range((tenant.to_owned(), String::new())..).take_while(|((owner, _), _)| owner == tenant);
+        check_memories(tenant, &core.accounts.of(tenant).quota(), owned.count() as u64)?;
+        let created_unix_ms = core.now_unix_ms();
+        let record = NameRecord { number: core.number(Number::Memory, 1)?, created_unix_ms, spec, limits };
         let mut batch = Batch::default();
         batch.put(name_key(tenant, name), record.encode());
-        batch.put(memory_key(b'm', record.number), encode_sequence(0));
+        let changed_unix_ms = limits.ttl_ms.map_or(0, |_| created_unix_ms);
+        batch.put(memory_key(b'm', record.number), ChangeRecord { sequence: 0, changed_unix_ms }.encode());
         core.commit(&batch)?;
-        let cell = Arc::new(new_cell(key.clone(), record, MemoryState::new(0, 0, Vec::new(), [])));
+        let times = Times { limits, changed_unix_ms: created_unix_ms, ..Times::default() };
+        let cell = Arc::new(new_cell(core, key.clone(), record, MemoryState::new(0, 0, Vec::new(), []), times));
         names.insert(key, Arc::clone(&cell));
         Ok(Memory::new(Arc::clone(&self.shared), cell))
     }
@@ -119,54 +141,39 @@ impl Store {
         Ok(Memory::new(Arc::clone(&self.shared), cell))
     }
 
+    /// Sets what a tenant may hold in all its memories, instead of [`StoreOptions::tenant_quota`]. A quota below what is
+    /// held is accepted: nothing can be added then.
+    pub fn set_quota(&self, tenant: &str, quota: Quota) {
+        self.shared.core.accounts.set_quota(tenant, quota);
+    }
+
     fn cell(&self, tenant: &str, name: &str) -> Result<Arc<Cell>> {
         let names = read(&self.shared.core.names);
         let cell = names.get(&(tenant.to_owned(), name.to_owned())).map(Arc::clone);
-        cell.ok_or_else(|| Error::UnknownMemory { name: name.chars().take(128).collect() })
+        drop(names);
+        let cell = cell.ok_or_else(|| Error::UnknownMemory { name: name.chars().take(128).collect() })?;
+        settle(&self.shared.core, &cell)?;
+        Ok(cell)
     }
 
     /// Memories of a tenant, ascending by name, those after `after`, at most `limit`.
     pub fn list_memories(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<MemoryInfo>> {
-        let names = read(&self.shared.core.names);
-        let start = (tenant.to_owned(), after.unwrap_or("").to_owned());
-        let start = if after.is_some() { Bound::Excluded(start) } else { Bound::Included(start) };
-        let memories = names.range((start, Bound::Unbounded)).take_while(|((owner, _), _)| owner == tenant);
-        Ok(memories.take(limit).map(|(_, cell)| crate::memory::info(cell)).collect())
+        let core = &self.shared.core;
+        let mut cells = core.cells_of(tenant);
+        cells.retain(|cell| after.is_none_or(|after| cell.name.as_str() > after));
+        // Those that are due now are left out.
+        let info = |cell: &Arc<Cell>| Some(crate::memory::info(cell, &settle(core, cell).ok()?));
+        Ok(cells.iter().filter_map(info).take(limit).collect())
     }
 
     /// Deletes a memory with all its documents. Handles to it then answer [`Error::UnknownMemory`]; snapshots that
     /// are held keep working. Refused with [`Error::DocumentBusy`] while one of its documents is being written.
     pub fn delete_memory(&self, tenant: &str, name: &str) -> Result<()> {
-        let core = &self.shared.core;
-        let mut names = write(&core.names);
-        let key = (tenant.to_owned(), name.to_owned());
-        let Some(cell) = names.get(&key).map(Arc::clone) else {
-            return Err(Error::UnknownMemory { name: name.chars().take(128).collect() });
-        };
-        cell.check_alive()?;
-        let _turn = lock(&cell.commit);
-        let busy = lock(&cell.busy);
-        if let Some(document) = busy.iter().next() {
-            return Err(Error::DocumentBusy { document: document.clone() });
-        }
-        let mut batch = Batch::default();
-        batch.delete(name_key(tenant, name));
-        batch.put(memory_key(b'g', cell.number), Vec::new());
-        core.commit(&batch)?;
-        // From here on it is gone; what remains is tidying, and opening the store does what is not done here.
-        cell.deleted.store(true, Ordering::Release);
-        names.remove(&key);
-        drop((busy, names));
-        if let Err(error) = remove_memory_records(core, cell.number) {
-            tracing::warn!(%error, "records of a deleted memory stay until the store is opened again");
-        }
-        let state = std::mem::replace(&mut *write(&cell.state), Arc::new(MemoryState::new(0, 0, Vec::new(), [])));
-        for extent in &state.extents {
-            extent.extent.file.doom();
-        }
-        for segment in &state.segments {
-            segment.segment.doom();
-        }
+        let cell = self.cell(tenant, name)?;
+        remove_memory(&self.shared.core, &cell, |busy| match busy {
+            Some(document) => Err(Error::DocumentBusy { document: document.to_owned() }),
+            None => Ok(true),
+        })?;
         Ok(())
     }
 
@@ -176,6 +183,43 @@ impl Store {
         let cells: Vec<_> = cells.into_iter().filter(|cell| cell.damaged.is_none()).collect();
         cells.iter().try_for_each(|cell| crate::seal::seal_due(&self.shared.core, cell, &AtomicBool::new(false)))
     }
+}
+
+/// Deletes a memory that is due still and in which nothing is being written; returns whether it did.
+pub(crate) fn remove_due_memory(core: &Core, cell: &Cell, now_unix_ms: u64) -> Result<bool> {
+    remove_memory(core, cell, |busy| Ok(busy.is_none() && cell.life.memory_is_due(now_unix_ms)))
+}
+
+/// Deletes a memory if `wanted` says so when nobody can change it any more; `wanted` is given a document that is being
+/// written, if there is one.
+fn remove_memory(core: &Core, cell: &Cell, wanted: impl FnOnce(Option<&str>) -> Result<bool>) -> Result<bool> {
+    let mut names = write(&core.names);
+    cell.check_alive()?;
+    let _turn = lock(&cell.commit);
+    let busy = lock(&cell.busy);
+    if !wanted(busy.iter().next().map(String::as_str))? {
+        return Ok(false);
+    }
+    let mut batch = Batch::default();
+    batch.delete(name_key(&cell.tenant, &cell.name));
+    batch.put(memory_key(b'g', cell.number), Vec::new());
+    core.commit(&batch)?;
+    // From here on it is gone; what remains is tidying, and opening the store does what is not done here.
+    cell.deleted.store(true, Ordering::Release);
+    names.remove(&(cell.tenant.clone(), cell.name.clone()));
+    drop((busy, names));
+    if let Err(error) = remove_memory_records(core, cell.number) {
+        tracing::warn!(%error, "records of a deleted memory stay until the store is opened again");
+    }
+    let state = std::mem::replace(&mut *write(&cell.state), Arc::new(MemoryState::new(0, 0, Vec::new(), [])));
+    cell.account.moved(Held::of(&state.totals), Held::default());
+    for extent in &state.extents {
+        extent.extent.file.doom();
+    }
+    for segment in &state.segments {
+        segment.segment.doom();
+    }
+    Ok(true)
 }
 
 fn check_spec(spec: &MemorySpec) -> Result<()> {
@@ -211,7 +255,11 @@ fn check_version(storage: &dyn Storage) -> Result<()> {
 }
 
 /// All records under `prefix`, page by page.
-fn for_each_record(storage: &dyn Storage, prefix: &[u8], mut visit: impl FnMut(Record) -> Result<()>) -> Result<()> {
+pub(crate) fn for_each_record(
+    storage: &dyn Storage,
+    prefix: &[u8],
+    mut visit: impl FnMut(Record) -> Result<()>,
+) -> Result<()> {
     let mut after: Option<Vec<u8>> = None;
     loop {
         let page = storage.scan(prefix, after.as_deref(), PAGE)?;
@@ -262,8 +310,18 @@ fn trailing_number(key: &[u8]) -> Result<u64> {
     number.ok_or_else(|| Error::Damaged { what: "a key of the catalog".into(), why: "it is too short".into() })
 }
 
-fn new_cell((tenant, name): (String, String), record: NameRecord, state: MemoryState) -> Cell {
+fn new_cell(
+    core: &Core,
+    (tenant, name): (String, String),
+    record: NameRecord,
+    state: MemoryState,
+    times: Times,
+) -> Cell {
+    let account = core.accounts.of(&tenant);
+    account.moved(Held::default(), Held::of(&state.totals));
     Cell {
+        life: Life::new(times),
+        account,
         tenant,
         name,
         number: record.number,
@@ -295,10 +353,11 @@ fn load_memories(core: &Core) -> Result<Vec<Cell>> {
             Err(error) => (unknown_memory(), Err(error)),
         };
         let cell = match loaded {
-            Ok(state) => new_cell(names, record, state),
+            Ok((state, times)) => new_cell(core, names, record, state, times),
             Err(Error::Damaged { what, why }) => {
                 let empty = MemoryState::new(0, 0, Vec::new(), []);
-                Cell { damaged: Some(format!("{what}: {why}")), ..new_cell(names, record, empty) }
+                let times = Times { limits: record.limits, ..Times::default() };
+                Cell { damaged: Some(format!("{what}: {why}")), ..new_cell(core, names, record, empty, times) }
             }
             Err(error) => return Err(error),
         };
@@ -320,7 +379,7 @@ fn unknown_memory() -> NameRecord {
     };
     let (model_name, description) = (String::new(), String::new());
     let spec = MemorySpec { fingerprint: Fingerprint([0; 32]), geometry, model_name, description };
-    NameRecord { number: 0, created_unix_ms: 0, spec }
+    NameRecord { number: 0, created_unix_ms: 0, spec, limits: MemoryLimits::default() }
 }
 
 /// Blobs that no record refers to.
@@ -338,12 +397,13 @@ fn unused_blobs(core: &Core, cells: &[Cell]) -> Result<Vec<BlobInfo>> {
     Ok(blobs)
 }
 
-fn load_state(core: &Core, name: &str, record: &NameRecord) -> Result<MemoryState> {
+fn load_state(core: &Core, name: &str, record: &NameRecord) -> Result<(MemoryState, Times)> {
     let (storage, memory) = (core.storage.as_ref(), record.number);
     let damaged = |why: String| Error::Damaged { what: format!("the catalog of memory {name}"), why };
     let sequence = storage.get(&memory_key(b'm', memory))?;
     let sequence = sequence.ok_or_else(|| damaged("its sequence number is missing".into()))?;
-    let sequence = decode_sequence(&sequence, &format!("the sequence number of memory {name}"))?;
+    let last = ChangeRecord::decode(&sequence, &format!("the sequence number of memory {name}"))?;
+    let mut times = Times { limits: record.limits, changed_unix_ms: last.changed_unix_ms, ..Times::default() };
 
     let mut documents: HashMap<u64, (Arc<str>, DocumentRecord)> = HashMap::new();
     for_each_record(storage, &memory_key(b'd', memory), |(key, value)| {
@@ -368,6 +428,7 @@ fn load_state(core: &Core, name: &str, record: &NameRecord) -> Result<MemoryStat
         Ok(())
     })?;
     for (id, document) in documents.values() {
+        times.documents.set(Arc::clone(id), document.expires_unix_ms(record.limits.document_ttl_ms));
         let found = chunks.get(&document.number).copied().unwrap_or(0);
         if found + document.lost_chunks != document.chunks {
             return Err(damaged(format!("document {id} should have {} chunks, but has {found}", document.chunks)));
@@ -385,7 +446,7 @@ fn load_state(core: &Core, name: &str, record: &NameRecord) -> Result<MemoryStat
         segments.push(Arc::new(load_segment(core, number, segment)));
         Ok(())
     })?;
-    Ok(MemoryState::new(sequence, documents.len() as u64, extents, segments))
+    Ok((MemoryState::new(last.sequence, documents.len() as u64, extents, segments), times))
 }
 
 pub(crate) fn load_segment(core: &Core, number: u64, record: SegmentRecord) -> Segment {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use crate::core::Number;
 use crate::extent::{Extent, ExtentBuilder, ExtentOwner};
+use crate::limits::check_ttl;
 use crate::memory::Change;
+use crate::quota::{Growth, Held, check_quotas};
 use crate::records::{DocumentRecord, document_key};
-use crate::state::{LiveExtent, entries_of};
+use crate::state::{LiveExtent, MemoryState, entries_of};
 use crate::sync::lock;
 use crate::{ChunkId, Committed, EntryPolicy, Error, KvChunk, KvGeometry, Memory, Result, ResumePoint, WriterState};
 
@@ -20,6 +22,8 @@ pub struct Writer {
     memory: Memory,
     document_id: Arc<str>,
     metadata: BTreeMap<String, String>,
+    /// Time to live that the next commit sets; `None`: it stays as it is.
+    ttl_ms: Option<Option<u64>>,
     /// The document as it is durable; `None` before its first commit.
     record: Option<DocumentRecord>,
     /// Number to use; given out when first needed.
@@ -47,6 +51,7 @@ impl Writer {
         let mut writer = Self {
             document_id: Arc::from(document_id),
             metadata,
+            ttl_ms: None,
             record: None,
             number: None,
             kept: (0, 0, 0),
@@ -101,6 +106,34 @@ impl Writer {
         })
     }
 
+    /// Gives the document a time to live, in milliseconds after its last commit, from the next commit on. `None` takes
+    /// it away: that of the memory is in force then, if it has one.
+    pub fn set_ttl_ms(&mut self, ttl_ms: Option<u64>) -> Result<()> {
+        check_ttl("ttl", ttl_ms)?;
+        self.ttl_ms = Some(ttl_ms);
+        Ok(())
+    }
+
+    /// Refuses a commit of `tokens` tokens of the document, with blobs of `bytes` beside the pending ones, that would not
+    /// fit the memory or the tenant.
+    fn check_room(&self, state: &MemoryState, tokens: u64, bytes: u64) -> Result<()> {
+        let record = self.record.as_ref();
+        let pending: u64 = self.pending.iter().map(|(extent, _)| extent.file.bytes).sum();
+        let replaced = match record.filter(|record| self.kept.0 < record.chunks) {
+            Some(record) => {
+                let extents = state.document_extents(record.number).into_iter();
+                let replaced = extents.filter(|extent| extent.extent.first_ordinal >= self.kept.0);
+                replaced.map(|extent| extent.extent.file.bytes).sum()
+            }
+            None => 0,
+        };
+        let growth = Growth {
+            tokens: tokens.saturating_sub(record.map_or(0, |record| record.tokens)),
+            bytes: (pending + bytes).saturating_sub(replaced),
+        };
+        check_quotas(&self.memory.cell, Held::of(&state.totals), growth)
+    }
+
     /// Identifier of the document.
     pub fn document_id(&self) -> &str {
         &self.document_id
@@ -141,6 +174,7 @@ impl Writer {
                 chunk.span.token_start, chunk.span.byte_start
             ));
         }
+        self.check_room(&self.memory.cell.state(), chunk.span.token_end, 0)?;
         let options = &self.memory.shared.core.options;
         let entries = entries_of(self.geometry().entry_policy, chunk.tokens.len());
         // A segment covers whole extents: small ones fill it better.
@@ -158,6 +192,7 @@ impl Writer {
             return Ok(());
         }
         self.memory.cell.check_alive()?;
+        self.check_room(&self.memory.cell.state(), self.end().1, self.buffer.bytes() as u64)?;
         let core = Arc::clone(&self.memory.shared.core);
         let document = match self.number {
             Some(number) => number,
@@ -231,7 +266,8 @@ impl Writer {
     }
 
     /// Makes everything appended and truncated so far durable, then visible. Without any of it, only the resume
-    /// point (and metadata) is. After an error nothing of it is visible; call again, or drop the writer.
+    /// point (and metadata) is. Begins the document's time to live anew. [`Error::Quota`] if the memory or the tenant would
+    /// hold more than it may; what adds nothing is accepted. After an error nothing of it is visible; call again, or drop the writer.
     pub fn commit(&mut self, resume: ResumePoint) -> Result<Committed> {
         let (chunks, tokens, bytes) = self.end();
         if resume.safe_byte > bytes || resume.safe_token > tokens {
@@ -251,6 +287,8 @@ impl Writer {
         let turn = lock(&cell.commit);
         cell.check_alive()?;
         let state = cell.state();
+        let tenant = cell.account.turn();
+        self.check_room(&state, tokens, 0)?;
         let mut change = Change::new(cell, &state);
         if self.record.is_none() {
             self.check_document_limit()?;
@@ -266,14 +304,18 @@ impl Writer {
         for (extent, live) in &self.pending {
             change.add_extent(LiveExtent::new(self.geometry(), Arc::clone(extent), *live));
         }
-        let record = self.next_record(number, change.sequence, (chunks, tokens, bytes), resume, core.now_unix_ms());
+        change.changed_unix_ms = core.now_unix_ms();
+        let end = (chunks, tokens, bytes);
+        let record = self.next_record(number, change.sequence, end, resume, change.changed_unix_ms);
+        let expires_unix_ms = record.expires_unix_ms(cell.life.limits().document_ttl_ms);
+        change.expiries.push((Arc::clone(&self.document_id), expires_unix_ms));
         change.batch.put(document_key(cell.number, &self.document_id), record.encode());
         let sequence = change.sequence;
         if let Err(error) = change.commit(core) {
             self.uncertain = true;
             return Err(error);
         }
-        drop(turn);
+        drop((tenant, turn));
         self.committed(record);
         memory.shared.sealer.notify(core, cell);
         Ok(Committed { sequence, document_tokens: tokens, document_bytes: bytes, chunks })
@@ -300,6 +342,7 @@ impl Writer {
             resume,
             metadata: metadata.unwrap_or_else(|| self.metadata.clone()),
             lost_chunks: 0,
+            ttl_ms: self.ttl_ms.unwrap_or(old.and_then(|old| old.ttl_ms)),
         }
     }
 

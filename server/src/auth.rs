@@ -104,8 +104,12 @@ mod tests {
 
     #[test]
     fn tokens_are_tenants() {
-        let tenant =
-            |name: &str, token: &str, delegate| TenantSetting { name: name.into(), token: token.into(), delegate };
+        let tenant = |name: &str, token: &str, delegate| TenantSetting {
+            name: name.into(),
+            token: token.into(),
+            delegate,
+            ..TenantSetting::default()
+        };
         let open = Credentials::new(&[]);
         assert_eq!(open.identify(None, None).unwrap().name(), DEFAULT_TENANT);
         assert_eq!(open.identify(None, Some("anna")).unwrap().name(), "anna", "there is nothing to protect");

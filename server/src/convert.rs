@@ -5,6 +5,8 @@ use mnemon_memory_store::{ChunkInfo, DocumentInfo, KvGeometry, MemoryInfo, Sourc
 use mnemon_proto::v1;
 use prost_types::Timestamp;
 
+use crate::lifetime::duration;
+
 pub(crate) fn memory(info: MemoryInfo) -> v1::Memory {
     let slots_and_heads = u64::from(info.geometry.kv_heads) * info.geometry.layers.len() as u64;
     v1::Memory {
@@ -24,6 +26,11 @@ pub(crate) fn memory(info: MemoryInfo) -> v1::Memory {
         sequence: info.sequence,
         unsealed_entries: info.unsealed_entries * slots_and_heads,
         damaged: info.damaged.unwrap_or_default(),
+        ttl: info.limits.ttl_ms.map(duration),
+        document_ttl: info.limits.document_ttl_ms.map(duration),
+        max_tokens: info.limits.max_tokens,
+        max_bytes: info.limits.max_bytes,
+        expires_at: info.expires_unix_ms.map(timestamp),
     }
 }
 
@@ -39,6 +46,8 @@ pub(crate) fn document(info: DocumentInfo) -> v1::Document {
         created_at: Some(timestamp(info.created_unix_ms)),
         updated_at: Some(timestamp(info.updated_unix_ms)),
         lost_chunks: info.lost_chunks,
+        ttl: info.ttl_ms.map(duration),
+        expires_at: info.expires_unix_ms.map(timestamp),
     }
 }
 

@@ -35,6 +35,8 @@
 //! | `wire.rs` | chunks, numbers and shapes as a store and its callers tell them |
 //! | `citations.rs` | which chunks an answer drew on |
 //! | `convert.rs` | the store's words to the contract's |
+//! | `lifetime.rs` | times to live and quotas, from the contract's words to the store's |
+//! | `sweep.rs` | what expired gives back its space |
 //! | `status.rs` | every error of every crate to a gRPC status |
 //!
 //! Async threads never compute and never touch the disk: work on models runs on the engine's thread, store calls on
@@ -49,6 +51,7 @@ mod convert;
 mod embedded;
 mod error;
 mod front;
+mod lifetime;
 mod logging;
 mod memories;
 mod parts;
@@ -57,6 +60,7 @@ mod server;
 mod services;
 mod settings;
 mod status;
+mod sweep;
 mod tasks;
 mod validate;
 mod wire;

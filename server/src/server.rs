@@ -19,7 +19,7 @@ use crate::memories::Memories;
 use crate::parts::{Common, Life, Parts};
 use crate::remote::RemoteStore;
 use crate::settings::{EMBEDDED_MODEL, Settings};
-use crate::{Error, Result, connection, front, services};
+use crate::{Error, Result, connection, front, services, sweep};
 
 /// How often an idle connection is probed, and how long its answer may take: peers that vanished are noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -130,6 +130,9 @@ impl Server {
         });
         let parts = self.model.map(|model| with_model(&common, model)).transpose()?;
 
+        if let Memories::Here(store) = &common.memories {
+            life.streams.spawn(sweep::run(store.clone(), Arc::downgrade(&common)));
+        }
         let (health, routes) = services::routes(&common, parts.as_ref()).await?;
         let connections =
             connection::accept(listener, limits.connections as usize, life.closing.clone(), life.cut.clone());
@@ -183,7 +186,11 @@ fn with_model(common: &Arc<Common>, model: Arc<Model>) -> Result<Arc<Parts>> {
 
 async fn open_store(settings: &Settings, storage: Arc<dyn Storage>) -> Result<Store> {
     let options = store_options(settings);
-    blocking("opening the store", move || Ok(Store::open(storage, options)?)).await
+    let store = blocking("opening the store", move || Ok(Store::open(storage, options)?)).await?;
+    for (tenant, quota) in settings.quotas() {
+        store.set_quota(tenant, quota);
+    }
+    Ok(store)
 }
 
 /// Connects to the server that keeps the memories.
@@ -241,6 +248,7 @@ fn store_options(settings: &Settings) -> StoreOptions {
         chunk_cache_bytes: settings.cache.chunk_bytes as usize,
         max_memories: settings.limits.memories,
         max_documents_per_memory: settings.limits.documents_per_memory,
+        tenant_quota: settings.default_quota(),
         clock: Arc::new(unix_ms),
         ..StoreOptions::default()
     }

@@ -36,6 +36,13 @@ impl IntoStatus for StoreError {
             Self::FingerprintMismatch { .. } => with_reason(Code::FailedPrecondition, message, "FINGERPRINT_MISMATCH"),
             Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
             Self::Limit { .. } => with_reason(Code::ResourceExhausted, message, "LIMIT"),
+            Self::Quota { owner, what, limit, held, .. } => {
+                let (limit, held) = (limit.to_string(), held.to_string());
+                let known = [("owner", owner), ("counted", what.to_owned()), ("limit", limit), ("held", held)];
+                let known: HashMap<_, _> = known.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+                let details = ErrorDetails::with_error_info("QUOTA", DOMAIN, known);
+                Status::with_error_details(Code::ResourceExhausted, message, details)
+            }
             Self::NoSpace { .. } => {
                 tracing::error!("{message}");
                 with_reason(Code::ResourceExhausted, message, "NO_SPACE")
@@ -170,6 +177,17 @@ mod tests {
         let status = wrapped.into_status("query");
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "query");
+    }
+
+    #[test]
+    fn a_quota_tells_what_is_full() {
+        let (owner, advice) = ("memory 'm'".to_owned(), "delete documents".to_owned());
+        let error = StoreError::Quota { owner, what: "tokens", limit: 10, held: 9, growth: 2, advice };
+        let status = EncoderError::Store(error).into_status("text");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.message().contains("at most 10 tokens"), "{}", status.message());
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.metadata["limit"].as_str()), ("QUOTA", "10"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use mnemon_proto::v1;
 use tonic::Status;
 use tonic_types::FieldViolation;
 
+use crate::lifetime::ttl_ms;
 use crate::status::{invalid, violation};
 
 /// Memories of one request.
@@ -94,6 +95,11 @@ impl Checks {
         }
     }
 
+    fn ttl(&mut self, field: &str, ttl: Option<&prost_types::Duration>) {
+        let fine = ttl.is_none_or(|ttl| ttl_ms(ttl).is_some());
+        self.require(fine, field, || "whole milliseconds up to 100 years are accepted, and 0 for none".into());
+    }
+
     fn metadata(&mut self, metadata: &HashMap<String, String>) {
         let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
         self.require(metadata.len() <= METADATA_PAIRS_MAX, "metadata", || {
@@ -158,6 +164,16 @@ pub(crate) fn create_memory(request: &v1::CreateMemoryRequest) -> Result<(), Sta
     checks.require(request.description.len() <= DESCRIPTION_BYTES_MAX, "description", || {
         format!("{} bytes; at most {DESCRIPTION_BYTES_MAX} are accepted", request.description.len())
     });
+    checks.ttl("ttl", request.ttl.as_ref());
+    checks.ttl("document_ttl", request.document_ttl.as_ref());
+    checks.done()
+}
+
+pub(crate) fn update_memory(request: &v1::UpdateMemoryRequest) -> Result<(), Status> {
+    let mut checks = Checks::default();
+    checks.memory("name", &request.name);
+    checks.ttl("ttl", request.ttl.as_ref());
+    checks.ttl("document_ttl", request.document_ttl.as_ref());
     checks.done()
 }
 
@@ -177,6 +193,7 @@ pub(crate) fn ingest_start(start: &v1::IngestStart) -> Result<(), Status> {
     checks.require(v1::IngestMode::try_from(start.mode).is_ok(), "start.mode", || {
         format!("{} is not a known mode", start.mode)
     });
+    checks.ttl("start.ttl", start.ttl.as_ref());
     checks.done()
 }
 
@@ -185,6 +202,7 @@ pub(crate) fn append_start(start: &v1::AppendStart) -> Result<(), Status> {
     checks.memory("start.memory", &start.memory);
     checks.document_id(&start.document_id);
     checks.metadata(&start.metadata);
+    checks.ttl("start.ttl", start.ttl.as_ref());
     checks.done()
 }
 
@@ -327,6 +345,7 @@ mod tests {
             document_id: "d".into(),
             metadata,
             mode: 0,
+            ttl: None,
         };
         let pairs = |count: usize, bytes: usize| (0..count).map(|i| (format!("{i:03}"), "x".repeat(bytes))).collect();
         assert!(ingest_start(&start(pairs(64, 253))).is_ok());

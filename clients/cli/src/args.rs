@@ -4,10 +4,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::exit::EXIT_CODES;
+use crate::limits::{parse_bytes, parse_tokens, parse_ttl};
 use crate::render::Color;
 
 /// Long-term memory for open language models.
@@ -187,8 +189,9 @@ pub(crate) struct Serve {
 
     /// A bound on what callers may ask for, such as engine_queue=16; may be repeated.
     ///
-    /// message_bytes, store_message_bytes, document_bytes, prompt_tokens, score_tokens, memories, documents_per_memory, connections,
-    /// streams_per_connection, ingests, ingest_idle_s, engine_queue, store_calls, disk_free_bytes
+    /// message_bytes, store_message_bytes, document_bytes, prompt_tokens, score_tokens, memories, tenant_memories,
+    /// tenant_tokens, tenant_bytes, documents_per_memory, connections, streams_per_connection, calls, ingests,
+    /// ingest_idle_s, engine_queue, store_calls, expiry_sweep_s, disk_free_bytes
     #[arg(long = "limit", value_name = "NAME=N")]
     pub(crate) limits: Vec<String>,
 
@@ -197,7 +200,7 @@ pub(crate) struct Serve {
     pub(crate) caches: Vec<String>,
 }
 
-/// Create, list, show and delete memories.
+/// Create, update, list, show and delete memories.
 ///
 /// A memory is a named collection of documents, bound to the model that read them.
 #[derive(Debug, Subcommand)]
@@ -206,13 +209,32 @@ pub(crate) enum Memory {
     #[command(after_long_help = "\
 Examples:
   mnemon memory create books
-  mnemon memory create notes --description \"what the team decided\"")]
+  mnemon memory create notes --description \"what the team decided\"
+  mnemon memory create chats --document-ttl 30d --max-tokens 2M
+  mnemon memory create scratch --ttl 12h --max-bytes 500MB")]
     Create {
         /// Name: 1 to 128 letters, digits, '.', '_' or '-'.
         memory: String,
         /// What it is for.
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         description: String,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Change how long a memory and its documents live, and how much it may hold.
+    ///
+    /// What is not given stays as it is; "none" takes a limit away. An update counts as a change of the memory, so that
+    /// its --ttl begins anew.
+    #[command(after_long_help = "\
+Examples:
+  mnemon memory update chats --document-ttl 7d
+  mnemon memory update chats --max-tokens none --max-bytes 2GB
+  mnemon memory update scratch --ttl none")]
+    Update {
+        /// Name of the memory.
+        memory: String,
+        #[command(flatten)]
+        limits: Limits,
     },
     /// List memories by name.
     #[command(
@@ -251,6 +273,24 @@ Examples:
     },
 }
 
+/// How long a memory and its documents live, and how much it may hold.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Limits {
+    /// The memory goes, with everything in it, so long after its last change: 90s, 15m, 12h, 30d, 1d12h; or none.
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    pub(crate) ttl: Option<Duration>,
+    /// Documents go so long after their last commit, unless they were given a --ttl of their own; also those that are
+    /// there already.
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    pub(crate) document_ttl: Option<Duration>,
+    /// Tokens that the memory may hold, such as 500000, 500k or 2M; or none.
+    #[arg(long, value_name = "N", value_parser = parse_tokens)]
+    pub(crate) max_tokens: Option<u64>,
+    /// Bytes that its files may take, such as 800000, 500MB or 2GiB; or none.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) max_bytes: Option<u64>,
+}
+
 /// Read documents into a memory.
 ///
 /// Each file becomes a document, named after the file. A file of any length is streamed; '-' reads standard input.
@@ -263,6 +303,7 @@ Examples:
   mnemon ingest books *.txt                          a document for each file
   mnemon ingest books war_and_peace.txt --resume     after an interruption
   mnemon ingest talk today.txt --doc diary --append  let a document grow
+  mnemon ingest chat today.txt --ttl 30d             forget it 30 days after it last grew
   journalctl -b | mnemon ingest logs - --doc boot    from standard input")]
 pub(crate) struct Ingest {
     /// Name of the memory.
@@ -285,6 +326,10 @@ pub(crate) struct Ingest {
     /// Keep this with the document; may be repeated.
     #[arg(long = "meta", value_name = "KEY=VALUE")]
     pub(crate) metadata: Vec<String>,
+    /// Documents go so long after their last commit: 90s, 15m, 12h, 30d, 1d12h. None takes away what an earlier ingest
+    /// gave them. [default: as the memory says]
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    pub(crate) ttl: Option<Duration>,
 }
 
 /// Give back what was deleted, down to the last byte.

@@ -165,7 +165,7 @@ impl From<&ServerError> for Failure {
             ServerError::PortInUse { .. } | ServerError::Listen { .. } => Exit::Conflict,
             ServerError::Store(error) => match error {
                 StoreError::InUse { .. } => Exit::Conflict,
-                StoreError::Limit { .. } | StoreError::NoSpace { .. } => Exit::Refused,
+                StoreError::Limit { .. } | StoreError::Quota { .. } | StoreError::NoSpace { .. } => Exit::Refused,
                 StoreError::Damaged { .. } | StoreError::UnknownFormat { .. } => Exit::Damaged,
                 _ => Exit::Failure,
             },

@@ -22,6 +22,11 @@ pub(crate) fn memory(memory: &v1::Memory) -> Value {
         "entries": memory.entries,
         "unsealed_entries": memory.unsealed_entries,
         "sequence": memory.sequence,
+        "ttl": memory.ttl.as_ref().map(ToString::to_string),
+        "document_ttl": memory.document_ttl.as_ref().map(ToString::to_string),
+        "max_tokens": memory.max_tokens,
+        "max_bytes": memory.max_bytes,
+        "expires_at": memory.expires_at.as_ref().map(ToString::to_string),
         "damaged": Some(&memory.damaged).filter(|why| !why.is_empty()),
     })
 }
@@ -49,6 +54,8 @@ pub(crate) fn document(document: &v1::Document) -> Value {
         "lost_chunks": document.lost_chunks,
         "created_at": document.created_at.as_ref().map(ToString::to_string),
         "updated_at": document.updated_at.as_ref().map(ToString::to_string),
+        "ttl": document.ttl.as_ref().map(ToString::to_string),
+        "expires_at": document.expires_at.as_ref().map(ToString::to_string),
     })
 }
 

@@ -17,6 +17,7 @@ mod commands;
 mod exit;
 mod input;
 mod json;
+mod limits;
 mod passages;
 mod render;
 

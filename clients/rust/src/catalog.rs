@@ -11,8 +11,19 @@ const PAGE: u32 = 500;
 impl Client {
     /// Creates an empty memory bound to the model being served.
     pub async fn create_memory(&self, name: &str, description: &str) -> Result<v1::Memory> {
-        let message = v1::CreateMemoryRequest { name: name.into(), description: description.into(), spec: None };
+        let (name, description) = (name.into(), description.into());
+        self.create_memory_with(v1::CreateMemoryRequest { name, description, ..Default::default() }).await
+    }
+
+    /// As [`create_memory`](Self::create_memory), with times to live and quotas.
+    pub async fn create_memory_with(&self, message: v1::CreateMemoryRequest) -> Result<v1::Memory> {
         Ok(self.memories.clone().create_memory(self.timed(message)).await?.into_inner())
+    }
+
+    /// Changes how long a memory and its documents live, and how much it may hold: what is absent stays, 0 takes a limit
+    /// away.
+    pub async fn update_memory(&self, message: v1::UpdateMemoryRequest) -> Result<v1::Memory> {
+        Ok(self.memories.clone().update_memory(self.timed(message)).await?.into_inner())
     }
 
     /// Describes a memory.

@@ -19,7 +19,7 @@ pub struct FieldViolation {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An option of [`ConnectOptions`](crate::ConnectOptions) cannot be used.
+    /// An option of [`ConnectOptions`](crate::ConnectOptions) or [`IngestOptions`](crate::IngestOptions) cannot be used.
     #[error("invalid {what}: {why}")]
     Options {
         /// The option.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use mnemon_proto::v1;
 use mnemon_proto::v1::ingest_request::Message;
@@ -28,6 +29,9 @@ pub struct IngestOptions {
     pub mode: v1::IngestMode,
     /// Kept with the document.
     pub metadata: HashMap<String, String>,
+    /// The document goes so long after its last commit: 1 ms to 100 years. `None` leaves it as it is, or to the memory's
+    /// `document_ttl`; zero takes away what the document has of its own.
+    pub ttl: Option<Duration>,
 }
 
 impl Client {
@@ -48,7 +52,9 @@ impl Client {
         R: AsyncRead + Unpin,
         F: FnMut(&v1::IngestProgress),
     {
+        let ttl = options.ttl.map(v1_duration).transpose()?;
         let start = v1::IngestStart {
+            ttl,
             memory: memory.into(),
             document_id: document_id.into(),
             metadata: options.metadata,
@@ -162,6 +168,12 @@ impl Stream for Generated {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_piece(cx)
     }
+}
+
+/// A time span for the wire.
+fn v1_duration(span: Duration) -> Result<prost_types::Duration> {
+    let why = |_| Error::Options { what: "ttl", why: format!("{span:?}; at most 100 years are accepted") };
+    prost_types::Duration::try_from(span).map_err(why)
 }
 
 fn request(message: Message) -> v1::IngestRequest {

@@ -43,6 +43,8 @@ pub struct DocumentEncoder {
     appends: bool,
     /// Built when the first byte beyond what is stored arrives.
     reading: Option<Reading>,
+    /// A commit is wanted also if there is nothing new.
+    renews: bool,
     complete: bool,
     failed: bool,
 }
@@ -133,9 +135,23 @@ impl DocumentEncoder {
             comparison: None,
             appends: false,
             reading: None,
+            renews: false,
             complete: false,
             failed: false,
         })
+    }
+
+    /// Gives the document a time to live, in milliseconds after its last commit; `None` takes it away. In force from the
+    /// next commit on, which comes also if there is nothing new to read.
+    pub fn set_ttl_ms(&mut self, ttl_ms: Option<u64>) -> Result<()> {
+        self.writer.set_ttl_ms(ttl_ms)?;
+        self.renews = true;
+        Ok(())
+    }
+
+    /// Whether the whole document was stored before.
+    pub fn is_stored_whole(&self) -> bool {
+        self.writer.state().resume.complete
     }
 
     /// Takes the next bytes of the document, at most [`PUSH_BYTES_MAX`]; characters may be split between pieces.
@@ -210,6 +226,9 @@ impl DocumentEncoder {
             }
             let state = encoder.writer.state();
             if encoder.reading.is_none() && state.resume.complete {
+                if encoder.renews {
+                    encoder.writer.commit(state.resume)?;
+                }
                 encoder.complete = true;
                 return Ok(());
             }

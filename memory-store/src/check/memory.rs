@@ -14,7 +14,7 @@ use crate::records::{
     segment_key,
 };
 use crate::storage::Storage;
-use crate::{Error, KvGeometry, Result, ResumePoint};
+use crate::{Error, KvGeometry, MemoryLimits, Result, ResumePoint};
 
 /// Faults told of one blob.
 const FAULTS_TOLD: usize = 3;
@@ -112,7 +112,9 @@ fn named(work: &mut Work<'_>, survey: &Survey, catalog_lost: bool) -> Vec<Named>
                 ..Finding::default()
             });
         }
-        let record = NameRecord { number: header.memory_number, created_unix_ms: 0, spec: header.spec.clone() };
+        // Of its limits the blobs do not tell.
+        let limits = MemoryLimits::default();
+        let record = NameRecord { number: header.memory_number, created_unix_ms: 0, spec: header.spec.clone(), limits };
         work.batch.put(name_key(&tenant, &name), record.encode());
         memories.push(Named { tenant, name, record, rebuilt: true });
     }
@@ -121,7 +123,7 @@ fn named(work: &mut Work<'_>, survey: &Survey, catalog_lost: bool) -> Vec<Named>
         let rebuilt = memories.iter().any(|memory| (&memory.tenant, &memory.name) == (tenant, name));
         let (_, why) = parts_of(error);
         let remedy = if rebuilt {
-            "it is rebuilt from the blobs; when it was created is not known any more"
+            "it is rebuilt from the blobs; when it was created, and its times to live and quotas, are not known any more"
         } else {
             work.bad_record(&read.key, &read.value);
             "it is removed: it has no chunks that would tell what it was made for; create it again"
@@ -480,6 +482,7 @@ fn check_documents(
             resume: ResumePoint::default(),
             metadata: identity.metadata.clone(),
             lost_chunks: 0,
+            ttl_ms: None,
         });
         last = last.max(record.sequence);
         if record.chunks != chunks {

@@ -10,7 +10,7 @@
 //! then all records at once, and moves what it could not use into `damaged/` at the end: it may be cut short and run
 //! again.
 //!
-//! What stands only in the catalog cannot be rebuilt from blobs: times, resume points (a rebuilt document counts as
+//! What stands only in the catalog cannot be rebuilt from blobs: times, limits, resume points (a rebuilt document counts as
 //! interrupted: ingest it again with `resume`), memories without chunks, and that a document was deleted if its blobs are
 //! still there. Of these the safe side is taken: such a document comes back, and the report names it.
 

@@ -154,6 +154,16 @@ impl OpenMemory for RemoteMemory {
         Ok(chunks)
     }
 
+    fn check_room(&self, document_id: &str) -> Result<()> {
+        let store = self.store.client_of(&self.tenant).map_err(remote)?.chunk_store();
+        let open = || {
+            let mut store = store.clone();
+            let (memory, document_id) = (self.name.clone(), document_id.to_owned());
+            async move { store.open_document(v1::OpenDocumentRequest { memory, document_id, needs_room: true }).await }
+        };
+        self.store.patience.ask(&self.store.driver, open).map_err(remote).map(|_| ())
+    }
+
     fn view(&self) -> Result<Arc<dyn Recall>> {
         self.store.view(&self.tenant, std::slice::from_ref(&self.name), None)
     }

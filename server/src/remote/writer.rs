@@ -15,7 +15,7 @@ use tonic::Status;
 use super::driver::Driver;
 use super::patience::Patience;
 use super::{Place, remote};
-use crate::wire;
+use crate::{lifetime, wire};
 
 /// See [`DocumentWriter`]. Holds what was appended since the last commit.
 pub(super) struct RemoteWriter {
@@ -42,8 +42,11 @@ impl RemoteWriter {
     ) -> Result<Self> {
         let open = || {
             let mut store = store.clone();
-            let request =
-                v1::OpenDocumentRequest { memory: start.memory.clone(), document_id: start.document_id.clone() };
+            let request = v1::OpenDocumentRequest {
+                memory: start.memory.clone(),
+                document_id: start.document_id.clone(),
+                ..Default::default()
+            };
             async move { store.open_document(request).await.map(tonic::Response::into_inner) }
         };
         let opened = patience.ask(&driver, open).map_err(remote)?;
@@ -64,6 +67,11 @@ impl RemoteWriter {
 impl DocumentWriter for RemoteWriter {
     fn state(&self) -> WriterState {
         self.state
+    }
+
+    fn set_ttl_ms(&mut self, ttl_ms: Option<u64>) -> Result<()> {
+        self.start.ttl = Some(lifetime::duration(ttl_ms.unwrap_or(0)));
+        Ok(())
     }
 
     fn append(&mut self, chunk: KvChunk) -> Result<()> {
@@ -96,6 +104,7 @@ impl DocumentWriter for RemoteWriter {
         (self.start.after_sequence, self.start.keep_chunks) = (self.state.sequence, self.state.chunks);
         // They are kept with the document now.
         self.start.metadata.clear();
+        self.start.ttl = None;
         Ok(Committed {
             sequence: self.state.sequence,
             document_tokens: self.state.tokens,

@@ -61,6 +61,7 @@ macro_rules! forwarded {
 }
 
 forwarded! {
+    update_memory: UpdateMemoryRequest -> Memory;
     get_memory: GetMemoryRequest -> Memory;
     list_memories: ListMemoriesRequest -> ListMemoriesResponse;
     delete_memory: DeleteMemoryRequest -> DeleteMemoryResponse;

@@ -21,7 +21,7 @@ use crate::front::BodyEnd;
 use crate::parts::Parts;
 use crate::status::{self, IntoStatus};
 use crate::tasks::{self, Job};
-use crate::{convert, validate};
+use crate::{convert, lifetime, validate};
 
 /// Answers waiting for the client. Progress beyond that is dropped, because newer progress tells all of it.
 const ANSWERS_AHEAD: usize = 16;
@@ -212,7 +212,16 @@ fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<Docume
         v1::IngestMode::Append => DocumentEncoder::append,
         v1::IngestMode::Resume => DocumentEncoder::resume,
     };
-    begin(Arc::clone(&parts.model), memory, &start.document_id, start.metadata.into_iter().collect(), options)
+    let metadata = start.metadata.into_iter().collect();
+    let mut encoder = begin(Arc::clone(&parts.model), Arc::clone(&memory), &start.document_id, metadata, options)?;
+    // A document that is whole needs no room to be taken again.
+    if mode != v1::IngestMode::Resume || !encoder.is_stored_whole() {
+        memory.check_room(&start.document_id)?;
+    }
+    if let Some(ttl_ms) = lifetime::new_ttl(start.ttl.as_ref()) {
+        encoder.set_ttl_ms(ttl_ms)?;
+    }
+    Ok(encoder)
 }
 
 fn hung_up() -> Status {

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::auth::tenant;
 use crate::parts::Common;
-use crate::{convert, status, tasks, validate, wire};
+use crate::{convert, lifetime, status, tasks, validate, wire};
 
 /// Bytes of metadata after which a page ends early: pages stay below what clients accept in one message.
 const PAGE_BYTES: usize = 1 << 20;
@@ -45,6 +45,7 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let request = request.into_inner();
         validate::create_memory(&request)?;
+        let limits = lifetime::limits(&request);
         let spec = match (request.spec, &self.model) {
             (Some(spec), _) => wire::spec(spec, request.description)?,
             (None, Some(model)) => MemorySpec { description: request.description, ..spec_of(model) },
@@ -53,7 +54,19 @@ impl MemoryService for MemoryCalls {
                 return Err(status::invalid(vec![status::violation("spec", why)]));
             }
         };
-        let info = self.with_store(move |store| Ok(store.create_memory(tenant.name(), &request.name, spec)?.info()));
+        let info = self
+            .with_store(move |store| Ok(store.create_memory_with(tenant.name(), &request.name, spec, limits)?.info()));
+        Ok(Response::new(convert::memory(info.await?)))
+    }
+
+    async fn update_memory(&self, request: Request<v1::UpdateMemoryRequest>) -> Result<Response<v1::Memory>, Status> {
+        let tenant = tenant(&request)?;
+        let request = request.into_inner();
+        validate::update_memory(&request)?;
+        let info = self.with_store(move |store| {
+            let memory = store.memory(tenant.name(), &request.name)?;
+            memory.update_limits(|limits| lifetime::update(limits, &request))
+        });
         Ok(Response::new(convert::memory(info.await?)))
     }
 

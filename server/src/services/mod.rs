@@ -2,7 +2,7 @@
 //!
 //! | file | calls |
 //! |---|---|
-//! | `memory.rs` | CreateMemory, GetMemory, ListMemories, DeleteMemory, ListDocuments, GetDocument, DeleteDocument |
+//! | `memory.rs` | CreateMemory, UpdateMemory, GetMemory, ListMemories, DeleteMemory, ListDocuments, GetDocument, DeleteDocument |
 //! | `forward.rs` | the same, of a store on another machine |
 //! | `store/` | ChunkStore |
 //! | `no_model.rs` | those of a server without a model: all are refused |

@@ -46,6 +46,12 @@ bounds! {
         score_tokens: 1 << 20,
         /// Memories of all tenants together.
         memories: 10_000,
+        /// Memories of one tenant; any number unless it is set. Like the next two for tenants without numbers of their own.
+        tenant_memories: u64::MAX,
+        /// Tokens in all memories of one tenant together; any number unless it is set.
+        tenant_tokens: u64::MAX,
+        /// Bytes of the files of all memories of one tenant together; any number unless it is set.
+        tenant_bytes: u64::MAX,
         /// Documents of one memory.
         documents_per_memory: 1_000_000,
         /// Connections at one time; more wait to be accepted.
@@ -62,6 +68,8 @@ bounds! {
         engine_queue: 64,
         /// Store operations running or waiting at one time, beside the model: catalog calls, citations.
         store_calls: 64,
+        /// Seconds between sweeps: so long may what expired take space that nobody asks for.
+        expiry_sweep_s: 60,
         /// Bytes that stay free on the data folder's disk: writing is refused before there are fewer.
         disk_free_bytes: 64 << 20,
     }

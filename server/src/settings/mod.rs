@@ -6,6 +6,7 @@
 mod environment;
 mod limits;
 mod partial;
+mod quotas;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -27,7 +28,7 @@ pub const EMBEDDED_MODEL: &str = "mnemon-default";
 pub const DEFAULT_TENANT: &str = "default";
 
 /// Who may call, and how they prove it.
-#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tenant {
     /// Owner of memories: 1 to 128 letters, digits, '.', '_' or '-'. Several tokens may name the same tenant.
@@ -37,6 +38,12 @@ pub struct Tenant {
     /// May call on behalf of any tenant: for a server with a model whose memories this one keeps.
     #[serde(default)]
     pub delegate: bool,
+    /// Memories that it may have; `None` is [`Limits::tenant_memories`].
+    pub max_memories: Option<u64>,
+    /// Tokens that all its memories may hold together; `None` is [`Limits::tenant_tokens`].
+    pub max_tokens: Option<u64>,
+    /// Bytes that the files of all its memories may take together; `None` is [`Limits::tenant_bytes`].
+    pub max_bytes: Option<u64>,
 }
 
 impl fmt::Debug for Tenant {
@@ -194,6 +201,7 @@ impl Settings {
         if tokens.windows(2).any(|pair| pair[0] == pair[1]) {
             return invalid("tokens", "two tenants have the same one".into());
         }
+        self.validate_quotas()?;
         if self.commit_tokens == 0 {
             return invalid("commit_tokens", "0; at least 1 is needed".into());
         }
@@ -211,6 +219,10 @@ impl Settings {
                 return invalid("store", "a token or an authority is given for a store, but not its address".into());
             }
             _ => {}
+        }
+        let has_quota = |tenant: &Tenant| tenant.max_memories.or(tenant.max_tokens).or(tenant.max_bytes).is_some();
+        if self.store.is_some() && self.tenants.iter().any(has_quota) {
+            return invalid("tenants", "quotas are kept where the memories are: set them at the store".into());
         }
         self.limits.validate()?;
         let secured = self.tls.is_some() && !self.tenants.is_empty();
@@ -271,7 +283,7 @@ mod tests {
         let mut settings = Settings { listen: "0.0.0.0:1".parse().unwrap(), ..Settings::default() };
         let refused = settings.validate().unwrap_err();
         assert!(matches!(refused, Error::InsecureRemote { .. }), "{refused}");
-        settings.tenants = vec![Tenant { name: "a".into(), token: "0123456789abcdef".into(), delegate: false }];
+        settings.tenants = vec![Tenant { name: "a".into(), token: "0123456789abcdef".into(), ..Tenant::default() }];
         assert!(settings.validate().is_err(), "credentials in plain text");
         settings.tls = Some(Tls { cert: "c".into(), key: "k".into() });
         settings.validate().unwrap();

@@ -109,6 +109,9 @@ layer! {
         prompt_tokens: u64,
         score_tokens: u64,
         memories: u64,
+        tenant_memories: u64,
+        tenant_tokens: u64,
+        tenant_bytes: u64,
         documents_per_memory: u64,
         connections: u64,
         streams_per_connection: u64,
@@ -117,6 +120,7 @@ layer! {
         ingest_idle_s: u64,
         engine_queue: u64,
         store_calls: u64,
+        expiry_sweep_s: u64,
         disk_free_bytes: u64,
     }
 }

@@ -11,7 +11,7 @@ const ANNA: &str = "anna-0123456789abcdef";
 const BERT: &str = "bert-0123456789abcdef";
 
 fn tenants(settings: &mut Settings) {
-    let tenant = |name: &str, token: &str| Tenant { name: name.into(), token: token.into(), delegate: false };
+    let tenant = |name: &str, token: &str| Tenant { name: name.into(), token: token.into(), ..Tenant::default() };
     settings.tenants = vec![tenant("anna", ANNA), tenant("bert", BERT)];
 }
 

@@ -8,6 +8,7 @@ mod hang_up;
 mod ingest;
 mod killed;
 mod life;
+mod limits;
 mod model;
 mod remote;
 mod store;

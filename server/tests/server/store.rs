@@ -179,7 +179,7 @@ async fn an_append_is_done_once() {
         let error = Error::from(refused.unwrap_err());
         assert_status(&error, Code::Aborted, "changed by somebody else", "");
     }
-    let opened = v1::OpenDocumentRequest { memory: "m".into(), document_id: "d".into() };
+    let opened = v1::OpenDocumentRequest { memory: "m".into(), document_id: "d".into(), ..Default::default() };
     let opened = client.chunk_store().open_document(opened).await.unwrap().into_inner();
     assert_eq!(opened.state, Some(second));
     assert_eq!(opened.spec, Some(spec(7)));
@@ -295,7 +295,8 @@ async fn a_store_alone_says_what_it_has_not() {
 
 #[tokio::test]
 async fn tenants_do_not_see_each_other() {
-    let tenant = |name: &str, delegate| Tenant { name: name.into(), token: name.repeat(8), delegate };
+    let tenant =
+        |name: &str, delegate| Tenant { name: name.into(), token: name.repeat(8), delegate, ..Tenant::default() };
     let (server, _data) = store_only(|settings| {
         settings.tenants = vec![tenant("anna", false), tenant("bert", false), tenant("front", true)];
     })

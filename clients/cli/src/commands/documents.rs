@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Documents, Global};
 use crate::json;
+use crate::limits::shown_ttl;
 use crate::render::{Align, Ink, Ui, bytes, count, harmless, pairs, plural, table, time};
 
 pub(crate) async fn run(args: Documents, global: &Global, ui: &Ui) -> Result<()> {
@@ -35,15 +36,20 @@ async fn list(client: &Client, memory: &str, ui: &Ui) -> Result<()> {
         ("STATE", Align::Left),
         ("UPDATED", Align::Left),
     ];
+    // Only where it says something.
+    let expires = documents.iter().any(|document| document.expires_at.is_some());
+    let heading: Vec<_> = heading.into_iter().chain(expires.then_some(("EXPIRES", Align::Left))).collect();
     let row = |document: &v1::Document| {
-        vec![
+        let mut row = vec![
             harmless(&document.document_id),
             count(document.tokens),
             bytes(document.bytes),
             count(document.chunks),
             state(document, ui),
             time(document.updated_at.as_ref()),
-        ]
+        ];
+        row.extend(expires.then(|| document.expires_at.map_or_else(|| "never".into(), |at| time(Some(at)))));
+        row
     };
     Ok(ui.line(table(ui, &heading, &documents.iter().map(row).collect::<Vec<_>>()))?)
 }
@@ -63,6 +69,10 @@ async fn show(client: &Client, memory: &str, document: &str, ui: &Ui) -> Result<
         ("updated", time(document.updated_at.as_ref())),
         ("last commit", count(document.sequence)),
     ];
+    if let Some(at) = document.expires_at {
+        let ttl = document.ttl.map_or_else(|| "as the memory says".to_owned(), shown_ttl);
+        rows.push(("expires", format!("{} ({ttl})", time(Some(at)))));
+    }
     let mut metadata: Vec<_> = document.metadata.iter().collect();
     metadata.sort();
     for (key, value) in metadata {

@@ -44,6 +44,7 @@ struct Work {
     mode: IngestMode,
     metadata: HashMap<String, String>,
     create: bool,
+    ttl: Option<Duration>,
 }
 
 impl Work {
@@ -79,7 +80,7 @@ impl Work {
             (_, true) => IngestMode::Resume,
             _ => IngestMode::Create,
         };
-        Ok(Self { memory: args.memory, documents, mode, metadata, create: args.create })
+        Ok(Self { memory: args.memory, documents, mode, metadata, create: args.create, ttl: args.ttl })
     }
 
     async fn find_or_create_memory(&self, client: &Client, ui: &Ui) -> Result<()> {
@@ -112,7 +113,7 @@ impl Work {
         first.truncate(read);
         let before = self.before(client, document_id).await?;
         let mut meter = Meter::new(ui, document_id, source, self.mode, &before);
-        let options = IngestOptions { mode: self.mode, metadata: self.metadata.clone() };
+        let options = IngestOptions { mode: self.mode, metadata: self.metadata.clone(), ttl: self.ttl };
         let text = Cursor::new(first).chain(text);
         let ended = tokio::select! {
             ended = client.ingest(&self.memory, document_id, options, text, |progress| meter.update(progress)) => ended,

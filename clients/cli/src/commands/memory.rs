@@ -1,4 +1,4 @@
-//! `mnemon memory`: create, list, show, delete.
+//! `mnemon memory`: create, update, list, show, delete.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -6,28 +6,55 @@ use anyhow::Result;
 use mnemon_client::{Client, v1};
 use serde_json::{Value, json};
 
-use crate::args::{Global, Memory};
+use crate::args::{Global, Limits, Memory};
 use crate::exit::{Exit, Failure};
 use crate::json;
+use crate::limits::{self, wire};
 use crate::render::{Align, Ink, Ui, bytes, count, harmless, pairs, plural, table, time};
 
 pub(crate) async fn run(args: Memory, global: &Global, ui: &Ui) -> Result<()> {
+    if let Memory::Update { limits, .. } = &args
+        && limits.is_empty()
+    {
+        let hint = "give one of --ttl, --document-ttl, --max-tokens, --max-bytes";
+        return Err(Failure::usage("nothing to change").hint(hint).into());
+    }
     let client = super::connect(global).await?;
     match args {
-        Memory::Create { memory, description } => create(&client, &memory, &description, ui).await,
+        Memory::Create { memory, description, limits } => create(&client, memory, description, &limits, ui).await,
+        Memory::Update { memory, limits } => update(&client, memory, &limits, ui).await,
         Memory::List => list(&client, ui).await,
         Memory::Show { memory } => show(&client, &memory, ui).await,
         Memory::Delete { memory, yes } => delete(&client, &memory, yes, ui).await,
     }
 }
 
-async fn create(client: &Client, name: &str, description: &str, ui: &Ui) -> Result<()> {
-    let memory = client.create_memory(name, description).await?;
+async fn create(client: &Client, name: String, description: String, limits: &Limits, ui: &Ui) -> Result<()> {
+    let Limits { max_tokens, max_bytes, .. } = *limits;
+    let (ttl, document_ttl) = (wire(limits.ttl)?, wire(limits.document_ttl)?);
+    let request = v1::CreateMemoryRequest { name, description, ttl, document_ttl, max_tokens, max_bytes, spec: None };
+    let memory = client.create_memory_with(request).await?;
     if ui.json() {
         return Ok(ui.value(&json::memory(&memory))?);
     }
     ui.note(format!("created memory {} for model {}", memory.name, memory.model));
     Ok(())
+}
+
+async fn update(client: &Client, name: String, limits: &Limits, ui: &Ui) -> Result<()> {
+    let Limits { max_tokens, max_bytes, .. } = *limits;
+    let (ttl, document_ttl) = (wire(limits.ttl)?, wire(limits.document_ttl)?);
+    let memory =
+        client.update_memory(v1::UpdateMemoryRequest { name, ttl, document_ttl, max_tokens, max_bytes }).await?;
+    if ui.json() {
+        return Ok(ui.value(&json::memory(&memory))?);
+    }
+    let rows = limits::rows(&memory);
+    if rows.is_empty() {
+        ui.note(format!("memory {} has no limits", memory.name));
+        return Ok(());
+    }
+    Ok(ui.line(pairs(ui, &rows))?)
 }
 
 async fn list(client: &Client, ui: &Ui) -> Result<()> {
@@ -116,6 +143,7 @@ async fn show(client: &Client, name: &str, ui: &Ui) -> Result<()> {
         format!("{}, {}", plural(memory.entries, "entry").replace("entrys", "entries"), bytes(memory.index_bytes)),
     ));
     rows.push(("commits", count(memory.sequence)));
+    rows.extend(limits::rows(&memory));
     Ok(ui.line(pairs(ui, &rows))?)
 }
 

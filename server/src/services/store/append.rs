@@ -17,7 +17,7 @@ use tracing::Span;
 use crate::auth::Tenant;
 use crate::parts::Common;
 use crate::status::{self, IntoStatus as _};
-use crate::{validate, wire};
+use crate::{lifetime, validate, wire};
 
 /// Messages read ahead of what the store has taken.
 const CHUNKS_AHEAD: usize = 2;
@@ -102,6 +102,9 @@ fn append(
     let memory = store.memory(tenant.name(), &start.memory).map_err(told)?;
     memory.require_fingerprint(&wire::fingerprint("start.fingerprint", &start.fingerprint)?).map_err(told)?;
     let mut writer = memory.writer(&start.document_id, start.metadata.into_iter().collect()).map_err(told)?;
+    if let Some(ttl_ms) = lifetime::new_ttl(start.ttl.as_ref()) {
+        writer.set_ttl_ms(ttl_ms).map_err(told)?;
+    }
     let state = writer.state();
     let mut target = if state.sequence == start.after_sequence {
         writer.truncate(start.keep_chunks).map_err(told)?;

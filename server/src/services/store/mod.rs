@@ -62,11 +62,14 @@ impl ChunkStore for StoreCalls {
         request: Request<v1::OpenDocumentRequest>,
     ) -> Result<Response<v1::OpenDocumentResponse>, Status> {
         let tenant = tenant(&request)?;
-        let v1::OpenDocumentRequest { memory, document_id } = request.into_inner();
+        let v1::OpenDocumentRequest { memory, document_id, needs_room } = request.into_inner();
         validate::document(&memory, &document_id)?;
         let store = self.store.clone();
         let opened = tasks::store(&self.common, move || {
             let memory = store.memory(tenant.name(), &memory)?;
+            if needs_room {
+                memory.check_room()?;
+            }
             let writer = memory.writer(&document_id, BTreeMap::new())?;
             Ok::<_, Error>((wire::spec_to_send(memory.spec()), wire::state_to_send(&writer.state())))
         });
