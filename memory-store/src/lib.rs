@@ -21,6 +21,7 @@
 //! | `core` | storage, numbers and caches that the handles share; the one way to commit |
 //! | `index` | flat scan; graphs: build, extend, freeze, search |
 //! | `blob`, `check` | every byte of a store that is not open verified, and rebuilt where that can be done |
+//! | `archive` | a memory as one file: export, import; a memory takes the place of another |
 //! | `compact` | blobs with dead chunks, and many small ones, are written anew |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
@@ -38,6 +39,7 @@
 //! memory; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about half of the index
 //! cache at most, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
 
+pub mod archive;
 mod blob;
 mod cache;
 pub mod check;
@@ -67,6 +69,7 @@ mod tail;
 mod union;
 mod writer;
 
+pub use archive::{Export, Import};
 pub use check::{check, check_folder};
 pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan};
 pub use compact::Compacted;

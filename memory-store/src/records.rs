@@ -10,6 +10,7 @@
 //! | `d` memory, document id | a document |
 //! | `e` memory, first chunk | an extent: the chunks of one blob |
 //! | `x` memory, segment | a sealed segment: its extents and graphs |
+//! | `c` memory | it is becoming a copy: number of the memory that it is made from |
 //! | `s` memory, segment | the same, with graphs of version 1: removed at opening |
 //!
 //! Numbers in keys are big-endian, so that scans ascend.
@@ -26,6 +27,8 @@ pub(crate) const VERSION_KEY: &[u8] = b"v";
 /// Kind of the records of segments. `s` was the kind while graphs were of version 1.
 pub(crate) const SEGMENT_KIND: u8 = b'x';
 pub(crate) const OLD_SEGMENT_KIND: u8 = b's';
+/// Kind of the records of memories that are not yet the copy that they become; the value is as that of `m`.
+pub(crate) const COPY_KIND: u8 = b'c';
 pub(crate) const RESERVED_KEY: &[u8] = b"r";
 /// Kinds of numbers: memories, documents, chunks, blobs, segments.
 pub(crate) const NUMBERS: usize = 5;

@@ -5,11 +5,12 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use crate::archive::retire;
 use crate::core::{Cell, Core, Number};
 use crate::extent::{BlobFile, Extent};
 use crate::names::check_name;
 use crate::records::{
-    DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND, SegmentRecord,
+    COPY_KIND, DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND, SegmentRecord,
     VERSION_KEY, decode_sequence, decode_version, encode_sequence, encode_version, memory_key, name_key, names_of,
 };
 use crate::seal::Sealer;
@@ -90,6 +91,11 @@ impl Store {
 
     /// Creates a memory. Names and tenants are 1 to 128 of `[A-Za-z0-9._-]`.
     pub fn create_memory(&self, tenant: &str, name: &str, spec: MemorySpec) -> Result<Memory> {
+        self.create(tenant, name, spec, None)
+    }
+
+    /// Creates a memory; one that becomes a copy names the number of what it is made from.
+    pub(crate) fn create(&self, tenant: &str, name: &str, spec: MemorySpec, from: Option<u64>) -> Result<Memory> {
         check_name("tenant", tenant)?;
         check_name("memory name", name)?;
         check_spec(&spec)?;
@@ -107,6 +113,9 @@ impl Store {
         let mut batch = Batch::default();
         batch.put(name_key(tenant, name), record.encode());
         batch.put(memory_key(b'm', record.number), encode_sequence(0));
+        if let Some(from) = from {
+            batch.put(memory_key(COPY_KIND, record.number), encode_sequence(from));
+        }
         core.commit(&batch)?;
         let cell = Arc::new(new_cell(key.clone(), record, MemoryState::new(0, 0, Vec::new(), [])));
         names.insert(key, Arc::clone(&cell));
@@ -157,16 +166,7 @@ impl Store {
         cell.deleted.store(true, Ordering::Release);
         names.remove(&key);
         drop((busy, names));
-        if let Err(error) = remove_memory_records(core, cell.number) {
-            tracing::warn!(%error, "records of a deleted memory stay until the store is opened again");
-        }
-        let state = std::mem::replace(&mut *write(&cell.state), Arc::new(MemoryState::new(0, 0, Vec::new(), [])));
-        for extent in &state.extents {
-            extent.extent.file.doom();
-        }
-        for segment in &state.segments {
-            segment.segment.doom();
-        }
+        retire(core, &cell);
         Ok(())
     }
 
@@ -178,7 +178,7 @@ impl Store {
     }
 }
 
-fn check_spec(spec: &MemorySpec) -> Result<()> {
+pub(crate) fn check_spec(spec: &MemorySpec) -> Result<()> {
     spec.geometry.validate()?;
     for (what, text, limit) in [("model name", &spec.model_name, 256), ("description", &spec.description, 4096)] {
         if text.len() > limit {
@@ -237,8 +237,8 @@ fn remove_old_segments(core: &Core) -> Result<()> {
     }
 }
 
-fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
-    for kind in [b'd', b'e', OLD_SEGMENT_KIND, SEGMENT_KIND, b'm'] {
+pub(crate) fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
+    for kind in [b'd', b'e', OLD_SEGMENT_KIND, SEGMENT_KIND, COPY_KIND, b'm'] {
         loop {
             let page = core.storage.scan(&memory_key(kind, memory), None, SWEEP)?;
             let mut batch = Batch::default();
@@ -262,14 +262,18 @@ fn trailing_number(key: &[u8]) -> Result<u64> {
     number.ok_or_else(|| Error::Damaged { what: "a key of the catalog".into(), why: "it is too short".into() })
 }
 
-fn new_cell((tenant, name): (String, String), record: NameRecord, state: MemoryState) -> Cell {
+pub(crate) fn new_cell(
+    (tenant, name): (String, String),
+    record: NameRecord,
+    state: impl Into<Arc<MemoryState>>,
+) -> Cell {
     Cell {
         tenant,
         name,
         number: record.number,
         created_unix_ms: record.created_unix_ms,
         spec: record.spec,
-        state: RwLock::new(Arc::new(state)),
+        state: RwLock::new(state.into()),
         commit: Mutex::default(),
         busy: Mutex::default(),
         deleted: AtomicBool::new(false),
