@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["mnemon/v1/common.proto", "mnemon/v1/memory.proto", "mnemon/v1/recall.proto"];
+    let files = ["mnemon/v1/common.proto", "mnemon/v1/memory.proto", "mnemon/v1/recall.proto", "mnemon/v1/transfer.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -1,6 +1,7 @@
 //! What all calls share.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
 use mnemon_memory_store::{Memory, Store};
 use mnemon_runtime::{Engine, Model};
@@ -22,6 +23,10 @@ pub(crate) struct Parts {
     pub(crate) life: Life,
     /// One permit for each document that may be read at one time: an encoder holds a window of keys and values.
     pub(crate) ingests: Arc<Semaphore>,
+    /// One permit for each export or import that may run.
+    pub(crate) transfers: Arc<Semaphore>,
+    /// Tenants and new names of the re-encodings under way: one for each.
+    pub(crate) reencodings: Mutex<HashSet<(String, String)>>,
     /// One permit for each store call that may run or wait for a thread of the blocking pool.
     pub(crate) store_calls: Arc<Semaphore>,
     /// One permit for each task that may wait for the engine or run on it.

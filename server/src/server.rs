@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mnemon_memory_store::storage::{SledOptions, SledStorage};
@@ -99,6 +99,8 @@ impl Server {
             credentials: Credentials::new(&settings.tenants),
             life: life.clone(),
             ingests: Arc::new(Semaphore::new(limits.ingests as usize)),
+            transfers: Arc::new(Semaphore::new(limits.transfers as usize)),
+            reencodings: Mutex::default(),
             store_calls: Arc::new(Semaphore::new(limits.store_calls as usize)),
             engine_places: Arc::new(Semaphore::new(limits.engine_queue as usize)),
             engine: Engine::start(EngineOptions {

@@ -25,6 +25,12 @@ pub(crate) trait IntoStatus {
     fn into_status(self, field: &str) -> Status;
 }
 
+impl IntoStatus for Status {
+    fn into_status(self, _field: &str) -> Status {
+        self
+    }
+}
+
 impl IntoStatus for StoreError {
     fn into_status(self, _field: &str) -> Status {
         let message = self.to_string();
@@ -36,6 +42,8 @@ impl IntoStatus for StoreError {
             Self::FingerprintMismatch { .. } => with_reason(Code::FailedPrecondition, message, "FINGERPRINT_MISMATCH"),
             Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
             Self::Limit { .. } => with_reason(Code::ResourceExhausted, message, "LIMIT"),
+            Self::Archive { .. } => invalid(vec![violation("data", message)]),
+            Self::MemoryChanged { .. } => with_reason(Code::Aborted, message, "MEMORY_CHANGED"),
             Self::NoSpace { .. } => {
                 tracing::error!("{message}");
                 with_reason(Code::ResourceExhausted, message, "NO_SPACE")

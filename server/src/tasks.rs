@@ -82,6 +82,19 @@ impl<J: Job> Task for Ticket<J> {
     }
 }
 
+/// Runs the next part of something that was accepted before and has a place of its own: as [`store`], without waiting for
+/// one.
+pub(crate) async fn store_next<T, E, F>(work: F) -> Result<T, Status>
+where
+    T: Send + 'static,
+    E: IntoStatus + Send + 'static,
+    F: FnOnce() -> Result<T, E> + Send + 'static,
+{
+    let span = Span::current();
+    let task = tokio::task::spawn_blocking(move || span.in_scope(work).map_err(|error| error.into_status("data")));
+    task.await.unwrap_or_else(|error| Err(status::internal(&format!("a store call ended unexpectedly: {error}"))))
+}
+
 /// Runs what blocks on the store, on the blocking pool; errors become statuses.
 pub(crate) async fn store<T, E, F>(parts: &Arc<Parts>, work: F) -> Result<T, Status>
 where

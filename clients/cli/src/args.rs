@@ -173,7 +173,7 @@ pub(crate) struct Serve {
     /// A bound on what callers may ask for, such as engine_queue=16; may be repeated.
     ///
     /// message_bytes, document_bytes, prompt_tokens, score_tokens, memories, documents_per_memory, connections,
-    /// streams_per_connection, ingests, ingest_idle_s, engine_queue, store_calls, disk_free_bytes
+    /// streams_per_connection, ingests, ingest_idle_s, transfers, engine_queue, store_calls, disk_free_bytes
     #[arg(long = "limit", value_name = "NAME=N")]
     pub(crate) limits: Vec<String>,
 

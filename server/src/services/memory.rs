@@ -5,8 +5,10 @@ use std::sync::Arc;
 use mnemon_memory_store::{Error as StoreError, MemorySpec};
 use mnemon_proto::v1;
 use mnemon_proto::v1::memory_service_server::MemoryService;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
+use super::{export, import, reencode};
 use crate::auth::tenant;
 use crate::parts::Parts;
 use crate::{convert, tasks, validate};
@@ -27,6 +29,32 @@ impl MemoryCalls {
 
 #[tonic::async_trait]
 impl MemoryService for MemoryCalls {
+    type ExportMemoryStream = ReceiverStream<Result<v1::ExportMemoryResponse, Status>>;
+    type ReencodeMemoryStream = ReceiverStream<Result<v1::ReencodeProgress, Status>>;
+
+    async fn export_memory(
+        &self,
+        request: Request<v1::ExportMemoryRequest>,
+    ) -> Result<Response<Self::ExportMemoryStream>, Status> {
+        let tenant = tenant(&request)?;
+        export::start(&self.parts, tenant, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn import_memory(
+        &self,
+        request: Request<Streaming<v1::ImportMemoryRequest>>,
+    ) -> Result<Response<v1::Memory>, Status> {
+        import::receive(&self.parts, tenant(&request)?, request).await.map(Response::new)
+    }
+
+    async fn reencode_memory(
+        &self,
+        request: Request<v1::ReencodeMemoryRequest>,
+    ) -> Result<Response<Self::ReencodeMemoryStream>, Status> {
+        let tenant = tenant(&request)?;
+        reencode::start(&self.parts, tenant, request.into_inner()).await.map(Response::new)
+    }
+
     async fn create_memory(&self, request: Request<v1::CreateMemoryRequest>) -> Result<Response<v1::Memory>, Status> {
         let tenant = tenant(&request)?;
         let request = request.into_inner();
@@ -170,7 +198,7 @@ fn cut<T>(items: &mut Vec<T>, page_size: usize, bytes: impl Fn(&T) -> usize, key
 }
 
 /// At most 256 bytes of a model's name.
-fn shortened(name: &str) -> String {
+pub(super) fn shortened(name: &str) -> String {
     let end = (0..=name.len().min(256)).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);
     name[..end].to_owned()
 }

@@ -4,12 +4,16 @@
 //! |---|---|
 //! | `memory.rs` | CreateMemory, GetMemory, ListMemories, DeleteMemory, ListDocuments, GetDocument, DeleteDocument |
 //! | `recall.rs` | GetModel, and the way to the calls below |
+//! | `export.rs`, `import.rs`, `reencode.rs` | whole memories: the call of that name |
 //! | `ingest.rs`, `search.rs`, `generate.rs`, `score.rs` | the call of that name |
 
+mod export;
 mod generate;
+mod import;
 mod ingest;
 mod memory;
 mod recall;
+mod reencode;
 mod score;
 mod search;
 
