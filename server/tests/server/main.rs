@@ -9,4 +9,6 @@ mod ingest;
 mod killed;
 mod life;
 mod model;
+mod reencode;
+mod transfer;
 mod world;
