@@ -123,7 +123,7 @@ pub(crate) fn read_some(reader: &mut (impl Read + ?Sized), buffer: &mut [u8]) ->
     }
 }
 
-pub(crate) pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Failure {
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Failure {
     let path = path.display();
     Failure::usage(match error.kind() {
         io::ErrorKind::NotFound => format!("there is no file {path}"),
