@@ -11,6 +11,7 @@ use std::sync::Arc;
 use common::archive::{described, export, import, import_in_pieces, sample};
 use common::{extend, geometry, open, options, small_spec, spec, write_document};
 use mnemon_memory_store::archive::{ArchiveReader, Section, verify};
+use mnemon_memory_store::check::Finding;
 use mnemon_memory_store::storage::{SimulatedStorage, Trouble};
 use mnemon_memory_store::{
     EntryPolicy, Error, InMemoryStorage, KvDtype, Memory, Recall, Result, ResumePoint, Storage, Store, StoreOptions,
@@ -236,9 +237,34 @@ fn damaged_bytes_stop_an_export() {
     assert!(matches!(export(&memory), Err(Error::Damaged { .. })));
 }
 
+#[test]
+fn a_document_that_lost_chunks_makes_the_trip() {
+    let (storage, from) = store();
+    let memory = from.create_memory("tenant", "books", small_spec()).unwrap();
+    write_document(&memory, "a", 5, 1);
+    drop((memory, from));
+    let blob = storage.list_blobs().unwrap().into_iter().find(|blob| blob.name.starts_with("chunks-")).unwrap();
+    let mut bytes = storage.read_blob(&blob.name, 0, blob.bytes as usize).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    storage.write_blob(&blob.name, &[&bytes]).unwrap();
+    let storage: Arc<dyn Storage> = storage;
+    assert!(mnemon_memory_store::check(&storage, true).unwrap().repaired);
+    let from = open(storage);
+    let memory = from.memory("tenant", "books").unwrap();
+    assert_eq!(memory.document("a").unwrap().lost_chunks, 1);
+    let (_, to) = store();
+    let imported = import(&to, None, false, &export(&memory).unwrap()).unwrap();
+    assert_eq!(described(&imported), described(&memory));
+}
+
 /// What a crash may leave: nothing of the import, or all of it.
 fn check_after_crash(disk: &SimulatedStorage, old: Option<&[String]>, new: &[String], done: bool, name: &str) {
     let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    // A blob whose writing was cut short is all that a check may find.
+    let report = mnemon_memory_store::check(&storage, false).unwrap();
+    let torn = |finding: &Finding| finding.memory.is_none() && finding.remedy.contains("no record refers to it");
+    assert!(report.findings.iter().all(torn), "{name}, before opening: {report:?}");
     let store = open(Arc::clone(&storage));
     let found = store.memory("tenant", "books").ok().map(|memory| {
         assert!(memory.info().damaged.is_none(), "{name}");

@@ -29,7 +29,11 @@ fn a_memory_becomes_a_file_and_a_memory_again() {
     assert!(server.run(&["import", &archive, "--replace"]).succeeds().err.contains("imported memory tales"));
     let found = |memory: &str| {
         let hits = server.json(&["search", memory, ODD_LINE, "-k", "3", "--json"])["hits"].clone();
-        hits.as_array().unwrap().iter().map(|hit| (hit["chunk"]["text"].clone(), hit["score"].clone())).collect::<Vec<_>>()
+        hits.as_array()
+            .unwrap()
+            .iter()
+            .map(|hit| (hit["chunk"]["text"].clone(), hit["score"].clone()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(found("copy"), found("tales"));
     assert_eq!(server.json(&["documents", "show", "copy", "story.txt", "--json"])["metadata"]["lang"], "en");

@@ -62,6 +62,8 @@ enum Stage {
     /// Chunks of a document: places in `order` still to come, the extent at hand and its next chunk.
     Chunks(std::ops::Range<usize>, u32),
     Done,
+    /// An error ended it.
+    Failed,
 }
 
 /// An export under way. Holds, besides what a snapshot holds, 4 bytes for each commit of the memory, one section, and at
@@ -94,15 +96,19 @@ impl Export {
     /// The next piece of the archive: some 1 MiB, or one chunk if that is larger; `None` after the last. Reads and
     /// verifies stored bytes; [`Error::Damaged`] if they are not as they were written.
     pub fn piece(&mut self) -> Result<Option<Vec<u8>>> {
-        match std::mem::replace(&mut self.stage, Stage::Done) {
-            Stage::Start => self.start().map(Some),
+        match std::mem::replace(&mut self.stage, Stage::Failed) {
+            Stage::Start => Ok(Some(self.start())),
             Stage::Documents => self.document().map(Some),
             Stage::Chunks(extents, next) => self.chunks(extents, next).map(Some),
-            Stage::Done => Ok(None),
+            Stage::Done => {
+                self.stage = Stage::Done;
+                Ok(None)
+            }
+            Stage::Failed => Err(Error::Invalid { what: "export", why: "it failed before; begin a new one".into() }),
         }
     }
 
-    fn start(&mut self) -> Result<Vec<u8>> {
+    fn start(&mut self) -> Vec<u8> {
         let cell = &self.memory.cell;
         let spec = ArchiveSpec {
             name: cell.name.clone(),
@@ -114,7 +120,7 @@ impl Export {
         let mut out = self.writer.header();
         out.append(&mut self.writer.section(SPEC, &[&spec.encode()]));
         self.stage = Stage::Documents;
-        Ok(out)
+        out
     }
 
     /// The next document's section, or the end.

@@ -1,6 +1,6 @@
 //! `mnemon export`: a memory becomes one file, which is there whole or not at all.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::render::{Ui, bytes, duration, plural};
 pub(crate) async fn run(args: Export, global: &Global, ui: &Ui) -> Result<()> {
     let path = args.output.unwrap_or_else(|| PathBuf::from(format!("{}.mnemon", args.memory)));
     let to_stdout = path.as_os_str() == "-";
-    if to_stdout && ui.out_is_terminal() && io::stdout().is_terminal() {
+    if to_stdout && ui.out_is_terminal() {
         let failure = Failure::usage("an archive is not for a terminal");
         return Err(failure.hint("write it to a file with -o FILE, or redirect the output").into());
     }
@@ -54,12 +54,7 @@ pub(crate) async fn run(args: Export, global: &Global, ui: &Ui) -> Result<()> {
     }
     let what = format!("{} with {}", plural(told.documents, "document"), plural(told.tokens, "token"));
     let to = if to_stdout { "standard output".to_owned() } else { path.display().to_string() };
-    ui.note(format!(
-        "exported {} to {to}: {what}, {} in {}",
-        args.memory,
-        bytes(written),
-        duration(begun.elapsed())
-    ));
+    ui.note(format!("exported {} to {to}: {what}, {} in {}", args.memory, bytes(written), duration(begun.elapsed())));
     Ok(())
 }
 
