@@ -95,6 +95,12 @@ where
     task.await.unwrap_or_else(|error| Err(status::internal(&format!("a store call ended unexpectedly: {error}"))))
 }
 
+/// Drops what may block when it is dropped.
+pub(crate) async fn let_go<T: Send + 'static>(value: T) {
+    // Nobody waits for anything that it could fail at.
+    let _ = tokio::task::spawn_blocking(move || drop(value)).await;
+}
+
 /// Runs what blocks on the store, on the blocking pool; errors become statuses.
 pub(crate) async fn store<T, E, F>(parts: &Arc<Parts>, work: F) -> Result<T, Status>
 where

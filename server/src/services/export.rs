@@ -82,11 +82,12 @@ async fn send(parts: &Parts, mut export: Export, answers: &Sender<Answer>) -> Re
         for data in piece.chunks(PIECE_BYTES) {
             let told = told(parts, answers, Message::Data(data.to_vec())).await;
             if !matches!(told, Ok(true)) {
-                return tasks::store_next(move || Ok::<_, Status>(drop(export))).await.and(told.map(|_| ()));
+                tasks::let_go(export).await;
+                return told.map(|_| ());
             }
         }
     }
-    tasks::store_next(move || Ok::<_, Status>(drop(export))).await?;
+    tasks::let_go(export).await;
     told(parts, answers, Message::End(v1::ExportEnd { bytes })).await.map(|_| ())
 }
 
@@ -97,12 +98,11 @@ async fn told(parts: &Parts, answers: &Sender<Answer>, message: Message) -> Resu
     tokio::select! {
         biased;
         () = parts.life.closing.cancelled() => Err(status::shutting_down()),
-        sent = tokio::time::timeout(Duration::from_secs(idle_s), answers.send(answer)) => match sent {
-            Ok(sent) => Ok(sent.is_ok()),
-            Err(_) => {
+        sent = tokio::time::timeout(Duration::from_secs(idle_s), answers.send(answer)) => {
+            sent.map(|sent| sent.is_ok()).map_err(|_| {
                 let message = format!("nothing was taken for {idle_s} s; export the memory again");
-                Err(status::with_reason(Code::DeadlineExceeded, message, "EXPORT_IDLE"))
-            }
-        },
+                status::with_reason(Code::DeadlineExceeded, message, "EXPORT_IDLE")
+            })
+        }
     }
 }

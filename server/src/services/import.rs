@@ -106,6 +106,6 @@ impl Receiver {
 
 /// Tidies up and answers with `status`.
 async fn give_up(import: Import, status: Status) -> Result<v1::Memory, Status> {
-    tasks::store_next(move || Ok::<_, Status>(drop(import))).await?;
+    tasks::let_go(import).await;
     Err(status)
 }
