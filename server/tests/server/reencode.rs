@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use mnemon_client::{Client, Code, IngestOptions, v1};
+use mnemon_client::{Client, Code, IngestMode, IngestOptions, v1};
 use mnemon_memory_store::KvDtype;
 use mnemon_memory_store::storage::{SledOptions, SledStorage};
 use mnemon_runtime::{LoadOptions, Model};
@@ -129,6 +129,33 @@ async fn an_interrupted_call_goes_on() {
     ingest(&world.client, "m", "b-again", &text(2, 20_000)).await;
     assert_eq!(world.client.list_memories().await.unwrap().len(), 1);
     world.stop().await.assert_same("m", "b", "b-again", &text(2, 20_000));
+}
+
+#[tokio::test]
+async fn an_interrupted_document_keeps_its_text_and_can_go_on() {
+    let data = tempfile::tempdir().unwrap();
+    let storage = Arc::new(SledStorage::open(data.path(), SledOptions::default()).unwrap());
+    let server = serve_model(settings(data.path()), storage, other_model()).await;
+    let client = connect(&server).await;
+    client.create_memory("m", "").await.unwrap();
+    let whole = text(7, 9000);
+    let mut pieces = Pieces::start(channel(&server).await, start("m", "d")).await;
+    pieces.text(&whole[..6000]).await;
+    pieces.until(|progress| progress.durable_bytes > 0).await;
+    drop((pieces, client));
+    server.stop().await.unwrap();
+
+    let world = serve_on(data).await;
+    let client = &world.client;
+    let old = client.get_document("m", "d").await.unwrap();
+    assert!(!old.complete && old.bytes > 0 && old.bytes < 6000);
+    let done = reencode(client, "", true).await;
+    assert_eq!((done.documents_done, done.documents_interrupted, done.text_bytes_done), (1, 1, old.bytes));
+    assert_eq!(client.get_document("m", "d").await.unwrap().bytes, old.bytes);
+    let options = IngestOptions { mode: IngestMode::Resume, ..Default::default() };
+    client.ingest("m", "d", options, whole.as_bytes(), |_| {}).await.unwrap();
+    ingest(client, "m", "at-once", &whole).await;
+    world.stop().await.assert_same("m", "d", "at-once", &whole);
 }
 
 #[tokio::test]
