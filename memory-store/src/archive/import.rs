@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
+use super::chunks::ArchiveChunks;
 use super::format::{ArchiveDocument, ArchiveSpec, ArchiveTotals};
 use super::place::{put_in_place, retire};
-use super::reader::{ArchiveChunks, ArchiveReader, Section};
+use super::reader::{ArchiveReader, Section};
 use crate::core::{Core, Number};
 use crate::extent::{ExtentBuilder, ExtentOwner};
 use crate::names::check_name;
