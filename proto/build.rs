@@ -5,8 +5,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["mnemon/v1/common.proto", "mnemon/v1/memory.proto", "mnemon/v1/recall.proto", "mnemon/v1/store.proto"];
-    for file in files {
+    let files = ["common", "memory", "recall", "store", "transfer"].map(|name| format!("mnemon/v1/{name}.proto"));
+    for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["."])?;

@@ -222,7 +222,7 @@ fn why(error: Error) -> String {
 }
 
 /// Whether all of a chunk can be used; padding that is not zero is a fault that costs nothing.
-fn inspect_chunk(
+pub(crate) fn inspect_chunk(
     bytes: &[u8],
     record: &ExtentRecord,
     index: usize,

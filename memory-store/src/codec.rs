@@ -201,6 +201,11 @@ impl<'a> Decoder<'a> {
         Ok(geometry)
     }
 
+    /// What was not taken.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }

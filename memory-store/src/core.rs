@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use crate::archive::Histories;
 use crate::cache::Cache;
 use crate::extent::Extent;
 use crate::index::{GraphIndex, GraphOwner, VectorIndex as _, read_graph};
@@ -106,6 +107,8 @@ pub(crate) struct Core {
     pub(crate) accounts: Accounts,
     pub(crate) index_cache: Cache<IndexKey, IndexPart>,
     pub(crate) chunk_cache: Cache<(ChunkId, usize), ChunkKv>,
+    /// What exports under way have to know of commits.
+    pub(crate) histories: Histories,
     /// Threads that build graphs: in rayon's global pool they would hold up searches.
     pub(crate) pool: rayon::ThreadPool,
     numbers: Mutex<Numbers>,
@@ -135,6 +138,7 @@ impl Core {
         Ok(Self {
             pool,
             storage,
+            histories: Histories::default(),
             names: RwLock::default(),
             accounts: Accounts::new(options.tenant_quota),
             index_cache: Cache::for_rounds(options.index_cache_bytes),
@@ -183,6 +187,7 @@ impl Core {
                 None => inverse.delete(key.clone()),
             }
         }
+        self.histories.note(&inverse);
         self.storage.apply(batch)?;
         let Err(error) = self.storage.flush() else { return Ok(()) };
         match self.storage.apply(&inverse) {

@@ -35,7 +35,8 @@ pub enum Error {
     /// The memory was made by another model.
     #[error(
         "memory '{memory}' holds keys and values of model {stored}, but the model in use is {given}; \
-         serve the model it was made with, or create a new memory and ingest the documents again"
+         serve the model it was made with, or let this one read its documents again \
+         (mnemon reencode {memory} --replace, or --into ANOTHER-NAME)"
     )]
     FingerprintMismatch {
         /// Name of the memory.
@@ -44,6 +45,20 @@ pub enum Error {
         stored: Fingerprint,
         /// Fingerprint of the model in use.
         given: Fingerprint,
+    },
+    /// The memory changed while something was made of it that was to take its place.
+    #[error("memory '{memory}' changed meanwhile; nothing was replaced: try again")]
+    MemoryChanged {
+        /// Name of the memory.
+        memory: String,
+    },
+    /// An archive is not as it must be. Nothing was imported.
+    #[error("the archive cannot be used at byte {byte}: {why}; nothing was imported (export the memory again)")]
+    Archive {
+        /// Where the section begins that cannot be used, counted from the start of the archive.
+        byte: u64,
+        /// The check that failed.
+        why: String,
     },
     /// An argument is outside of what is accepted.
     #[error("invalid {what}: {why}")]

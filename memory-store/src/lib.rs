@@ -25,6 +25,7 @@
 //! | `blob`, `check` | every byte of a store that is not open verified, and rebuilt where that can be done |
 //! | `limits`, `life`, `expiry` | times to live: what is due, and how it goes |
 //! | `quota` | how much memories and tenants may hold |
+//! | `archive` | a memory as one file: export, import; a memory takes the place of another |
 //! | `compact` | blobs with dead chunks, and many small ones, are written anew |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
@@ -43,6 +44,7 @@
 //! memory and 200 for each document that has a time to live; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about half of the index
 //! cache at most, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
 
+pub mod archive;
 mod blob;
 mod cache;
 pub mod check;
@@ -79,6 +81,7 @@ mod union;
 mod update;
 mod writer;
 
+pub use archive::{Export, Import};
 pub use check::{check, check_folder};
 pub use choice::Choice;
 pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan};

@@ -27,7 +27,7 @@ impl DocumentRecord {
 }
 
 /// Documents by the time at which they go. Those that never do are not here.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Expiries {
     by_time: BTreeSet<(u64, Arc<str>)>,
     times: HashMap<Arc<str>, u64>,
@@ -56,7 +56,7 @@ impl Expiries {
 }
 
 /// What may change about the life of a memory.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Times {
     pub(crate) limits: MemoryLimits,
     /// Time of the last change that somebody asked for; 0 when it is not known.

@@ -168,7 +168,7 @@ impl Memory {
     }
 
     /// Deletes what is due; returns the documents to hide because that failed. Not to be called in the memory's turn.
-    fn settle(&self) -> Result<Vec<Arc<str>>> {
+    pub(crate) fn settle(&self) -> Result<Vec<Arc<str>>> {
         self.cell.check_alive()?;
         settle(self.core(), &self.cell)
     }

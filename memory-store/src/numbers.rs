@@ -23,6 +23,21 @@ pub(crate) fn decode_side(bytes: &[u8], geometry: &KvGeometry, tokens: usize, si
     }
 }
 
+/// Whether every number of a side of a chunk of `tokens` tokens is finite as it is read; `bytes` as for [`decode_side`].
+pub(crate) fn side_is_finite(bytes: &[u8], geometry: &KvGeometry, tokens: usize, side: usize) -> bool {
+    let halves = |bytes: &[u8]| bytes.as_chunks::<2>().0.iter().all(|bytes| f16::from_le_bytes(*bytes).is_finite());
+    match geometry.dtype {
+        KvDtype::F32 => bytes.as_chunks::<4>().0.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite()),
+        KvDtype::F16 => halves(bytes),
+        KvDtype::Bf16 => bytes.as_chunks::<2>().0.iter().all(|bytes| bf16::from_le_bytes(*bytes).is_finite()),
+        // Codes stand for finite numbers if the offsets and steps before them are finite.
+        KvDtype::Int8 | KvDtype::Int4 => {
+            let parameters = quant::parameter_bytes(geometry.shape(tokens), axis(side));
+            bytes.get(..parameters).is_some_and(halves)
+        }
+    }
+}
+
 /// Appends a side of a chunk of `tokens` tokens in the stored type. `false` when a value is not finite in it.
 pub(crate) fn encode_side(
     out: &mut Vec<u8>,

@@ -62,7 +62,12 @@ impl Shape {
 
 /// Bytes of the coded form: parameters of the groups, then codes.
 pub(crate) fn coded_bytes(shape: Shape, axis: Axis, dtype: KvDtype) -> usize {
-    shape.groups(axis) * PARAMETER_BYTES + (shape.len() * dtype.bits()).div_ceil(8)
+    parameter_bytes(shape, axis) + (shape.len() * dtype.bits()).div_ceil(8)
+}
+
+/// Bytes of the offsets and steps before the codes.
+pub(crate) fn parameter_bytes(shape: Shape, axis: Axis) -> usize {
+    shape.groups(axis) * PARAMETER_BYTES
 }
 
 /// Appends `values` (of `shape`) in `dtype`, which is `Int8` or `Int4`. `false`, with unusable bytes, when a value is

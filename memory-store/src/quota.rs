@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::core::Cell;
+use crate::core::{Cell, Core, Names};
 use crate::state::Totals;
 use crate::sync::lock;
 use crate::{Error, MemoryLimits, Quota, Result};
@@ -130,6 +130,31 @@ pub(crate) fn check_memories(tenant: &str, quota: &Quota, memories: u64) -> Resu
         || format!("tenant '{tenant}'"),
         || "delete a memory that is no longer needed, or ask the operator of the server for more".into(),
     )
+}
+
+/// Refuses a whole memory of a tenant that would not fit its own limits, or the tenant when the one that it replaces is
+/// gone.
+pub(crate) fn check_import(
+    core: &Core,
+    names: &Names,
+    key: &(String, String),
+    limits: &MemoryLimits,
+    comes: Held,
+) -> Result<()> {
+    let (tenant, name) = key;
+    let growth = Growth { tokens: comes.tokens, bytes: comes.bytes };
+    check_memory(name, limits, Held::default(), growth)?;
+    let account = core.accounts.of(tenant);
+    let mut held = account.held();
+    if let Some(old) = names.get(key) {
+        let goes = Held::of(&old.state().totals);
+        held.tokens = held.tokens.saturating_sub(goes.tokens);
+        held.bytes = held.bytes.saturating_sub(goes.bytes);
+    } else {
+        let owned = names.range((tenant.clone(), String::new())..).take_while(|((owner, _), _)| owner == tenant);
+        check_memories(tenant, &account.quota(), owned.count() as u64)?;
+    }
+    check_tenant(tenant, &account.quota(), held, growth)
 }
 
 fn check(

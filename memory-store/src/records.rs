@@ -10,6 +10,7 @@
 //! | `d` memory, document id | a document |
 //! | `e` memory, first chunk | an extent: the chunks of one blob |
 //! | `x` memory, segment | a sealed segment: its extents and graphs |
+//! | `c` memory | it is becoming a copy: number of the memory that it is made from |
 //! | `s` memory, segment | the same, with graphs of version 1: removed at opening |
 //!
 //! Numbers in keys are big-endian, so that scans ascend.
@@ -26,6 +27,8 @@ pub(crate) const VERSION_KEY: &[u8] = b"v";
 /// Kind of the records of segments. `s` was the kind while graphs were of version 1.
 pub(crate) const SEGMENT_KIND: u8 = b'x';
 pub(crate) const OLD_SEGMENT_KIND: u8 = b's';
+/// Kind of the records of memories that are not yet the copy that they become; the value is as that of `m`.
+pub(crate) const COPY_KIND: u8 = b'c';
 pub(crate) const RESERVED_KEY: &[u8] = b"r";
 /// Kinds of numbers: memories, documents, chunks, blobs, segments.
 pub(crate) const NUMBERS: usize = 5;
@@ -147,11 +150,8 @@ impl NameRecord {
         let mut out = Encoder::default();
         out.u64(self.number).u64(self.created_unix_ms).fingerprint(&self.spec.fingerprint);
         out.geometry(&self.spec.geometry).text(&self.spec.model_name).text(&self.spec.description);
-        let MemoryLimits { ttl_ms, document_ttl_ms, max_tokens, max_bytes } = self.limits;
         if self.limits != MemoryLimits::default() {
-            for limit in [ttl_ms, document_ttl_ms, max_tokens, max_bytes] {
-                out.u64(limit.unwrap_or(0));
-            }
+            encode_limits(&mut out, &self.limits);
         }
         out.checked()
     }
@@ -174,7 +174,13 @@ impl NameRecord {
     }
 }
 
-fn decode_limits(input: &mut Decoder<'_>) -> Result<MemoryLimits> {
+pub(crate) fn encode_limits(out: &mut Encoder, limits: &MemoryLimits) {
+    for limit in [limits.ttl_ms, limits.document_ttl_ms, limits.max_tokens, limits.max_bytes] {
+        out.u64(limit.unwrap_or(0));
+    }
+}
+
+pub(crate) fn decode_limits(input: &mut Decoder<'_>) -> Result<MemoryLimits> {
     let mut limit = || Ok(Some(input.u64()?).filter(|limit| *limit > 0));
     Ok(MemoryLimits { ttl_ms: limit()?, document_ttl_ms: limit()?, max_tokens: limit()?, max_bytes: limit()? })
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use crate::archive::retire;
 use crate::core::{Cell, Core, Number};
 use crate::expiry::{make_room, settle};
 use crate::extent::{BlobFile, Extent};
@@ -11,8 +12,8 @@ use crate::life::{Life, Times};
 use crate::names::check_name;
 use crate::quota::{Held, check_memories};
 use crate::records::{
-    ChangeRecord, DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND,
-    SegmentRecord, VERSION_KEY, decode_version, encode_version, memory_key, name_key, names_of,
+    COPY_KIND, ChangeRecord, DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND,
+    SegmentRecord, VERSION_KEY, decode_version, encode_sequence, encode_version, memory_key, name_key, names_of,
 };
 use crate::seal::Sealer;
 use crate::state::{LiveExtent, MemoryState, Segment};
@@ -104,6 +105,18 @@ impl Store {
         spec: MemorySpec,
         limits: MemoryLimits,
     ) -> Result<Memory> {
+        self.create(tenant, name, spec, limits, None)
+    }
+
+    /// Creates a memory; one that becomes a copy names the number of what it is made from.
+    pub(crate) fn create(
+        &self,
+        tenant: &str,
+        name: &str,
+        spec: MemorySpec,
+        limits: MemoryLimits,
+        from: Option<u64>,
+    ) -> Result<Memory> {
         check_name("tenant", tenant)?;
         check_name("memory name", name)?;
         check_spec(&spec)?;
@@ -128,6 +141,9 @@ impl Store {
         batch.put(name_key(tenant, name), record.encode());
         let changed_unix_ms = limits.ttl_ms.map_or(0, |_| created_unix_ms);
         batch.put(memory_key(b'm', record.number), ChangeRecord { sequence: 0, changed_unix_ms }.encode());
+        if let Some(from) = from {
+            batch.put(memory_key(COPY_KIND, record.number), encode_sequence(from));
+        }
         core.commit(&batch)?;
         let times = Times { limits, changed_unix_ms: created_unix_ms, ..Times::default() };
         let cell = Arc::new(new_cell(core, key.clone(), record, MemoryState::new(0, 0, Vec::new(), []), times));
@@ -208,21 +224,11 @@ fn remove_memory(core: &Core, cell: &Cell, wanted: impl FnOnce(Option<&str>) -> 
     cell.deleted.store(true, Ordering::Release);
     names.remove(&(cell.tenant.clone(), cell.name.clone()));
     drop((busy, names));
-    if let Err(error) = remove_memory_records(core, cell.number) {
-        tracing::warn!(%error, "records of a deleted memory stay until the store is opened again");
-    }
-    let state = std::mem::replace(&mut *write(&cell.state), Arc::new(MemoryState::new(0, 0, Vec::new(), [])));
-    cell.account.moved(Held::of(&state.totals), Held::default());
-    for extent in &state.extents {
-        extent.extent.file.doom();
-    }
-    for segment in &state.segments {
-        segment.segment.doom();
-    }
+    retire(core, cell);
     Ok(true)
 }
 
-fn check_spec(spec: &MemorySpec) -> Result<()> {
+pub(crate) fn check_spec(spec: &MemorySpec) -> Result<()> {
     spec.geometry.validate()?;
     for (what, text, limit) in [("model name", &spec.model_name, 256), ("description", &spec.description, 4096)] {
         if text.len() > limit {
@@ -285,8 +291,8 @@ fn remove_old_segments(core: &Core) -> Result<()> {
     }
 }
 
-fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
-    for kind in [b'd', b'e', OLD_SEGMENT_KIND, SEGMENT_KIND, b'm'] {
+pub(crate) fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
+    for kind in [b'd', b'e', OLD_SEGMENT_KIND, SEGMENT_KIND, COPY_KIND, b'm'] {
         loop {
             let page = core.storage.scan(&memory_key(kind, memory), None, SWEEP)?;
             let mut batch = Batch::default();
@@ -310,14 +316,14 @@ fn trailing_number(key: &[u8]) -> Result<u64> {
     number.ok_or_else(|| Error::Damaged { what: "a key of the catalog".into(), why: "it is too short".into() })
 }
 
-fn new_cell(
+pub(crate) fn new_cell(
     core: &Core,
     (tenant, name): (String, String),
     record: NameRecord,
-    state: MemoryState,
+    state: impl Into<Arc<MemoryState>>,
     times: Times,
 ) -> Cell {
-    let account = core.accounts.of(&tenant);
+    let (account, state) = (core.accounts.of(&tenant), state.into());
     account.moved(Held::default(), Held::of(&state.totals));
     Cell {
         life: Life::new(times),
@@ -327,7 +333,7 @@ fn new_cell(
         number: record.number,
         created_unix_ms: record.created_unix_ms,
         spec: record.spec,
-        state: RwLock::new(Arc::new(state)),
+        state: RwLock::new(state.into()),
         commit: Mutex::default(),
         busy: Mutex::default(),
         deleted: AtomicBool::new(false),

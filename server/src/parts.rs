@@ -1,6 +1,7 @@
 //! What calls share.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
 use mnemon_runtime::{Engine, Model};
 use tokio::sync::Semaphore;
@@ -20,6 +21,10 @@ pub(crate) struct Common {
     pub(crate) credentials: Credentials,
     /// Where the server is in its life.
     pub(crate) life: Life,
+    /// One permit for each export or import that may run.
+    pub(crate) transfers: Arc<Semaphore>,
+    /// Tenants and new names of the re-encodings under way: one for each.
+    pub(crate) reencodings: Mutex<HashSet<(String, String)>>,
     /// One permit for each store call that may run or wait for a thread of the blocking pool.
     pub(crate) store_calls: Arc<Semaphore>,
     /// One permit for each document that may be read or appended to at one time: each holds a window, or chunks.

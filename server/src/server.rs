@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mnemon_client::ConnectOptions;
@@ -123,6 +123,8 @@ impl Server {
             credentials: Credentials::new(&settings.tenants),
             life: life.clone(),
             ingests: Arc::new(Semaphore::new(limits.ingests as usize)),
+            transfers: Arc::new(Semaphore::new(limits.transfers as usize)),
+            reencodings: Mutex::default(),
             store_calls: Arc::new(Semaphore::new(limits.store_calls as usize)),
             memories: self.memories,
             _closed: closed.clone().drop_guard(),

@@ -43,6 +43,8 @@ impl IntoStatus for StoreError {
                 let details = ErrorDetails::with_error_info("QUOTA", DOMAIN, known);
                 Status::with_error_details(Code::ResourceExhausted, message, details)
             }
+            Self::Archive { .. } => invalid(vec![violation("data", message)]),
+            Self::MemoryChanged { .. } => with_reason(Code::Aborted, message, "MEMORY_CHANGED"),
             Self::NoSpace { .. } => {
                 tracing::error!("{message}");
                 with_reason(Code::ResourceExhausted, message, "NO_SPACE")

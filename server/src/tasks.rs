@@ -82,6 +82,25 @@ impl<J: Job> Task for Ticket<J> {
     }
 }
 
+/// Runs the next part of something that was accepted before and has a place of its own: as [`store`], without waiting for
+/// one.
+pub(crate) async fn store_next<T, E, F>(work: F) -> Result<T, Status>
+where
+    T: Send + 'static,
+    E: IntoStatus + Send + 'static,
+    F: FnOnce() -> Result<T, E> + Send + 'static,
+{
+    let span = Span::current();
+    let task = tokio::task::spawn_blocking(move || span.in_scope(work).map_err(|error| error.into_status("data")));
+    task.await.unwrap_or_else(|error| Err(status::internal(&format!("a store call ended unexpectedly: {error}"))))
+}
+
+/// Drops what may block when it is dropped.
+pub(crate) async fn let_go<T: Send + 'static>(value: T) {
+    // Nobody waits for anything that it could fail at.
+    let _ = tokio::task::spawn_blocking(move || drop(value)).await;
+}
+
 /// Runs what blocks on the store, on the blocking pool; errors become statuses.
 pub(crate) async fn store<T, E, F>(common: &Arc<Common>, work: F) -> Result<T, Status>
 where

@@ -177,6 +177,31 @@ pub(crate) fn update_memory(request: &v1::UpdateMemoryRequest) -> Result<(), Sta
     checks.done()
 }
 
+pub(crate) fn import_start(start: &v1::ImportStart) -> Result<(), Status> {
+    let mut checks = Checks::default();
+    if !start.name.is_empty() {
+        checks.memory("start.name", &start.name);
+    }
+    checks.done()
+}
+
+/// The name of the memory to make.
+pub(crate) fn reencode(request: &v1::ReencodeMemoryRequest) -> Result<String, Status> {
+    let mut checks = Checks::default();
+    checks.memory("name", &request.name);
+    let into = match request.into.as_str() {
+        "" if request.replace => format!("{}.reencode", request.name),
+        into => into.to_owned(),
+    };
+    checks.require(!into.is_empty(), "into", || "give a name for the new memory, or set replace".into());
+    if !into.is_empty() {
+        checks.memory("into", &into);
+    }
+    checks.require(into != request.name, "into", || "it is the memory itself; set replace instead".into());
+    checks.done()?;
+    Ok(into)
+}
+
 /// Items of the page asked for.
 pub(crate) fn page_size(page_size: u32) -> Result<usize, Status> {
     let mut checks = Checks::default();
@@ -220,9 +245,10 @@ pub(crate) fn within(field: &str, value: u32, least: u32, most: u32) -> Result<(
     checks.done()
 }
 
-pub(crate) fn piece(text: &[u8]) -> Result<(), Status> {
+/// Checks a piece of text, or of an archive, in `field`.
+pub(crate) fn piece(field: &str, text: &[u8]) -> Result<(), Status> {
     let mut checks = Checks::default();
-    checks.require(text.len() <= PIECE_BYTES_MAX, "text", || {
+    checks.require(text.len() <= PIECE_BYTES_MAX, field, || {
         format!("{} bytes in one message; at most {PIECE_BYTES_MAX} are accepted: send smaller pieces", text.len())
     });
     checks.done()

@@ -78,6 +78,9 @@ pub(crate) enum Command {
     Ingest(Ingest),
     Check(Check),
     Compact(Compact),
+    Export(Export),
+    Import(Import),
+    Reencode(Reencode),
     #[command(subcommand)]
     Documents(Documents),
     Search(Search),
@@ -191,7 +194,7 @@ pub(crate) struct Serve {
     ///
     /// message_bytes, store_message_bytes, document_bytes, prompt_tokens, score_tokens, memories, tenant_memories,
     /// tenant_tokens, tenant_bytes, documents_per_memory, connections, streams_per_connection, calls, ingests,
-    /// ingest_idle_s, engine_queue, store_calls, expiry_sweep_s, disk_free_bytes
+    /// ingest_idle_s, transfers, engine_queue, store_calls, expiry_sweep_s, disk_free_bytes
     #[arg(long = "limit", value_name = "NAME=N")]
     pub(crate) limits: Vec<String>,
 
@@ -343,6 +346,70 @@ Examples:
 pub(crate) struct Compact {
     /// Name of the memory; all of them otherwise.
     pub(crate) memory: Option<String>,
+}
+
+/// Write a memory to one file: to keep, to move, to hand on.
+///
+/// The file holds the memory as it is when the command begins; the server goes on meanwhile. It appears when it is
+/// whole. It holds all text in the clear: keep it as you keep the documents.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon export books                        to books.mnemon
+  mnemon export books -o /backup/books.mnemon --force
+  mnemon export books -o - | ssh other mnemon import -")]
+pub(crate) struct Export {
+    /// Name of the memory.
+    pub(crate) memory: String,
+    /// File to write; '-' is standard output. [default: NAME.mnemon]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Overwrite the file if it exists.
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+/// Make a memory of a file that `mnemon export` wrote.
+///
+/// All of the file is verified; until then, and if anything is wrong with it, the server's memories stay as they are. A
+/// memory of another model than the one being served can be kept and exported; to use it, re-encode it.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon import books.mnemon
+  mnemon import books.mnemon --as old-books
+  mnemon import books.mnemon --replace
+  ssh other mnemon export books -o - | mnemon import -")]
+pub(crate) struct Import {
+    /// File to read; '-' is standard input.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Name of the memory; the one in the file otherwise.
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// If there is a memory of that name, take its place, at once, when all is verified.
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+/// Let the model being served read the documents of a memory again.
+///
+/// For memories that another model made: their text is kept, and so is the metadata of documents. Takes as long as
+/// ingesting them. If it is interrupted, the same command goes on where it ended.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  mnemon reencode books --into books-v2      the old memory stays
+  mnemon reencode books --replace            the new one takes its place, at once, when it is complete")]
+pub(crate) struct Reencode {
+    /// Name of the memory.
+    pub(crate) memory: String,
+    /// Name of the new memory. [default with --replace: NAME.reencode, until it is complete]
+    #[arg(long, value_name = "NAME", required_unless_present = "replace")]
+    pub(crate) into: Option<String>,
+    /// Put the new memory in the place of the old one when it is complete, and delete the old one.
+    #[arg(long)]
+    pub(crate) replace: bool,
 }
 
 /// Verify every byte of a data folder that no server has open.

@@ -55,9 +55,12 @@ pub enum Error {
         /// Fields of the request that it refused.
         violations: Vec<FieldViolation>,
     },
-    /// The text to ingest could not be read to its end. What was acknowledged is kept.
-    #[error("cannot read the text to ingest: {0}")]
+    /// The text to ingest, or the archive to import, could not be read to its end. Of a text, what was acknowledged is kept.
+    #[error("cannot read what was to be sent: {0}")]
     Source(#[from] std::io::Error),
+    /// What the server sent could not be written.
+    #[error("cannot write what the server sent: {0}")]
+    Sink(std::io::Error),
     /// The stream of answers ended before its last message.
     #[error("the server's answer ended early; the connection may have been lost")]
     EndedEarly,

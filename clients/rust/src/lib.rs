@@ -38,6 +38,7 @@
 //! | `transport.rs` | what is added to each call: the token, and request bodies that cannot end by accident |
 //! | `catalog.rs` | memories and documents |
 //! | `recall.rs` | ingest, search, generate, score |
+//! | `transfer.rs` | whole memories: export, import, re-encode |
 //! | `error.rs` | the one error type |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -46,6 +47,7 @@ mod catalog;
 mod connect;
 mod error;
 mod recall;
+mod transfer;
 mod transport;
 
 pub use connect::{Client, ConnectOptions, DEFAULT_ENDPOINT};

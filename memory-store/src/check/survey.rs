@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::blob::ChunkHeader;
 use crate::extent::number_of;
 use crate::records::{
-    DocumentRecord, ExtentRecord, NUMBERS, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND, SegmentRecord, decode_reserved,
-    decode_sequence, decode_version, names_of,
+    COPY_KIND, DocumentRecord, ExtentRecord, NUMBERS, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND, SegmentRecord,
+    decode_reserved, decode_sequence, decode_version, names_of,
 };
 use crate::storage::{Record, Storage};
 use crate::{Error, Result};
@@ -117,6 +117,8 @@ impl Survey {
                 let parsed = SegmentRecord::decode(&value, &what);
                 self.memory(memory).segments.insert(segment, Read { key, value, parsed });
             }
+            // A copy that was not completed is a memory like any other.
+            (Some(COPY_KIND), Some(_), _) if len == 9 => {}
             // Opening removes it, and the graphs that it names.
             (Some(OLD_SEGMENT_KIND), ..) => {}
             _ => self.strangers.push((key, value)),

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::format_collect, missing_docs)]
 
+pub mod archive;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

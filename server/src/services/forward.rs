@@ -7,13 +7,14 @@ use mnemon_proto::v1;
 use mnemon_proto::v1::memory_service_client::MemoryServiceClient;
 use mnemon_proto::v1::memory_service_server::MemoryService;
 use mnemon_runtime::Model;
-use tonic::{Request, Response, Status};
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::memory::spec_of;
 use crate::auth::tenant;
 use crate::parts::Common;
 use crate::remote::RemoteStore;
-use crate::wire;
+use crate::{status, wire};
 
 /// `MemoryService` that hands each call on, on behalf of its caller.
 pub(super) struct ForwardedCalls {
@@ -41,6 +42,9 @@ macro_rules! forwarded {
     ($($call:ident: $request:ident -> $response:ident;)*) => {
         #[tonic::async_trait]
         impl MemoryService for ForwardedCalls {
+            type ExportMemoryStream = Streaming<v1::ExportMemoryResponse>;
+            type ReencodeMemoryStream = Streaming<v1::ReencodeProgress>;
+
             async fn create_memory(
                 &self,
                 request: Request<v1::CreateMemoryRequest>,
@@ -50,6 +54,32 @@ macro_rules! forwarded {
                     request.spec = Some(wire::spec_to_send(&spec_of(&self.model)));
                 }
                 service.create_memory(request).await
+            }
+
+            // An archive is passed on as it comes: the store checks it.
+            async fn export_memory(
+                &self,
+                request: Request<v1::ExportMemoryRequest>,
+            ) -> Result<Response<Self::ExportMemoryStream>, Status> {
+                let (mut service, request) = self.service(request)?;
+                service.export_memory(request).await
+            }
+
+            async fn import_memory(
+                &self,
+                request: Request<Streaming<v1::ImportMemoryRequest>>,
+            ) -> Result<Response<v1::Memory>, Status> {
+                let (mut service, pieces) = self.service(request)?;
+                service.import_memory(pieces.map_while(Result::ok)).await
+            }
+
+            async fn reencode_memory(
+                &self,
+                _request: Request<v1::ReencodeMemoryRequest>,
+            ) -> Result<Response<Self::ReencodeMemoryStream>, Status> {
+                let message = "re-encoding needs the memories and the model in one server: serve the store's folder with the \
+                               model, then call again";
+                Err(status::with_reason(Code::Unimplemented, message, "STORE_ELSEWHERE"))
             }
 
             $(async fn $call(&self, request: Request<v1::$request>) -> Result<Response<v1::$response>, Status> {

@@ -153,7 +153,7 @@ impl Ingest {
 
     /// Checks a piece of text against the limits.
     fn accept(&self, job: &IngestJob, piece: &[u8]) -> Result<(), Status> {
-        validate::piece(piece)?;
+        validate::piece("text", piece)?;
         let limit = self.parts.common.settings.limits.document_bytes;
         if job.encoder.progress().bytes_received + piece.len() as u64 > limit {
             let message = format!("the document has more than {limit} bytes; split it into several documents");

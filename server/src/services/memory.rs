@@ -6,10 +6,13 @@ use mnemon_memory_store::{MemorySpec, Store};
 use mnemon_proto::v1;
 use mnemon_proto::v1::memory_service_server::MemoryService;
 use mnemon_runtime::Model;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
+use super::no_model::no_model;
+use super::{export, import, reencode};
 use crate::auth::tenant;
-use crate::parts::Common;
+use crate::parts::{Common, Parts};
 use crate::{convert, lifetime, status, tasks, validate, wire};
 
 /// Bytes of metadata after which a page ends early: pages stay below what clients accept in one message.
@@ -18,14 +21,14 @@ const PAGE_BYTES: usize = 1 << 20;
 /// `MemoryService`, over memories that this process keeps.
 pub(super) struct MemoryCalls {
     store: Store,
-    /// The model that memories are for when nothing else is said.
-    model: Option<Arc<Model>>,
+    /// The model that memories are for when nothing else is said, and what runs it.
+    parts: Option<Arc<Parts>>,
     common: Arc<Common>,
 }
 
 impl MemoryCalls {
-    pub(super) fn new(store: Store, model: Option<Arc<Model>>, common: Arc<Common>) -> Self {
-        Self { store, model, common }
+    pub(super) fn new(store: Store, parts: Option<Arc<Parts>>, common: Arc<Common>) -> Self {
+        Self { store, parts, common }
     }
 
     /// Runs what blocks on the store.
@@ -46,9 +49,9 @@ impl MemoryService for MemoryCalls {
         let request = request.into_inner();
         validate::create_memory(&request)?;
         let limits = lifetime::limits(&request);
-        let spec = match (request.spec, &self.model) {
+        let spec = match (request.spec, &self.parts) {
             (Some(spec), _) => wire::spec(spec, request.description)?,
-            (None, Some(model)) => MemorySpec { description: request.description, ..spec_of(model) },
+            (None, Some(parts)) => MemorySpec { description: request.description, ..spec_of(&parts.model) },
             (None, None) => {
                 let why = "this server has no model, so the shape of the memory must be given";
                 return Err(status::invalid(vec![status::violation("spec", why)]));
@@ -171,6 +174,34 @@ impl MemoryService for MemoryCalls {
         self.with_store(move |store| store.memory(tenant.name(), &memory)?.delete_document(&document_id)).await?;
         Ok(Response::new(v1::DeleteDocumentResponse {}))
     }
+
+    type ExportMemoryStream = ReceiverStream<Result<v1::ExportMemoryResponse, Status>>;
+    type ReencodeMemoryStream = ReceiverStream<Result<v1::ReencodeProgress, Status>>;
+
+    async fn export_memory(
+        &self,
+        request: Request<v1::ExportMemoryRequest>,
+    ) -> Result<Response<Self::ExportMemoryStream>, Status> {
+        let tenant = tenant(&request)?;
+        export::start(&self.store, &self.common, tenant, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn import_memory(
+        &self,
+        request: Request<Streaming<v1::ImportMemoryRequest>>,
+    ) -> Result<Response<v1::Memory>, Status> {
+        let tenant = tenant(&request)?;
+        import::receive(&self.store, &self.common, tenant, request).await.map(Response::new)
+    }
+
+    async fn reencode_memory(
+        &self,
+        request: Request<v1::ReencodeMemoryRequest>,
+    ) -> Result<Response<Self::ReencodeMemoryStream>, Status> {
+        let tenant = tenant(&request)?;
+        let parts = self.parts.as_ref().ok_or_else(no_model)?;
+        reencode::start(&self.store, parts, tenant, request.into_inner()).await.map(Response::new)
+    }
 }
 
 /// What memories of `model` are made for.
@@ -202,7 +233,7 @@ fn cut<T>(items: &mut Vec<T>, page_size: usize, bytes: impl Fn(&T) -> usize, key
 }
 
 /// At most 256 bytes of a model's name.
-fn shortened(name: &str) -> String {
+pub(super) fn shortened(name: &str) -> String {
     let end = (0..=name.len().min(256)).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);
     name[..end].to_owned()
 }

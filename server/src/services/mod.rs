@@ -7,14 +7,18 @@
 //! | `store/` | ChunkStore |
 //! | `no_model.rs` | those of a server without a model: all are refused |
 //! | `recall.rs` | GetModel, and the way to the calls below |
+//! | `export.rs`, `import.rs`, `reencode.rs` | whole memories: the call of that name |
 //! | `ingest.rs`, `search.rs`, `generate.rs`, `score.rs` | the call of that name |
 
+mod export;
 mod forward;
 mod generate;
+mod import;
 mod ingest;
 mod memory;
 mod no_model;
 mod recall;
+mod reencode;
 mod score;
 mod search;
 mod store;
@@ -66,8 +70,8 @@ pub(crate) async fn routes(common: &Arc<Common>, parts: Option<&Arc<Parts>>) -> 
     let mut routes = Routes::builder();
     routes.add_service(health_service).add_service(reflection);
     match (&common.memories, model) {
-        (Memories::Here(store), model) => {
-            let memories = MemoryCalls::new(store.clone(), model, Arc::clone(common));
+        (Memories::Here(store), _) => {
+            let memories = MemoryCalls::new(store.clone(), parts.map(Arc::clone), Arc::clone(common));
             let memories = MemoryServiceServer::new(memories).max_decoding_message_size(message_bytes);
             let chunks = ChunkStoreServer::new(StoreCalls::new(store.clone(), Arc::clone(common)))
                 .max_decoding_message_size(common.settings.limits.store_message_bytes as usize);

@@ -10,9 +10,10 @@ use crate::status;
 /// `RecallService` of a server that keeps memories only.
 pub(super) struct NoModelCalls;
 
-fn no_model<T>() -> Result<T, Status> {
+/// Why a call cannot be answered.
+pub(super) fn no_model() -> Status {
     let message = "this server keeps memories only (store_only): ask one that has a model and uses this store";
-    Err(status::with_reason(Code::Unimplemented, message, "NO_MODEL"))
+    status::with_reason(Code::Unimplemented, message, "NO_MODEL")
 }
 
 #[tonic::async_trait]
@@ -24,22 +25,22 @@ impl RecallService for NoModelCalls {
         &self,
         _request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
-        no_model()
+        Err(no_model())
     }
 
     async fn search(&self, _request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
-        no_model()
+        Err(no_model())
     }
 
     async fn generate(&self, _request: Request<v1::GenerateRequest>) -> Result<Response<Self::GenerateStream>, Status> {
-        no_model()
+        Err(no_model())
     }
 
     async fn score(&self, _request: Request<v1::ScoreRequest>) -> Result<Response<v1::ScoreResponse>, Status> {
-        no_model()
+        Err(no_model())
     }
 
     async fn get_model(&self, _request: Request<v1::GetModelRequest>) -> Result<Response<v1::Model>, Status> {
-        no_model()
+        Err(no_model())
     }
 }

@@ -64,6 +64,8 @@ bounds! {
         ingests: 16,
         /// Seconds that an ingest stream may be silent before it is ended (what it sent is kept).
         ingest_idle_s: 300,
+        /// Exports and imports at one time, over all tenants. Each may hold a chunk, of 256 MiB at most.
+        transfers: 4,
         /// Tasks waiting for the model or running on it: pieces of documents, searches, generations, scorings.
         engine_queue: 64,
         /// Store operations running or waiting at one time, beside the model: catalog calls, citations.
@@ -99,6 +101,7 @@ impl Limits {
             ("streams_per_connection", self.streams_per_connection),
             ("calls", self.calls),
             ("ingests", self.ingests),
+            ("transfers", self.transfers),
             ("engine_queue", self.engine_queue),
             ("store_calls", self.store_calls),
         ] {

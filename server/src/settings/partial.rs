@@ -117,6 +117,7 @@ layer! {
         streams_per_connection: u64,
         calls: u64,
         ingests: u64,
+        transfers: u64,
         ingest_idle_s: u64,
         engine_queue: u64,
         store_calls: u64,

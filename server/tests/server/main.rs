@@ -10,6 +10,8 @@ mod killed;
 mod life;
 mod limits;
 mod model;
+mod reencode;
 mod remote;
 mod store;
+mod transfer;
 mod world;

@@ -27,9 +27,14 @@ pub(crate) fn shared() -> Arc<Model> {
 
 /// A model of this seed.
 pub(crate) fn load(seed: u64) -> Model {
+    load_with(seed, &LoadOptions::default())
+}
+
+/// A model of this seed, with other options.
+pub(crate) fn load_with(seed: u64, options: &LoadOptions) -> Model {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), seed);
-    Model::load(&ModelSource::Directory(folder.path().to_owned()), &LoadOptions::default()).unwrap()
+    Model::load(&ModelSource::Directory(folder.path().to_owned()), options).unwrap()
 }
 
 /// Writes the files of a model.

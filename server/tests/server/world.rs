@@ -8,6 +8,7 @@ use std::time::Duration;
 use mnemon_client::{Client, Code, ConnectOptions, Error, IngestMode, IngestOptions, v1};
 use mnemon_memory_store::storage::{FaultyStorage, InMemoryStorage, SledOptions, SledStorage};
 use mnemon_memory_store::{ChunkId, Recall as _, Sealing, SourceSpan, Storage, Store, StoreOptions};
+use mnemon_runtime::Model;
 use mnemon_server::{Embedded, Server, Settings, bind};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -120,8 +121,13 @@ pub(crate) async fn serve(settings: Settings) -> Embedded {
 
 /// Serves the shared model over a storage.
 pub(crate) async fn serve_storage(settings: Settings, storage: Arc<dyn Storage>) -> Embedded {
+    serve_model(settings, storage, model::shared()).await
+}
+
+/// Serves a model over a storage.
+pub(crate) async fn serve_model(settings: Settings, storage: Arc<dyn Storage>, model: Arc<Model>) -> Embedded {
     let listener = bind(&settings).await.unwrap();
-    let server = Server::with_parts(settings, storage, model::shared()).await.unwrap();
+    let server = Server::with_parts(settings, storage, model).await.unwrap();
     Embedded::serve(server, listener).unwrap()
 }
 

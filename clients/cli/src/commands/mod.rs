@@ -4,9 +4,12 @@ mod check;
 mod compact;
 mod demo;
 mod documents;
+mod export;
 mod generate;
+mod import;
 mod ingest;
 mod memory;
+mod reencode;
 mod score;
 mod search;
 mod serve;
@@ -37,6 +40,9 @@ async fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Memory(args) => memory::run(args, &global, ui).await,
         Command::Check(args) => check::run(&args, ui),
         Command::Compact(args) => compact::run(args, &global, ui).await,
+        Command::Export(args) => export::run(args, &global, ui).await,
+        Command::Import(args) => import::run(args, &global, ui).await,
+        Command::Reencode(args) => reencode::run(args, &global, ui).await,
         Command::Ingest(args) => ingest::run(args, &global, ui).await,
         Command::Documents(args) => documents::run(args, &global, ui).await,
         Command::Search(args) => search::run(args, &global, ui).await,

@@ -1,0 +1,280 @@
+//! One document: its kept text goes to an encoder, as if it were ingested again.
+
+use std::sync::Arc;
+
+use mnemon_encoder::{DocumentEncoder, EncodeOptions, Error};
+use mnemon_memory_store::{DocumentInfo, Error as StoreError, Memory, ResumePoint};
+use mnemon_proto::v1;
+use mnemon_runtime::Turn;
+use tokio::sync::mpsc::Sender;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use super::Answer;
+use super::walk::Walk;
+use crate::parts::Parts;
+use crate::status::{self, IntoStatus};
+use crate::tasks::{self, Job};
+
+/// Chunks read from the store at once.
+const PAGE_CHUNKS: usize = 256;
+/// Bytes of text given to the encoder at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// What became of a document.
+pub(super) struct Encoded {
+    /// Tokens that it has now.
+    pub(super) tokens: u64,
+    /// All of it was there before.
+    pub(super) was_there: bool,
+}
+
+/// Makes the document of the new memory what it is in the old one: text and metadata.
+pub(super) async fn encode(walk: &Walk, info: &DocumentInfo) -> Result<Encoded, Status> {
+    let was_there = if info.bytes == 0 {
+        write_empty(walk, info).await?;
+        false
+    } else {
+        match read(walk, info).await {
+            // What was made of it is compared again by the next pass.
+            Err(Failed::Differs) if has_changed(walk, info).await? => {
+                return Ok(Encoded { tokens: 0, was_there: false });
+            }
+            Err(Failed::Differs) => {
+                // The old one was written anew: what was made of it before is of no use.
+                let (target, id) = (walk.target.clone(), info.id.clone());
+                tasks::store_next(move || target.delete_document(&id).map(|_| ())).await?;
+                match read(walk, info).await {
+                    Err(Failed::Differs) => return Err(changing(walk, info)),
+                    Err(Failed::Status(status)) => return Err(status),
+                    Ok(was_there) => was_there,
+                }
+            }
+            Err(Failed::Status(status)) => return Err(status),
+            Ok(was_there) => was_there,
+        }
+    };
+    let (target, id, metadata) = (walk.target.clone(), info.id.clone(), info.metadata.clone());
+    let tokens = tasks::store_next(move || {
+        let found = target.document(&id)?;
+        if found.metadata != metadata && !metadata.is_empty() {
+            target.writer(&id, metadata)?.commit(found.resume)?;
+        }
+        Ok::<_, StoreError>(found.tokens)
+    })
+    .await?;
+    Ok(Encoded { tokens, was_there })
+}
+
+/// Why a document could not be read.
+enum Failed {
+    /// The new memory has a document of this name with other text.
+    Differs,
+    Status(Status),
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+fn changing(walk: &Walk, info: &DocumentInfo) -> Status {
+    let (name, id) = (walk.source.name(), &info.id);
+    let message = format!("document '{id}' of memory '{name}' changed while it was read; call again");
+    status::with_reason(Code::Aborted, message, "MEMORY_CHANGED")
+}
+
+/// Whether the old memory has another document of this name by now, or none.
+async fn has_changed(walk: &Walk, info: &DocumentInfo) -> Result<bool, Status> {
+    let (source, id, sequence) = (walk.source.clone(), info.id.clone(), info.sequence);
+    tasks::store_next(move || match source.document(&id) {
+        Ok(now) => Ok(now.sequence != sequence),
+        Err(StoreError::UnknownDocument { .. }) => Ok(true),
+        Err(error) => Err(error),
+    })
+    .await
+}
+
+/// A document without text.
+async fn write_empty(walk: &Walk, info: &DocumentInfo) -> Result<(), Status> {
+    let (target, info) = (walk.target.clone(), info.clone());
+    tasks::store_next(move || {
+        if target.document(&info.id).is_ok_and(|found| found.bytes > 0) {
+            target.delete_document(&info.id)?;
+        }
+        let resume = ResumePoint { complete: info.complete, ..ResumePoint::default() };
+        target.writer(&info.id, info.metadata)?.commit(resume).map(|_| ())
+    })
+    .await
+}
+
+/// Gives all of the document's text to an encoder; whether all of it was there.
+async fn read(walk: &Walk, info: &DocumentInfo) -> Result<bool, Failed> {
+    let (parts, target) = (Arc::clone(&walk.parts), walk.target.clone());
+    let (id, metadata, ttl_ms) = (info.id.clone(), info.metadata.clone(), info.ttl_ms);
+    let encoder = tasks::store_next(move || open(&parts, target, (&id, metadata, ttl_ms))).await?;
+    let before = encoder.progress().sequence;
+    let mut text = Text::new(walk.source.clone(), info.id.clone());
+    let mut job = ReencodeJob {
+        encoder,
+        action: Action::Read,
+        stop: CancellationToken::new(),
+        progress: walk.progress.clone(),
+        answers: walk.answers.clone(),
+        outcome: Ok(()),
+    };
+    loop {
+        let piece;
+        (text, piece) = tasks::store_next(move || {
+            let piece = text.piece()?;
+            Ok::<_, StoreError>((text, piece))
+        })
+        .await?;
+        let is_last = piece.is_none();
+        job.action = piece.map_or(Action::Finish, Action::Push);
+        job = work(walk, job).await?;
+        match std::mem::replace(&mut job.outcome, Ok(())) {
+            Ok(()) => {}
+            // No text is left of what had some: it was deleted.
+            Err(Error::ResumeMismatch { .. } | Error::EmptyDocument) => return Err(Failed::Differs),
+            Err(error) => return Err(error.into_status("text").into()),
+        }
+        if is_last {
+            return Ok(before > 0 && job.encoder.progress().sequence == before);
+        }
+    }
+}
+
+/// Opens the document of the new memory, as far as it is there. Blocks.
+fn open(
+    parts: &Parts,
+    target: Memory,
+    (id, metadata, ttl_ms): (&str, std::collections::BTreeMap<String, String>, Option<u64>),
+) -> Result<DocumentEncoder, Error> {
+    // Metadata that was taken away needs a document that never had it.
+    if metadata.is_empty() && target.document(id).is_ok_and(|found| !found.metadata.is_empty()) {
+        target.delete_document(id)?;
+    }
+    let options = EncodeOptions {
+        commit_tokens: parts.common.settings.commit_tokens as usize,
+        ..EncodeOptions::for_geometry(target.geometry())
+    };
+    let has_ttl = target.document(id).is_ok_and(|found| found.ttl_ms == ttl_ms);
+    let mut encoder = DocumentEncoder::resume(Arc::clone(&parts.model), Arc::new(target), id, metadata, options)?;
+    if !has_ttl && ttl_ms.is_some() {
+        encoder.set_ttl_ms(ttl_ms)?;
+    }
+    Ok(encoder)
+}
+
+/// Does what the job says. If the client hangs up or the server closes, it stops after the segment at hand, commits, and
+/// an error is returned.
+async fn work(walk: &Walk, job: ReencodeJob) -> Result<ReencodeJob, Status> {
+    let stop = job.stop.clone();
+    let run = tasks::run_next(&walk.parts, job);
+    tokio::pin!(run);
+    let interrupted = tokio::select! {
+        biased;
+        () = walk.parts.common.life.closing.cancelled() => status::shutting_down(),
+        () = walk.answers.closed() => status::with_reason(
+            Code::Cancelled,
+            "the client hung up; call again to go on",
+            "HUNG_UP",
+        ),
+        job = &mut run => return job,
+    };
+    stop.cancel();
+    if let Err(error) = run.await?.outcome {
+        tracing::warn!(%error, "a document that was interrupted could not be committed; what was durable is kept");
+    }
+    Err(interrupted)
+}
+
+/// The kept text of a document, piece by piece.
+struct Text {
+    memory: Memory,
+    id: String,
+    next_ordinal: u64,
+    /// Text that was read and not handed out.
+    ready: Vec<u8>,
+}
+
+impl Text {
+    fn new(memory: Memory, id: String) -> Self {
+        Self { memory, id, next_ordinal: 0, ready: Vec::new() }
+    }
+
+    /// The next piece; `None` at the end. Blocks.
+    fn piece(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        if self.ready.is_empty() {
+            let page = match self.memory.document_chunks(&self.id, self.next_ordinal, PAGE_CHUNKS) {
+                // Deleted meanwhile: the next pass will see it.
+                Err(StoreError::UnknownDocument { .. }) => Vec::new(),
+                other => other?,
+            };
+            self.next_ordinal += page.len() as u64;
+            self.ready = page.into_iter().flat_map(|chunk| chunk.text.into_bytes()).collect();
+        }
+        let rest = self.ready.split_off(self.ready.len().min(PIECE_BYTES));
+        let piece = std::mem::replace(&mut self.ready, rest);
+        Ok(Some(piece).filter(|piece| !piece.is_empty()))
+    }
+}
+
+/// What a job is to do next.
+enum Action {
+    /// Reads the pieces that it has.
+    Read,
+    /// Takes a piece, then reads.
+    Push(Vec<u8>),
+    /// Takes the end of the text, then reads all that remains.
+    Finish,
+}
+
+/// A document being read, a segment at a time.
+struct ReencodeJob {
+    encoder: DocumentEncoder,
+    action: Action,
+    /// Cancelled: stop after the segment at hand, and commit.
+    stop: CancellationToken,
+    /// Progress of the documents before.
+    progress: v1::ReencodeProgress,
+    answers: Sender<Answer>,
+    outcome: Result<(), Error>,
+}
+
+impl ReencodeJob {
+    fn work(&mut self) -> Result<Turn, Error> {
+        if self.stop.is_cancelled() {
+            self.encoder.commit()?;
+            return Ok(Turn::Done);
+        }
+        match std::mem::replace(&mut self.action, Action::Read) {
+            Action::Push(piece) => self.encoder.push(&piece)?,
+            Action::Finish => self.encoder.begin_finish()?,
+            Action::Read => {}
+        }
+        let Some(now) = self.encoder.step()? else { return Ok(Turn::Done) };
+        if now.complete {
+            return Ok(Turn::Done);
+        }
+        let progress = v1::ReencodeProgress {
+            text_bytes_done: self.progress.text_bytes_done + now.durable_bytes,
+            tokens_done: self.progress.tokens_done + now.durable_tokens,
+            ..self.progress.clone()
+        };
+        // Full: newer progress will tell this, too. Closed: `stop` comes.
+        let _ = self.answers.try_send(Ok(progress));
+        Ok(Turn::Again)
+    }
+}
+
+impl Job for ReencodeJob {
+    fn step(&mut self) -> Turn {
+        self.work().unwrap_or_else(|error| {
+            self.outcome = Err(error);
+            Turn::Done
+        })
+    }
+}
