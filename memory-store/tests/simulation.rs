@@ -373,6 +373,13 @@ impl World {
         }
     }
 
+    fn expire(&self) -> Result<(), String> {
+        match self.store()?.expire() {
+            Err(error) if !injected(&error) => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
     fn run(&mut self, operation: &Operation) -> Result<(), String> {
         let ms = if let Operation::Wait { ms } = operation { *ms } else { 1000 };
         self.pass(ms);
@@ -432,10 +439,7 @@ impl World {
                 }
             }
             Operation::Wait { .. } => {}
-            Operation::Expire => match self.store()?.expire() {
-                Err(error) if injected(&error) => {}
-                other => _ = other.map_err(|error| error.to_string())?,
-            },
+            Operation::Expire => self.expire()?,
             Operation::LetGo => self.held.clear(),
             Operation::Search { memory, seed } => {
                 if let Some(memory) = self.memory(&name(memory))? {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use mnemon_memory_store::Expired;
 use tokio::time::MissedTickBehavior;
 
 use crate::parts::Parts;
@@ -31,12 +32,12 @@ pub(crate) async fn run(parts: Weak<Parts>) {
 
 async fn sweep(parts: &Arc<Parts>) {
     match tasks::store(parts, |parts| parts.store.expire()).await {
-        Ok(expired) if expired == Default::default() => {}
+        Ok(expired) if expired == Expired::default() => {}
         Ok(expired) => {
             tracing::info!(memories = expired.memories, documents = expired.documents, "deleted what expired");
         }
         Err(status) => {
-            tracing::warn!(message = status.message(), "what expired could not be deleted; the next sweep will")
+            tracing::warn!(message = status.message(), "what expired could not be deleted; the next sweep will");
         }
     }
 }

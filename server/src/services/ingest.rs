@@ -218,8 +218,8 @@ fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<Docume
     };
     let metadata = start.metadata.into_iter().collect();
     let mut encoder = begin(Arc::clone(&parts.model), memory, &start.document_id, metadata, options)?;
-    if let Some(ttl_ms) = lifetime::new_ttl(start.ttl.as_ref()) {
-        encoder.set_ttl_ms(ttl_ms)?;
+    if let Some(ttl) = &start.ttl {
+        encoder.set_ttl_ms(lifetime::new_ttl(ttl))?;
     }
     Ok(encoder)
 }
