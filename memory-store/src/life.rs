@@ -132,7 +132,7 @@ mod tests {
     fn documents_are_due_in_the_order_of_their_times() {
         let life = Life::new(Times::default());
         let set = |id: &str, time: Option<u64>| life.change(|times| times.documents.set(id.into(), time));
-        let due = |now: u64| life.due_documents(now).iter().map(|id| id.to_string()).collect::<Vec<_>>();
+        let due = |now: u64| life.due_documents(now).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert!(!life.is_due(u64::MAX - 1));
         set("late", Some(30));
         set("early", Some(10));

@@ -22,8 +22,8 @@ pub struct Writer {
     memory: Memory,
     document_id: Arc<str>,
     metadata: BTreeMap<String, String>,
-    /// Time to live that the next commit sets; `None`: it stays as it is.
-    ttl_ms: Option<Option<u64>>,
+    /// Time to live that the next commit gives the document.
+    ttl_ms: Option<u64>,
     /// The document as it is durable; `None` before its first commit.
     record: Option<DocumentRecord>,
     /// Number to use; given out when first needed.
@@ -72,6 +72,7 @@ impl Writer {
             }
             Some(record) => {
                 writer.number = Some(record.number);
+                writer.ttl_ms = record.ttl_ms;
                 let state = writer.memory.cell.state();
                 let last = state.document_extents(record.number).into_iter().next_back().cloned();
                 writer.last_chunk = last.map(|last| ChunkId(last.extent.first_chunk + last.live as u64 - 1));
@@ -110,7 +111,7 @@ impl Writer {
     /// it away: that of the memory is in force then, if it has one.
     pub fn set_ttl_ms(&mut self, ttl_ms: Option<u64>) -> Result<()> {
         check_ttl("ttl", ttl_ms)?;
-        self.ttl_ms = Some(ttl_ms);
+        self.ttl_ms = ttl_ms;
         Ok(())
     }
 
@@ -342,7 +343,7 @@ impl Writer {
             resume,
             metadata: metadata.unwrap_or_else(|| self.metadata.clone()),
             lost_chunks: 0,
-            ttl_ms: self.ttl_ms.unwrap_or(old.and_then(|old| old.ttl_ms)),
+            ttl_ms: self.ttl_ms,
         }
     }
 

@@ -44,8 +44,15 @@ enum Operation {
         drop_tail: u8,
         append: Vec<u8>,
         commit: bool,
+        /// Time to live that it gives the document.
+        ttl_ms: Option<u64>,
         seed: u64,
     },
+    /// Time passes.
+    Wait {
+        ms: u64,
+    },
+    Expire,
     Delete {
         memory: u8,
         document: u8,
@@ -82,9 +89,12 @@ fn schedule(seed: u64) -> Vec<Operation> {
                 drop_tail: if rng.random_bool(0.3) { rng.random_range(0..4) } else { 0 },
                 append: (0..rng.random_range(0..5)).map(|_| rng.random_range(1..=8)).collect(),
                 commit: rng.random_bool(0.9),
+                ttl_ms: rng.random_bool(0.3).then(|| rng.random_range(1..20_000)),
                 seed: seed.wrapping_mul(STEP).wrapping_add(index * 100),
             },
-            55..63 => Operation::Delete { memory, document },
+            55..60 => Operation::Delete { memory, document },
+            60..62 => Operation::Wait { ms: rng.random_range(0..20_000) },
+            62..63 => Operation::Expire,
             63..68 => Operation::Hold { memory },
             68..70 => Operation::LetGo,
             70..78 => Operation::Search { memory, seed: rng.random() },
@@ -102,11 +112,14 @@ fn schedule(seed: u64) -> Vec<Operation> {
 /// Texts of the chunks of a document.
 type Texts = Vec<String>;
 
+/// A document, and when it goes.
+type Document = (Texts, Option<u64>);
+
 /// What may be on disk: the first is what readers see, others only a crash can bring.
 type Maybe<T> = Vec<T>;
 
 /// Documents of a memory; `None`: there is no such document.
-type Documents = BTreeMap<String, Maybe<Option<Texts>>>;
+type Documents = BTreeMap<String, Maybe<Option<Document>>>;
 
 #[derive(Default)]
 struct Model {
@@ -229,7 +242,7 @@ impl World {
                 })
             });
             hold!(matches, "memory {name} holds {shown:?}, but it may hold {maybe:?}");
-            let settled = shown.into_iter().map(|(id, texts)| (id, vec![Some(texts)])).collect();
+            let settled = shown.into_iter().map(|(id, document)| (id, vec![Some(document)])).collect();
             *maybe = vec![Some(settled)];
         }
         Ok(())
@@ -293,13 +306,15 @@ impl World {
     }
 
     fn write(&mut self, memory: &Memory, operation: &Operation) -> Result<(), String> {
-        let Operation::Write { document, drop_tail, append, commit, seed, .. } = operation else { return Ok(()) };
+        let Operation::Write { document, drop_tail, append, commit, ttl_ms, seed, .. } = operation else {
+            return Ok(());
+        };
         let (name, id) = (memory.name().to_owned(), format!("d{document}"));
         let Some(Some(documents)) = self.model.memories.get_mut(&name).and_then(|maybe| maybe.first_mut()) else {
             return Err(format!("memory {name} should not be"));
         };
         let maybe = documents.entry(id.clone()).or_insert_with(|| vec![None]);
-        let mut texts = maybe[0].clone().unwrap_or_default();
+        let (mut texts, _) = maybe[0].clone().unwrap_or_default();
         let mut writer = match memory.writer(&id, BTreeMap::new()) {
             Err(error) if injected(&error) => return Ok(()),
             other => other.map_err(|error| error.to_string())?,
@@ -332,20 +347,42 @@ impl World {
         if !commit {
             return Ok(());
         }
+        writer.set_ttl_ms(*ttl_ms).map_err(|error| error.to_string())?;
+        let expires = ttl_ms.map(|ttl_ms| self.clock.load(Ordering::Relaxed) + ttl_ms);
         match writer.commit(ResumePoint { safe_byte: at.1, safe_token: at.0, complete: false }) {
             Ok(committed) => {
                 hold!(committed.chunks == texts.len() as u64, "{} chunks acknowledged", committed.chunks);
-                *maybe = vec![Some(texts)];
+                *maybe = vec![Some((texts, expires))];
             }
             // Readers see what was; a crash may bring what was tried.
-            Err(error) if injected(&error) => maybe.push(Some(texts)),
+            Err(error) if injected(&error) => maybe.push(Some((texts, expires))),
             Err(error) => return Err(error.to_string()),
         }
         Ok(())
     }
 
+    /// Time passes: what is due is not there any more, whatever becomes of its bytes.
+    fn pass(&mut self, ms: u64) {
+        let now = self.clock.fetch_add(ms, Ordering::Relaxed) + ms;
+        for documents in self.model.memories.values_mut().flatten().flatten() {
+            for document in documents.values_mut().flatten() {
+                if document.as_ref().is_some_and(|(_, expires)| expires.is_some_and(|expires| expires <= now)) {
+                    *document = None;
+                }
+            }
+        }
+    }
+
+    fn expire(&self) -> Result<(), String> {
+        match self.store()?.expire() {
+            Err(error) if !injected(&error) => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
     fn run(&mut self, operation: &Operation) -> Result<(), String> {
-        self.clock.fetch_add(1000, Ordering::Relaxed);
+        let ms = if let Operation::Wait { ms } = operation { *ms } else { 1000 };
+        self.pass(ms);
         let name = |memory: &u8| format!("m{memory}");
         match operation {
             Operation::Create { memory } => {
@@ -401,6 +438,8 @@ impl World {
                     self.held.push((snapshot, listed));
                 }
             }
+            Operation::Wait { .. } => {}
+            Operation::Expire => self.expire()?,
             Operation::LetGo => self.held.clear(),
             Operation::Search { memory, seed } => {
                 if let Some(memory) = self.memory(&name(memory))? {
@@ -454,13 +493,13 @@ fn listed(snapshot: &Snapshot) -> Result<Vec<(ChunkId, String)>, String> {
     Ok(infos.into_iter().map(|info| (info.id, info.text)).collect())
 }
 
-fn documents(memory: &Memory) -> Result<BTreeMap<String, Texts>, String> {
+fn documents(memory: &Memory) -> Result<BTreeMap<String, Document>, String> {
     let text = |error: Error| error.to_string();
     let mut documents = BTreeMap::new();
     for info in memory.list_documents(None, 100).map_err(text)? {
         let chunks = memory.document_chunks(&info.id, 0, usize::MAX).map_err(text)?;
         hold!(chunks.len() as u64 == info.chunks, "document {} has {} chunks", info.id, chunks.len());
-        documents.insert(info.id, chunks.into_iter().map(|chunk| chunk.text).collect());
+        documents.insert(info.id, (chunks.into_iter().map(|chunk| chunk.text).collect(), info.expires_unix_ms));
     }
     Ok(documents)
 }
@@ -479,7 +518,15 @@ fn run(seed: u64, operations: &[Operation]) -> Result<(), String> {
         world.run(&Operation::Create { memory: 0 })?;
         let append = vec![8; 6];
         let seed = seed.wrapping_mul(STEP).wrapping_add(STEP / 2);
-        world.run(&Operation::Write { memory: 0, document: 0, drop_tail: 9, append, commit: true, seed })?;
+        world.run(&Operation::Write {
+            memory: 0,
+            document: 0,
+            drop_tail: 9,
+            append,
+            commit: true,
+            ttl_ms: None,
+            seed,
+        })?;
         world.run(&Operation::Compact { memory: 0 })?;
         world.check_all(true)
     }));

@@ -22,16 +22,16 @@ pub(crate) fn duration(ttl_ms: u64) -> Duration {
     Duration { seconds: (ttl_ms / 1000) as i64, nanos: (ttl_ms % 1000) as i32 * 1_000_000 }
 }
 
-/// What a document's new time to live is to be: `None` leaves it, `Some(None)` takes it away.
-pub(crate) fn new_ttl(ttl: Option<&Duration>) -> Option<Option<u64>> {
-    ttl.and_then(ttl_ms).map(limit)
+/// A new time to live; `None` takes it away.
+pub(crate) fn new_ttl(ttl: &Duration) -> Option<u64> {
+    ttl_ms(ttl).and_then(limit)
 }
 
 /// The limits of a new memory.
 pub(crate) fn limits(request: &v1::CreateMemoryRequest) -> MemoryLimits {
     MemoryLimits {
-        ttl_ms: new_ttl(request.ttl.as_ref()).flatten(),
-        document_ttl_ms: new_ttl(request.document_ttl.as_ref()).flatten(),
+        ttl_ms: request.ttl.as_ref().and_then(new_ttl),
+        document_ttl_ms: request.document_ttl.as_ref().and_then(new_ttl),
         max_tokens: request.max_tokens.and_then(limit),
         max_bytes: request.max_bytes.and_then(limit),
     }
@@ -40,8 +40,8 @@ pub(crate) fn limits(request: &v1::CreateMemoryRequest) -> MemoryLimits {
 /// Changes limits as a request says.
 pub(crate) fn update(limits: &mut MemoryLimits, request: &v1::UpdateMemoryRequest) {
     let changes = [
-        (&mut limits.ttl_ms, new_ttl(request.ttl.as_ref())),
-        (&mut limits.document_ttl_ms, new_ttl(request.document_ttl.as_ref())),
+        (&mut limits.ttl_ms, request.ttl.as_ref().map(new_ttl)),
+        (&mut limits.document_ttl_ms, request.document_ttl.as_ref().map(new_ttl)),
         (&mut limits.max_tokens, request.max_tokens.map(limit)),
         (&mut limits.max_bytes, request.max_bytes.map(limit)),
     ];

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mnemon_memory_store::Store;
+use mnemon_memory_store::{Expired, Store};
 use tokio::time::MissedTickBehavior;
 
 use crate::parts::Common;
@@ -33,12 +33,12 @@ pub(crate) async fn run(store: Store, common: Weak<Common>) {
 async fn sweep(store: &Store, common: &Arc<Common>) {
     let store = store.clone();
     match tasks::store(common, move || store.expire()).await {
-        Ok(expired) if expired == Default::default() => {}
+        Ok(expired) if expired == Expired::default() => {}
         Ok(expired) => {
             tracing::info!(memories = expired.memories, documents = expired.documents, "deleted what expired");
         }
         Err(status) => {
-            tracing::warn!(message = status.message(), "what expired could not be deleted; the next sweep will")
+            tracing::warn!(message = status.message(), "what expired could not be deleted; the next sweep will");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Times to live and sizes as people write them.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use mnemon_client::v1;
@@ -80,12 +81,13 @@ fn ttl(span: &Duration) -> String {
     let (mut rest, mut text) = (span.as_secs(), String::new());
     for (unit, seconds) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
         if rest >= seconds {
-            text.push_str(&format!("{}{unit}", rest / seconds));
+            // Writing to a string does not fail.
+            let _ = write!(text, "{}{unit}", rest / seconds);
             rest %= seconds;
         }
     }
     if span.subsec_millis() > 0 {
-        text.push_str(&format!("{}ms", span.subsec_millis()));
+        let _ = write!(text, "{}ms", span.subsec_millis());
     }
     text
 }

@@ -31,6 +31,7 @@ pub const PUSH_BYTES_MAX: usize = 4 << 20;
 /// What ends up in the memory depends on the text and `segment_tokens` alone: it is the same, to the last bit, for
 /// any pieces, any interruption that was resumed, and any way of appending (on one machine and build). After an error
 /// the encoder is spent; what was committed stays.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own; together they are no state")]
 pub struct DocumentEncoder {
     model: Arc<Model>,
     memory: Arc<dyn OpenMemory>,

@@ -218,8 +218,8 @@ fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<Docume
     if mode != v1::IngestMode::Resume || !encoder.is_stored_whole() {
         memory.check_room(&start.document_id)?;
     }
-    if let Some(ttl_ms) = lifetime::new_ttl(start.ttl.as_ref()) {
-        encoder.set_ttl_ms(ttl_ms)?;
+    if let Some(ttl) = &start.ttl {
+        encoder.set_ttl_ms(lifetime::new_ttl(ttl))?;
     }
     Ok(encoder)
 }

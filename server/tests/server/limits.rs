@@ -10,6 +10,8 @@ use crate::world::*;
 /// Long enough to look at what is there, short enough to wait for.
 const SHORT: Duration = Duration::from_millis(1500);
 
+// As the fields of the contract are.
+#[allow(clippy::unnecessary_wraps)]
 fn span(duration: Duration) -> Option<prost_types::Duration> {
     Some(duration.try_into().unwrap())
 }

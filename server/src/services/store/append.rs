@@ -102,8 +102,8 @@ fn append(
     let memory = store.memory(tenant.name(), &start.memory).map_err(told)?;
     memory.require_fingerprint(&wire::fingerprint("start.fingerprint", &start.fingerprint)?).map_err(told)?;
     let mut writer = memory.writer(&start.document_id, start.metadata.into_iter().collect()).map_err(told)?;
-    if let Some(ttl_ms) = lifetime::new_ttl(start.ttl.as_ref()) {
-        writer.set_ttl_ms(ttl_ms).map_err(told)?;
+    if let Some(ttl) = &start.ttl {
+        writer.set_ttl_ms(lifetime::new_ttl(ttl)).map_err(told)?;
     }
     let state = writer.state();
     let mut target = if state.sequence == start.after_sequence {
