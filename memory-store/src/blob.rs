@@ -58,8 +58,8 @@ impl ChunkHeader {
         input.take(FIXED)?;
         let header = Self {
             body_start: total as u32,
-            blob: input.u64()?,
-            memory_number: input.u64()?,
+            blob: input.number()?,
+            memory_number: input.number()?,
             tenant: input.text()?,
             memory: input.text()?,
             spec: MemorySpec {
@@ -68,16 +68,16 @@ impl ChunkHeader {
                 model_name: input.text()?,
                 description: input.text()?,
             },
-            document: input.u64()?,
+            document: input.number()?,
             document_id: input.text()?,
             metadata: input.map()?,
-            first_chunk: input.u64()?,
-            first_ordinal: input.u64()?,
-            token_start: input.u64()?,
-            byte_start: input.u64()?,
+            first_chunk: input.number()?,
+            first_ordinal: input.number()?,
+            token_start: input.number()?,
+            byte_start: input.number()?,
             chunks: input.u32()?,
-            body_bytes: input.u64()?,
-            after: if format == 1 { 0 } else { input.u64()? },
+            body_bytes: input.number()?,
+            after: if format == 1 { 0 } else { input.number()? },
         };
         input.end()?;
         Ok(header)
@@ -230,7 +230,12 @@ fn inspect_chunk(
     faults: &mut Vec<String>,
 ) -> bool {
     let (place, next) = (record.places[index], record.places[index + 1]);
-    let layout = Layout::new(geometry, (next.tokens - place.tokens) as usize);
+    let tokens = next.tokens - place.tokens;
+    if tokens > geometry.chunk_tokens {
+        faults.push(format!("it should have {tokens} tokens, more than its memory allows"));
+        return false;
+    }
+    let layout = Layout::new(geometry, tokens as usize);
     if bytes.len() < layout.meta_offset() {
         faults.push("it is too short".into());
         return false;

@@ -22,6 +22,7 @@
 //! | `index` | flat scan; graphs: build, extend, freeze, search |
 //! | `blob`, `check` | every byte of a store that is not open verified, and rebuilt where that can be done |
 //! | `compact` | blobs with dead chunks, and many small ones, are written anew |
+//! | `fuzzing` | every parser of bytes, for fuzzers; behind the feature of this name |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
 //! # Invariants
@@ -47,6 +48,9 @@ mod compact;
 mod core;
 mod error;
 mod extent;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod geometry;
 pub mod index;
 mod info;

@@ -11,6 +11,7 @@ use crate::names::check_name;
 use crate::records::{
     DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND, SegmentRecord,
     VERSION_KEY, decode_sequence, decode_version, encode_sequence, encode_version, memory_key, name_key, names_of,
+    number_in_key,
 };
 use crate::seal::Sealer;
 use crate::state::{LiveExtent, MemoryState, Segment};
@@ -258,8 +259,8 @@ fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
 }
 
 fn trailing_number(key: &[u8]) -> Result<u64> {
-    let number = key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
-    number.ok_or_else(|| Error::Damaged { what: "a key of the catalog".into(), why: "it is too short".into() })
+    let number = key.len().checked_sub(8).and_then(|at| number_in_key(key, at));
+    number.ok_or_else(|| Error::Damaged { what: "a key of the catalog".into(), why: "its number is missing".into() })
 }
 
 fn new_cell((tenant, name): (String, String), record: NameRecord, state: MemoryState) -> Cell {
@@ -359,6 +360,9 @@ fn load_state(core: &Core, name: &str, record: &NameRecord) -> Result<MemoryStat
         let first_chunk = trailing_number(&key)?;
         let extent = ExtentRecord::decode(&value, &format!("the record of chunk {first_chunk} in memory {name}"))?;
         let live = extent.live;
+        if extent.longest_chunk() > record.spec.geometry.chunk_tokens {
+            return Err(damaged(format!("chunk {first_chunk} or one after it is longer than a chunk may be")));
+        }
         let Some((id, _)) = documents.get(&extent.document) else {
             return Err(damaged(format!("chunk {first_chunk} belongs to no document")));
         };
