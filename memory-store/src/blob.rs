@@ -168,7 +168,7 @@ pub(crate) fn find_stale(
 pub(crate) struct Inspection {
     /// Whether each chunk is whole: keys, values, tokens and text.
     pub(crate) sound: Vec<bool>,
-    /// Everything that is not as it should be, in order.
+    /// Everything that is not as it should be, in order. Chunks are counted within their document.
     pub(crate) faults: Vec<String>,
 }
 
@@ -194,13 +194,13 @@ pub(crate) fn inspect(bytes: &[u8], record: &ExtentRecord, first_chunk: u64, geo
         let range = start.saturating_add(pair[0].offset as usize)..start.saturating_add(pair[1].offset as usize);
         let Some(chunk) = bytes.get(range) else {
             found.sound.push(false);
-            found.faults.push(format!("chunk {} lies past its end", first_chunk + index as u64));
+            found.faults.push(format!("chunk {} lies past its end", record.first_ordinal + index as u64));
             continue;
         };
         let faults = found.faults.len();
         let sound = inspect_chunk(chunk, record, index, geometry, &mut found.faults);
         for fault in &mut found.faults[faults..] {
-            *fault = format!("chunk {}: {fault}", first_chunk + index as u64);
+            *fault = format!("chunk {}: {fault}", record.first_ordinal + index as u64);
         }
         found.sound.push(sound);
     }
