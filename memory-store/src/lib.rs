@@ -38,6 +38,10 @@
 //! Memory grows with the configured caches, with 12 bytes for each chunk, some 300 for each commit and 1 KiB for each
 //! memory; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about half of the index
 //! cache at most, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
+//!
+//! Measured with 10 million tokens of the default model's geometry in 1,221 commits and the default caches (1 GiB of index,
+//! 128 MiB of chunks, 64 MiB of catalog): a process that opened them and searched all of them twice, 0.26 million entries in a
+//! graph and the rest scanned, had 1,115 MB resident and 1,240 MB at most: the full index cache and what one search reads.
 
 mod blob;
 mod cache;
