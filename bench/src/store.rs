@@ -25,6 +25,8 @@ use crate::{
 
 const DIM: usize = 64;
 const CHUNK_TOKENS: usize = 64;
+/// Chunks whose keys are in memory at once: those of a million tokens.
+const PIECE_CHUNKS: usize = 1 << 14;
 
 /// See the module.
 #[derive(Debug, clap::Args)]
@@ -92,6 +94,13 @@ fn chunk(at: (u64, u64), keys: &[f32]) -> KvChunk {
         values: vec![keys.iter().rev().copied().collect()],
         importance: Vec::new(),
     }
+}
+
+/// A memory number of this process, from the system; MB.
+fn memory_mb(name: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kb = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().nth(1)?.parse::<f64>().ok());
+    kb.map_or(f64::NAN, |kb| kb * 1024.0 / 1e6)
 }
 
 /// Appends `chunks` of `keys` in turn, so many a commit; returns the time that it took.
@@ -196,15 +205,22 @@ fn write_plainly(folder: &Path, bytes: u64, times: usize, syncs: usize) -> Resul
 fn whole(arguments: &Arguments, folder: &Path) -> Result<Value> {
     let chunks = (arguments.tokens as usize).div_ceil(CHUNK_TOKENS);
     let tokens = (chunks * CHUNK_TOKENS) as f64;
-    let keys = vectors::clustered(chunks * CHUNK_TOKENS, 1, DIM, 3).keys;
     let store = open(folder)?;
     let memory = store.create_memory("bench", "text", spec(KvDtype::Int8))?;
     let mut writer = memory.writer("text", BTreeMap::new())?;
-    let appending = fill(&mut writer, &keys, chunks, 128)?;
+    let mut appending = Duration::ZERO;
+    // In pieces: the vectors of ten million tokens would take more memory than what is measured.
+    for first in (0..chunks).step_by(PIECE_CHUNKS) {
+        let piece = PIECE_CHUNKS.min(chunks - first);
+        let keys = vectors::clustered(piece * CHUNK_TOKENS, 1, DIM, 3 + (first / PIECE_CHUNKS) as u64).keys;
+        appending += fill(&mut writer, &keys, piece, 128)?;
+    }
     drop(writer);
+    let appended_mb = memory_mb("VmHWM");
     let start = Instant::now();
     store.seal_all()?;
     let sealing = start.elapsed();
+    let sealed_mb = memory_mb("VmHWM");
     let info = memory.info();
     drop((memory, store));
     let catalog = sizes(folder)?.get("catalog").copied().unwrap_or(0);
@@ -212,7 +228,11 @@ fn whole(arguments: &Arguments, folder: &Path) -> Result<Value> {
     let (kv, index) = (info.stored_bytes as f64 / tokens, info.index_bytes as f64 / tokens);
     let text = info.text_bytes as f64 / tokens + 4.0;
     println!("\na memory of {tokens} tokens, {} of them not in a graph", info.unsealed_entries);
-    println!("  appended in {:.1} s, sealed in {:.1} s", appending.as_secs_f64(), sealing.as_secs_f64());
+    println!(
+        "  appended in {:.1} s ({appended_mb:.0} MB at most), sealed in {:.1} s ({sealed_mb:.0} MB at most)",
+        appending.as_secs_f64(),
+        sealing.as_secs_f64()
+    );
     println!(
         "  bytes a token: {raw} as raw binary16; {kv:.1} in chunks, {text:.1} of them text and token ids ({:.2} without them);",
         (kv - text) / raw
@@ -234,17 +254,19 @@ fn whole(arguments: &Arguments, folder: &Path) -> Result<Value> {
         values[values.len() / 2]
     };
     println!(
-        "  a new process: open {:.0} ms, first search after {:.0} ms, {:.0} ms in all; a second search {:.2} ms; {:.0} MB resident",
+        "  a new process: open {:.0} ms, first search after {:.0} ms, {:.0} ms in all; a second search {:.2} ms; {:.0} MB resident, {:.0} at most",
         median("open_ms"),
         median("first_search_ms"),
         median("process_ms"),
         median("second_search_ms"),
         median("resident_mb"),
+        median("peak_mb"),
     );
     Ok(json!({
         "tokens": tokens, "unsealed_entries": info.unsealed_entries, "raw_bytes": raw, "chunk_bytes": kv,
         "text_bytes": text, "graph_bytes": index, "catalog_bytes": catalog as f64 / tokens,
-        "append_seconds": appending.as_secs_f64(), "seal_seconds": sealing.as_secs_f64(), "probes": probes,
+        "append_seconds": appending.as_secs_f64(), "seal_seconds": sealing.as_secs_f64(),
+        "append_peak_mb": appended_mb, "seal_peak_mb": sealed_mb, "probes": probes,
     }))
 }
 
@@ -265,11 +287,9 @@ fn probe(folder: &Path) -> Result<()> {
     search(&memory)?;
     let first_search_ms = start.elapsed().as_secs_f64() * 1e3;
     let second_search_ms = search(&memory)?;
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(f64::NAN);
     let row = json!({
         "open_ms": open_ms, "first_search_ms": first_search_ms, "second_search_ms": second_search_ms,
-        "resident_mb": pages * 4096.0 / 1e6,
+        "resident_mb": memory_mb("VmRSS"), "peak_mb": memory_mb("VmHWM"),
     });
     println!("{row}");
     Ok(())

@@ -58,8 +58,8 @@ impl ChunkHeader {
         input.take(FIXED)?;
         let header = Self {
             body_start: total as u32,
-            blob: input.u64()?,
-            memory_number: input.u64()?,
+            blob: input.number()?,
+            memory_number: input.number()?,
             tenant: input.text()?,
             memory: input.text()?,
             spec: MemorySpec {
@@ -68,16 +68,16 @@ impl ChunkHeader {
                 model_name: input.text()?,
                 description: input.text()?,
             },
-            document: input.u64()?,
+            document: input.number()?,
             document_id: input.text()?,
             metadata: input.map()?,
-            first_chunk: input.u64()?,
-            first_ordinal: input.u64()?,
-            token_start: input.u64()?,
-            byte_start: input.u64()?,
+            first_chunk: input.number()?,
+            first_ordinal: input.number()?,
+            token_start: input.number()?,
+            byte_start: input.number()?,
             chunks: input.u32()?,
-            body_bytes: input.u64()?,
-            after: if format == 1 { 0 } else { input.u64()? },
+            body_bytes: input.number()?,
+            after: if format == 1 { 0 } else { input.number()? },
         };
         input.end()?;
         Ok(header)
@@ -168,7 +168,7 @@ pub(crate) fn find_stale(
 pub(crate) struct Inspection {
     /// Whether each chunk is whole: keys, values, tokens and text.
     pub(crate) sound: Vec<bool>,
-    /// Everything that is not as it should be, in order.
+    /// Everything that is not as it should be, in order. Chunks are counted within their document.
     pub(crate) faults: Vec<String>,
 }
 
@@ -194,13 +194,13 @@ pub(crate) fn inspect(bytes: &[u8], record: &ExtentRecord, first_chunk: u64, geo
         let range = start.saturating_add(pair[0].offset as usize)..start.saturating_add(pair[1].offset as usize);
         let Some(chunk) = bytes.get(range) else {
             found.sound.push(false);
-            found.faults.push(format!("chunk {} lies past its end", first_chunk + index as u64));
+            found.faults.push(format!("chunk {} lies past its end", record.first_ordinal + index as u64));
             continue;
         };
         let faults = found.faults.len();
         let sound = inspect_chunk(chunk, record, index, geometry, &mut found.faults);
         for fault in &mut found.faults[faults..] {
-            *fault = format!("chunk {}: {fault}", first_chunk + index as u64);
+            *fault = format!("chunk {}: {fault}", record.first_ordinal + index as u64);
         }
         found.sound.push(sound);
     }
@@ -230,7 +230,12 @@ pub(crate) fn inspect_chunk(
     faults: &mut Vec<String>,
 ) -> bool {
     let (place, next) = (record.places[index], record.places[index + 1]);
-    let layout = Layout::new(geometry, (next.tokens - place.tokens) as usize);
+    let tokens = next.tokens - place.tokens;
+    if tokens > geometry.chunk_tokens {
+        faults.push(format!("it should have {tokens} tokens, more than its memory allows"));
+        return false;
+    }
+    let layout = Layout::new(geometry, tokens as usize);
     if bytes.len() < layout.meta_offset() {
         faults.push("it is too short".into());
         return false;

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::{EntryPolicy, Error, Fingerprint, KvDtype, KvGeometry, Result};
 
+/// Numbers of things, lengths and offsets stay below: sums of them do not overflow.
+pub(crate) const NUMBER_MAX: u64 = 1 << 56;
+
 /// Appends values to a byte string.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
@@ -158,6 +161,12 @@ impl<'a> Decoder<'a> {
 
     pub(crate) fn u64(&mut self) -> Result<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// A number of a thing, a length or an offset.
+    pub(crate) fn number(&mut self) -> Result<u64> {
+        let number = self.u64()?;
+        if number < NUMBER_MAX { Ok(number) } else { Err(self.damaged("a number is out of range")) }
     }
 
     /// A count of things that take at least `least_bytes` each: cannot ask for more than is there.

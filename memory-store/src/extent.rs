@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::codec::{Decoder, Encoder};
+use crate::codec::{Decoder, Encoder, NUMBER_MAX};
 use crate::numbers::{decode_side, encode_side};
 use crate::records::ExtentRecord;
 use crate::storage::Storage;
@@ -33,7 +33,8 @@ pub(crate) fn chunks_blob_name(number: u64) -> String {
 
 /// The number in the name of a blob; 0 when there is none.
 pub(crate) fn number_of(name: &str) -> u64 {
-    name.split_once('-').and_then(|(_, number)| u64::from_str_radix(number, 16).ok()).unwrap_or(0)
+    let number = name.split_once('-').and_then(|(_, number)| u64::from_str_radix(number, 16).ok());
+    number.filter(|number| *number < NUMBER_MAX).unwrap_or(0)
 }
 
 /// A blob that is deleted when it is doomed and nobody can see it any more.

@@ -27,6 +27,7 @@
 //! | `quota` | how much memories and tenants may hold |
 //! | `archive` | a memory as one file: export, import; a memory takes the place of another |
 //! | `compact` | blobs with dead chunks, and many small ones, are written anew |
+//! | `fuzzing` | every parser of bytes, for fuzzers; behind the feature of this name |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
 //! # Invariants
@@ -43,6 +44,10 @@
 //! Memory grows with the configured caches, with 12 bytes for each chunk, some 300 for each commit, 1 KiB for each
 //! memory and 200 for each document that has a time to live; a writer buffers [`StoreOptions::writer_buffer_bytes`] and one chunk; sealing takes about half of the index
 //! cache at most, one graph at a time. Threads: one that seals, and [`StoreOptions::seal_threads`].
+//!
+//! Measured with 10 million tokens of the default model's geometry in 1,221 commits and the default caches (1 GiB of index,
+//! 128 MiB of chunks, 64 MiB of catalog): a process that opened them and searched all of them twice, 0.26 million entries in a
+//! graph and the rest scanned, had 1,115 MB resident and 1,240 MB at most: the full index cache and what one search reads.
 
 pub mod archive;
 mod blob;
@@ -56,6 +61,9 @@ mod core;
 mod error;
 mod expiry;
 mod extent;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod geometry;
 pub mod index;
 mod info;

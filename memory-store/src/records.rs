@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{Decoder, Encoder};
+use crate::codec::{Decoder, Encoder, NUMBER_MAX};
 use crate::extent::ChunkPlace;
 use crate::{DocumentInfo, MemoryLimits, MemorySpec, Result, ResumePoint};
 
@@ -69,11 +69,11 @@ impl ChangeRecord {
 
     /// Reads the record, which was eight bytes without a checksum once.
     pub(crate) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
-        if let Ok(bytes) = <[u8; 8]>::try_from(bytes) {
-            return Ok(Self { sequence: u64::from_le_bytes(bytes), changed_unix_ms: 0 });
+        if bytes.len() == 8 {
+            return Ok(Self { sequence: Decoder::new(bytes, what).number()?, changed_unix_ms: 0 });
         }
         let mut input = Decoder::checked(bytes, what)?;
-        let sequence = input.u64()?;
+        let sequence = input.number()?;
         let record = Self { sequence, changed_unix_ms: if input.is_empty() { 0 } else { input.u64()? } };
         input.end()?;
         Ok(record)
@@ -103,10 +103,16 @@ pub(crate) fn decode_reserved(bytes: &[u8]) -> Result<[u64; NUMBERS]> {
     let mut input = Decoder::checked(bytes, "the record of reserved numbers")?;
     let mut reserved = [0; NUMBERS];
     for number in &mut reserved {
-        *number = input.u64()?;
+        *number = input.number()?;
     }
     input.end()?;
     Ok(reserved)
+}
+
+/// The number that stands in a key from byte `at` on.
+pub(crate) fn number_in_key(key: &[u8], at: usize) -> Option<u64> {
+    let number = key.get(at..)?.first_chunk::<8>().map(|number| u64::from_be_bytes(*number))?;
+    (number < NUMBER_MAX).then_some(number)
 }
 
 /// Tenant and name in the key of a memory.
@@ -159,7 +165,7 @@ impl NameRecord {
     pub(crate) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let mut input = Decoder::checked(bytes, what)?;
         let record = Self {
-            number: input.u64()?,
+            number: input.number()?,
             created_unix_ms: input.u64()?,
             spec: MemorySpec {
                 fingerprint: input.fingerprint()?,
@@ -222,16 +228,16 @@ impl DocumentRecord {
     pub(crate) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let mut input = Decoder::checked(bytes, what)?;
         let record = Self {
-            number: input.u64()?,
+            number: input.number()?,
             created_unix_ms: input.u64()?,
             updated_unix_ms: input.u64()?,
-            sequence: input.u64()?,
-            chunks: input.u64()?,
-            tokens: input.u64()?,
-            bytes: input.u64()?,
+            sequence: input.number()?,
+            chunks: input.number()?,
+            tokens: input.number()?,
+            bytes: input.number()?,
             resume: ResumePoint { safe_byte: input.u64()?, safe_token: input.u64()?, complete: input.u8()? != 0 },
             metadata: input.map()?,
-            lost_chunks: if input.is_empty() { 0 } else { input.u64()? },
+            lost_chunks: if input.is_empty() { 0 } else { input.number()? },
             ttl_ms: if input.is_empty() { None } else { Some(input.u64()?).filter(|ttl_ms| *ttl_ms > 0) },
         };
         input.end()?;
@@ -284,16 +290,21 @@ impl ExtentRecord {
         out.checked()
     }
 
+    /// Tokens of its longest chunk.
+    pub(crate) fn longest_chunk(&self) -> u32 {
+        self.places.windows(2).map(|pair| pair[1].tokens.saturating_sub(pair[0].tokens)).max().unwrap_or(0)
+    }
+
     pub(crate) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let mut input = Decoder::checked(bytes, what)?;
         let mut record = Self {
-            blob: input.u64()?,
-            blob_bytes: input.u64()?,
+            blob: input.number()?,
+            blob_bytes: input.number()?,
             body_start: input.u32()?,
-            document: input.u64()?,
-            first_ordinal: input.u64()?,
-            token_start: input.u64()?,
-            byte_start: input.u64()?,
+            document: input.number()?,
+            first_ordinal: input.number()?,
+            token_start: input.number()?,
+            byte_start: input.number()?,
             live: input.u32()?,
             places: Vec::new(),
         };
@@ -305,7 +316,8 @@ impl ExtentRecord {
         let ascending = record.places.windows(2).all(|pair| {
             pair[0].offset < pair[1].offset && pair[0].tokens < pair[1].tokens && pair[0].bytes <= pair[1].bytes
         });
-        if count < 2 || record.live as usize >= count || !ascending {
+        let from_start = record.places.first() == Some(&ChunkPlace::default());
+        if count < 2 || record.live as usize >= count || !ascending || !from_start {
             return Err(input.damaged("its table of chunks is inconsistent"));
         }
         Ok(record)
@@ -348,12 +360,12 @@ impl SegmentRecord {
 
     pub(crate) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
         let mut input = Decoder::checked(bytes, what)?;
-        let (chunks, entries) = (input.u64()?, input.u32()?);
+        let (chunks, entries) = (input.number()?, input.u32()?);
         let count = input.count(8)?;
         let extents = (0..count).map(|_| input.u64()).collect::<Result<_>>()?;
         let count = input.count(16)?;
         let graphs = (0..count)
-            .map(|_| Ok(GraphRecord { blob: input.u64()?, blob_bytes: input.u64()? }))
+            .map(|_| Ok(GraphRecord { blob: input.number()?, blob_bytes: input.number()? }))
             .collect::<Result<_>>()?;
         input.end()?;
         Ok(Self { chunks, entries, extents, graphs })

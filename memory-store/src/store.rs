@@ -14,6 +14,7 @@ use crate::quota::{Held, check_memories};
 use crate::records::{
     COPY_KIND, ChangeRecord, DocumentRecord, ExtentRecord, FORMAT_VERSION, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND,
     SegmentRecord, VERSION_KEY, decode_version, encode_sequence, encode_version, memory_key, name_key, names_of,
+    number_in_key,
 };
 use crate::seal::Sealer;
 use crate::state::{LiveExtent, MemoryState, Segment};
@@ -312,8 +313,8 @@ pub(crate) fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
 }
 
 fn trailing_number(key: &[u8]) -> Result<u64> {
-    let number = key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes));
-    number.ok_or_else(|| Error::Damaged { what: "a key of the catalog".into(), why: "it is too short".into() })
+    let number = key.len().checked_sub(8).and_then(|at| number_in_key(key, at));
+    number.ok_or_else(|| Error::Damaged { what: "a key of the catalog".into(), why: "its number is missing".into() })
 }
 
 pub(crate) fn new_cell(
@@ -425,6 +426,9 @@ fn load_state(core: &Core, name: &str, record: &NameRecord) -> Result<(MemorySta
         let first_chunk = trailing_number(&key)?;
         let extent = ExtentRecord::decode(&value, &format!("the record of chunk {first_chunk} in memory {name}"))?;
         let live = extent.live;
+        if extent.longest_chunk() > record.spec.geometry.chunk_tokens {
+            return Err(damaged(format!("chunk {first_chunk} or one after it is longer than a chunk may be")));
+        }
         let Some((id, _)) = documents.get(&extent.document) else {
             return Err(damaged(format!("chunk {first_chunk} belongs to no document")));
         };

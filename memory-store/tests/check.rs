@@ -5,7 +5,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{extend, open, options, queries, search, small_spec, texts, write_document};
@@ -14,6 +14,8 @@ use mnemon_memory_store::storage::Batch;
 use mnemon_memory_store::{
     Error, InMemoryStorage, Memory, Recall, ResumePoint, SledOptions, SledStorage, Storage, Store, check, check_folder,
 };
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// Two memories: documents in several blobs, one with a truncated tail, sealed segments and a tail.
 fn fill(storage: &Arc<dyn Storage>) {
@@ -275,6 +277,34 @@ fn open_folder(folder: &Path) -> Arc<dyn Storage> {
     Arc::new(SledStorage::open(folder, SledOptions::default()).unwrap())
 }
 
+/// Flips one bit of a copy of `origin`; returns how many chunks a repair lost.
+fn flip(origin: &Path, whole: &Contents, name: &Path, bit: u64) -> usize {
+    let folder = tempfile::tempdir().unwrap();
+    copy_folder(origin, folder.path());
+    let mut damaged = std::fs::read(folder.path().join(name)).unwrap();
+    damaged[bit as usize / 8] ^= 1 << (bit % 8);
+    std::fs::write(folder.path().join(name), damaged).unwrap();
+    let shown = format!("{} bit {bit}", name.display());
+    let found = check_folder(folder.path(), false).unwrap();
+    assert!(!found.is_sound(), "{shown}");
+    if name.starts_with("catalog") {
+        // A server needs no repair where there is a copy.
+        let served = tempfile::tempdir().unwrap();
+        copy_folder(folder.path(), served.path());
+        assert_eq!(contents(&open_folder(served.path())), *whole, "{shown}");
+    }
+    let repaired = check_folder(folder.path(), true).unwrap();
+    assert_eq!(repaired.findings, found.findings, "{shown}");
+    assert!(check_folder(folder.path(), false).unwrap().is_sound(), "{shown}");
+    let lost = losses(&repaired);
+    let left: Contents = whole.clone().into_iter().filter(|(place, _)| !lost.contains(place)).collect();
+    assert_eq!(contents(&open_folder(folder.path())), left, "{shown}");
+    assert!(lost.len() <= 1, "{shown}");
+    lost.len()
+}
+
+/// `MNEMON_FLIPS=1000 cargo test --release -p mnemon-memory-store --test check closed_folder -- --nocapture` flips as many
+/// bits of each kind of file, wherever they fall.
 #[test]
 fn any_flipped_bit_of_a_closed_folder_is_found() {
     let origin = tempfile::tempdir().unwrap();
@@ -282,38 +312,37 @@ fn any_flipped_bit_of_a_closed_folder_is_found() {
     let report = check_folder(origin.path(), false).unwrap();
     assert!(report.is_sound(), "{:#?}", report.findings);
     let whole = contents(&open_folder(origin.path()));
-    let mut tried = 0;
+    let mut kinds: BTreeMap<String, Vec<(PathBuf, u64)>> = BTreeMap::new();
     for file in files(origin.path()) {
-        let bytes = std::fs::metadata(&file).unwrap().len();
         let name = file.strip_prefix(origin.path()).unwrap();
-        let in_catalog = name.starts_with("catalog");
-        for at in [0, bytes / 3, bytes * 2 / 3, bytes.saturating_sub(1)].into_iter().filter(|at| *at < bytes) {
-            let folder = tempfile::tempdir().unwrap();
-            copy_folder(origin.path(), folder.path());
-            let mut damaged = std::fs::read(folder.path().join(name)).unwrap();
-            damaged[at as usize] ^= 1;
-            std::fs::write(folder.path().join(name), damaged).unwrap();
-            let found = check_folder(folder.path(), false).unwrap();
-            assert!(!found.is_sound(), "{} at {at}", name.display());
-            assert_eq!(check_folder(folder.path(), true).unwrap().findings, found.findings);
-            assert!(check_folder(folder.path(), false).unwrap().is_sound(), "{} at {at}", name.display());
-            let left = contents(&open_folder(folder.path()));
-            if in_catalog {
-                assert_eq!(left, whole, "{} at {at}", name.display());
-            }
-            tried += 1;
-        }
-        if in_catalog {
-            // A server needs no repair where there is a copy.
-            let folder = tempfile::tempdir().unwrap();
-            copy_folder(origin.path(), folder.path());
-            let mut damaged = std::fs::read(folder.path().join(name)).unwrap();
-            damaged[bytes as usize / 2] ^= 1;
-            std::fs::write(folder.path().join(name), damaged).unwrap();
-            assert_eq!(contents(&open_folder(folder.path())), whole, "{}", name.display());
+        let kind = name.to_str().unwrap().split('-').next().unwrap();
+        let kind = if kind.starts_with("catalog/") { "files of sled" } else { kind };
+        let bits = 8 * std::fs::metadata(&file).unwrap().len();
+        // The lock is empty.
+        if bits > 0 {
+            kinds.entry(kind.to_owned()).or_default().push((name.to_owned(), bits));
         }
     }
-    assert!(tried > 20, "{tried}");
+    let names: Vec<_> = kinds.keys().map(String::as_str).collect();
+    assert_eq!(names, ["blobs/chunks", "blobs/graph", "catalog.copy", "files of sled"]);
+    let flips = std::env::var("MNEMON_FLIPS").ok().and_then(|flips| flips.parse::<u64>().ok());
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for (kind, files) in kinds {
+        let places: Vec<(&Path, u64)> = match flips {
+            Some(flips) => (0..flips)
+                .map(|_| {
+                    let (name, bits) = &files[rng.random_range(0..files.len())];
+                    (name.as_path(), rng.random_range(0..*bits))
+                })
+                .collect(),
+            None => files
+                .iter()
+                .flat_map(|(name, bits)| [0, bits / 3, bits * 2 / 3, bits - 1].map(|bit| (name.as_path(), bit)))
+                .collect(),
+        };
+        let lost: usize = places.iter().map(|(name, bit)| flip(origin.path(), &whole, name, *bit)).sum();
+        println!("{kind}: {} bits flipped, {} found, {lost} of them cost a chunk", places.len(), places.len());
+    }
 }
 
 #[test]

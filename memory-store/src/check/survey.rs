@@ -6,7 +6,7 @@ use crate::blob::ChunkHeader;
 use crate::extent::number_of;
 use crate::records::{
     COPY_KIND, DocumentRecord, ExtentRecord, NUMBERS, NameRecord, OLD_SEGMENT_KIND, SEGMENT_KIND, SegmentRecord,
-    decode_reserved, decode_sequence, decode_version, names_of,
+    decode_reserved, decode_sequence, decode_version, names_of, number_in_key,
 };
 use crate::storage::{Record, Storage};
 use crate::{Error, Result};
@@ -85,8 +85,7 @@ impl Survey {
 
     fn add(&mut self, key: Vec<u8>, value: Vec<u8>) {
         let what = format!("record {}", key.escape_ascii());
-        let number = |from: usize| key.get(from..from + 8)?.try_into().ok().map(u64::from_be_bytes);
-        let (memory, second, len) = (number(1), number(9), key.len());
+        let (memory, second, len) = (number_in_key(&key, 1), number_in_key(&key, 9), key.len());
         match (key.first().copied(), memory, second) {
             (Some(b'v'), ..) if len == 1 => self.version = Some(decode_version(&value)),
             (Some(b'r'), ..) if len == 1 => self.reserved = Some(decode_reserved(&value)),

@@ -29,6 +29,8 @@ mod skeleton;
 pub use build::{BuildParams, build_graph};
 pub use flat::FlatIndex;
 pub(crate) use flat::data_bytes;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use format::decode_graph_of_anyone;
 pub(crate) use format::{GraphOwner, graph_blob_name, read_graph, write_graph};
 pub use graph::{GraphIndex, MAX_GRAPH_ENTRIES};
 

@@ -85,9 +85,10 @@ pub(super) fn remove(directory: &Path) -> Result<()> {
     sync_folder(directory)
 }
 
-type Sum = (String, u64, [u8; 32]);
+/// Name, length and BLAKE3 of a file.
+pub(crate) type Sum = (String, u64, [u8; 32]);
 
-fn parse(bytes: &[u8], what: &str) -> Result<(Vec<Sum>, Vec<Record>)> {
+pub(crate) fn parse(bytes: &[u8], what: &str) -> Result<(Vec<Sum>, Vec<Record>)> {
     let damaged = |why: &str| Error::Damaged { what: what.to_owned(), why: why.to_owned() };
     let Some((body, sum)) = bytes.split_last_chunk::<32>() else { return Err(damaged("it is too short")) };
     if blake3::hash(body).as_bytes() != sum {

@@ -40,12 +40,19 @@ impl BlobFolder {
     }
 
     pub(super) fn read(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let (file, path) = self.open_range(name, offset, len)?;
         let mut bytes = vec![0; len];
-        self.read_into(name, offset, &mut bytes)?;
+        file.read_exact_at(&mut bytes, offset).map_err(io_error("read", &path))?;
         Ok(bytes)
     }
 
     pub(super) fn read_into(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<()> {
+        let (file, path) = self.open_range(name, offset, into.len())?;
+        file.read_exact_at(into, offset).map_err(io_error("read", &path))
+    }
+
+    /// The file of a blob that has `len` bytes from `offset` on.
+    fn open_range(&self, name: &str, offset: u64, len: usize) -> Result<(File, PathBuf)> {
         check_blob_name(name)?;
         let path = self.path.join(name);
         let damaged = |why: String| Error::Damaged { what: path.display().to_string(), why };
@@ -54,11 +61,10 @@ impl BlobFolder {
             other => other.map_err(io_error("open", &path))?,
         };
         let size = file.metadata().map_err(io_error("read the size of", &path))?.len();
-        let len = into.len();
         if offset.checked_add(len as u64).is_none_or(|end| end > size) {
             return Err(damaged(format!("{len} bytes at {offset} were asked, but it has {size} bytes")));
         }
-        file.read_exact_at(into, offset).map_err(io_error("read", &path))
+        Ok((file, path))
     }
 
     pub(super) fn delete(&self, name: &str) -> Result<()> {

@@ -18,6 +18,8 @@ mod memory;
 mod simulated;
 mod sled;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::copy::parse as parse_copy;
 pub use self::faulty::{Fault, FaultPlan, FaultyStorage};
 pub(crate) use self::folder::ClosedFolder;
 pub use self::memory::InMemoryStorage;

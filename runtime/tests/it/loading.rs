@@ -40,12 +40,12 @@ fn assert_golden(path: &Path, name: &str, tolerance: f32) {
     assert!(error < tolerance, "{error}");
 }
 
-fn tensors(path: &Path) -> HashMap<String, Tensor> {
+pub(crate) fn tensors(path: &Path) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
 /// Every matrix as bytes with a scale for each row.
-fn eight_bits(tensors: &HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+pub(crate) fn eight_bits(tensors: &HashMap<String, Tensor>) -> HashMap<String, Tensor> {
     let mut made = HashMap::new();
     for (name, tensor) in tensors {
         let Ok(matrix) = tensor.to_dtype(DType::F32).unwrap().to_vec2::<f32>() else {
@@ -94,7 +94,7 @@ fn matrices_of_bytes_without_their_scales_are_refused() {
 }
 
 /// A model trained with memory, taken apart: a folder without its memory parameters, and these as an adapter.
-fn taken_apart(change: impl FnOnce(&mut Value)) -> (tempfile::TempDir, std::path::PathBuf) {
+pub(crate) fn taken_apart(change: impl FnOnce(&mut Value)) -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = folder("memory_joint");
     edit(&folder.path().join("config.json"), |config| {
         // Neither the shift of keys nor memory layers: what is left is a pretrained model.
@@ -264,7 +264,7 @@ fn damaged_files_are_named() {
 }
 
 #[test]
-fn tensors_that_do_not_fit_are_named() {
+pub(crate) fn tensors_that_do_not_fit_are_named() {
     let folder = folder("llama_scaled");
     let path = folder.path().join("model.safetensors");
     let good = tensors(&path);

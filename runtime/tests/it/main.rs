@@ -8,4 +8,5 @@ mod golden;
 mod identity;
 mod loading;
 mod memory;
+mod mutations;
 mod positions;

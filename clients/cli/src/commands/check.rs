@@ -74,13 +74,15 @@ fn describe(finding: &Finding, loss: &Loss) -> String {
         finding.memory.as_ref().map_or_else(String::new, |(tenant, name)| format!(" in memory {tenant}/{name}"));
     let document = finding.document.as_deref().unwrap_or_default();
     format!(
-        "{} of document {}{memory}: chunks {} to {}, bytes {} to {}",
+        "{} of document {}{memory}: {}, bytes {} to {}",
         plural(loss.tokens.end - loss.tokens.start, "token"),
         harmless(document),
-        loss.chunks.start,
-        loss.chunks.end,
+        match (loss.chunks.start, loss.chunks.end.saturating_sub(1)) {
+            (first, last) if first < last => format!("chunks {first} to {last}"),
+            (only, _) => format!("chunk {only}"),
+        },
         loss.bytes.start,
-        loss.bytes.end,
+        loss.bytes.end.saturating_sub(1),
     )
 }
 
