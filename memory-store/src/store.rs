@@ -308,6 +308,8 @@ pub(crate) fn remove_memory_records(core: &Core, memory: u64) -> Result<()> {
     }
     // It stays: blobs of a memory that is neither known nor deleted tell that records were lost.
     let mut batch = Batch::default();
+    // Gone already: it tells the storage that this is a deletion, for which some space is kept.
+    batch.delete(memory_key(b'm', memory));
     batch.put(memory_key(b'g', memory), DELETED.to_vec());
     core.commit(&batch)
 }

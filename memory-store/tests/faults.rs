@@ -11,7 +11,8 @@ use std::sync::Arc;
 use common::{chunk, open, options, queries, search, small_spec, texts};
 use mnemon_memory_store::storage::{Fault, FaultPlan, FaultyStorage};
 use mnemon_memory_store::{
-    Error, InMemoryStorage, KvChunk, Memory, Recall, Result, ResumePoint, Storage, Store, StoreOptions, Writer,
+    Error, InMemoryStorage, KvChunk, Memory, Recall, Result, ResumePoint, SledOptions, SledStorage, Storage, Store,
+    StoreOptions, Writer,
 };
 
 /// What the workload was told: text of each document's chunks, as far as it was acknowledged.
@@ -178,4 +179,40 @@ fn a_failed_commit_leaves_the_store_as_before_and_can_be_repeated() {
             assert_eq!((document.chunks, document.resume), (3, resume), "{fault:?} at {at}");
         }
     }
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_can_be_freed() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = |min_free_bytes| {
+        let options = SledOptions { min_free_bytes, ..SledOptions::default() };
+        Arc::new(SledStorage::open(folder.path(), options).unwrap())
+    };
+    let write = |memory: &Memory, id: &str| -> Result<()> {
+        let mut writer = memory.writer(id, BTreeMap::new())?;
+        append(memory, &mut writer, &mut (0, 0), 1)?;
+        writer.commit(ResumePoint::default()).map(|_| ())
+    };
+    {
+        let store = open(storage(0));
+        for name in ["kept", "gone"] {
+            let memory = store.create_memory("tenant", name, small_spec()).unwrap();
+            write(&memory, "a").unwrap();
+            write(&memory, "b").unwrap();
+        }
+    }
+    // More than is free is to be kept free; a fourth of it is there.
+    let space = rustix::fs::statvfs(folder.path()).unwrap();
+    let store = open(storage(space.f_bavail * space.f_frsize * 2));
+    let memory = store.memory("tenant", "kept").unwrap();
+    assert!(matches!(write(&memory, "c"), Err(Error::NoSpace { .. })));
+    memory.delete_document("a").unwrap();
+    store.delete_memory("tenant", "gone").unwrap();
+    store.compact("tenant", None).unwrap();
+    assert!(matches!(write(&memory, "c"), Err(Error::NoSpace { .. })));
+    drop((memory, store));
+    let store = open(storage(space.f_bavail * space.f_frsize * 2));
+    let left = store.memory("tenant", "kept").unwrap().list_documents(None, 9).unwrap();
+    assert_eq!(left.iter().map(|document| document.id.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert!(store.memory("tenant", "gone").is_err());
 }

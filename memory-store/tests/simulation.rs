@@ -287,7 +287,11 @@ impl World {
         let snapshot = memory.snapshot().map_err(|error| error.to_string())?;
         let query = common::queries(1, 1, DIM, seed);
         let mut scores = Vec::new();
-        let listed = listed(&snapshot)?;
+        let listed = match listed(&snapshot) {
+            // Deleting what was due met the end of the disk.
+            Err(error) if error.contains("injected fault") => return Ok(()),
+            other => other?,
+        };
         for (_, text) in &listed {
             let keys = &self.model.keys[text];
             let product = |key: &[f32]| query.iter().zip(key).map(|(a, b)| a * b).sum::<f32>();

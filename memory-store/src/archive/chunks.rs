@@ -1,6 +1,5 @@
 //! Chunks of an archive, verified as a writer would.
 
-use super::format::count;
 use super::reader::{Current, refused};
 use crate::blob::inspect_chunk;
 use crate::codec::Decoder;
@@ -44,7 +43,7 @@ impl ArchiveChunks {
 /// Consecutive chunks that must follow what came before of the document at hand.
 pub(super) fn decode_chunks(contents: &[u8], current: &mut Current, geometry: &KvGeometry) -> Result<ArchiveChunks> {
     let mut input = Decoder::new(contents, "chunks");
-    let (first_ordinal, token_start, byte_start) = (count(&mut input)?, count(&mut input)?, count(&mut input)?);
+    let (first_ordinal, token_start, byte_start) = (input.number()?, input.number()?, input.number()?);
     let places = input.count(12)?;
     let places: Vec<ChunkPlace> = (0..places)
         .map(|_| Ok(ChunkPlace { offset: input.u32()?, tokens: input.u32()?, bytes: input.u32()? }))

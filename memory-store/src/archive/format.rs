@@ -18,23 +18,21 @@ pub const ARCHIVE_FORMAT: u32 = 1;
 /// Bytes of the contents of one section at most. A memory whose chunks are larger cannot be exported.
 pub const SECTION_BYTES_MAX: usize = 256 << 20;
 
-pub(super) const MAGIC: &[u8; 8] = b"MNMNARCH";
+pub(crate) const MAGIC: &[u8; 8] = b"MNMNARCH";
 /// Magic, format, checksum.
-pub(super) const HEADER_BYTES: usize = 8 + 4 + 4;
+pub(crate) const HEADER_BYTES: usize = 8 + 4 + 4;
 /// Kind, length, checksum of both.
-pub(super) const HEAD_BYTES: usize = 4 + 4 + 4;
+pub(crate) const HEAD_BYTES: usize = 4 + 4 + 4;
 /// Bytes after the last section: BLAKE3 of everything before.
-pub(super) const DIGEST_BYTES: usize = 32;
+pub(crate) const DIGEST_BYTES: usize = 32;
 /// Bytes of the contents of a section without chunks at most.
-pub(super) const SMALL_SECTION_BYTES_MAX: usize = 1 << 20;
-/// No count and no position in an archive is larger, so that sums of them are numbers, too.
-const COUNT_MAX: u64 = 1 << 56;
+pub(crate) const SMALL_SECTION_BYTES_MAX: usize = 1 << 20;
 
 /// Kinds of sections, as they stand in the file.
-pub(super) const SPEC: [u8; 4] = *b"SPEC";
-pub(super) const DOCUMENT: [u8; 4] = *b"DOCU";
-pub(super) const CHUNKS: [u8; 4] = *b"CHNK";
-pub(super) const END: [u8; 4] = *b"ENDS";
+pub(crate) const SPEC: [u8; 4] = *b"SPEC";
+pub(crate) const DOCUMENT: [u8; 4] = *b"DOCU";
+pub(crate) const CHUNKS: [u8; 4] = *b"CHNK";
+pub(crate) const END: [u8; 4] = *b"ENDS";
 
 /// What a memory holds, in sum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,7 +93,7 @@ pub struct ArchiveDocument {
 
 /// Makes the bytes of an archive, in order.
 #[derive(Default)]
-pub(super) struct SectionWriter {
+pub(crate) struct SectionWriter {
     digest: blake3::Hasher,
 }
 
@@ -105,7 +103,7 @@ impl SectionWriter {
         bytes
     }
 
-    pub(super) fn header(&mut self) -> Vec<u8> {
+    pub(crate) fn header(&mut self) -> Vec<u8> {
         let mut out = Encoder::default();
         out.bytes.extend_from_slice(MAGIC);
         out.u32(ARCHIVE_FORMAT);
@@ -113,7 +111,7 @@ impl SectionWriter {
     }
 
     /// A section with `parts` one after another as contents; these are at most [`SECTION_BYTES_MAX`].
-    pub(super) fn section(&mut self, kind: [u8; 4], parts: &[&[u8]]) -> Vec<u8> {
+    pub(crate) fn section(&mut self, kind: [u8; 4], parts: &[&[u8]]) -> Vec<u8> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let mut head = Encoder::default();
         head.bytes.extend_from_slice(&kind);
@@ -129,23 +127,28 @@ impl SectionWriter {
     }
 
     /// What follows the last section.
-    pub(super) fn digest(&self) -> [u8; DIGEST_BYTES] {
+    pub(crate) fn digest(&self) -> [u8; DIGEST_BYTES] {
         *self.digest.finalize().as_bytes()
     }
 }
 
 impl ArchiveTotals {
-    pub(super) fn encode(&self, out: &mut Encoder) {
+    pub(crate) fn encode(&self, out: &mut Encoder) {
         out.u64(self.documents).u64(self.chunks).u64(self.tokens).u64(self.text_bytes);
     }
 
-    pub(super) fn decode(input: &mut Decoder<'_>) -> Result<Self> {
-        Ok(Self { documents: count(input)?, chunks: count(input)?, tokens: count(input)?, text_bytes: count(input)? })
+    pub(crate) fn decode(input: &mut Decoder<'_>) -> Result<Self> {
+        Ok(Self {
+            documents: input.number()?,
+            chunks: input.number()?,
+            tokens: input.number()?,
+            text_bytes: input.number()?,
+        })
     }
 }
 
 impl ArchiveSpec {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
         out.text(&self.name).fingerprint(&self.spec.fingerprint).geometry(&self.spec.geometry);
         out.text(&self.spec.model_name).text(&self.spec.description);
@@ -157,7 +160,7 @@ impl ArchiveSpec {
         out.bytes
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes, "spec");
         let name = input.text()?;
         let spec = MemorySpec {
@@ -166,8 +169,8 @@ impl ArchiveSpec {
             model_name: input.text()?,
             description: input.text()?,
         };
-        let created_unix_ms = count(&mut input)?;
-        let sequence = count(&mut input)?;
+        let created_unix_ms = input.number()?;
+        let sequence = input.number()?;
         let totals = ArchiveTotals::decode(&mut input)?;
         let limits = if input.is_empty() { MemoryLimits::default() } else { decode_limits(&mut input)? };
         limits.validate()?;
@@ -178,7 +181,7 @@ impl ArchiveSpec {
 }
 
 impl ArchiveDocument {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
         out.text(&self.id).u64(self.created_unix_ms).u64(self.updated_unix_ms).u64(self.sequence);
         out.u64(self.chunks).u64(self.tokens).u64(self.bytes);
@@ -190,23 +193,19 @@ impl ArchiveDocument {
         out.bytes
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes, "document");
         let document = Self {
             id: input.text()?,
-            created_unix_ms: count(&mut input)?,
-            updated_unix_ms: count(&mut input)?,
-            sequence: count(&mut input)?,
-            chunks: count(&mut input)?,
-            tokens: count(&mut input)?,
-            bytes: count(&mut input)?,
-            resume: ResumePoint {
-                safe_byte: count(&mut input)?,
-                safe_token: count(&mut input)?,
-                complete: input.u8()? != 0,
-            },
+            created_unix_ms: input.number()?,
+            updated_unix_ms: input.number()?,
+            sequence: input.number()?,
+            chunks: input.number()?,
+            tokens: input.number()?,
+            bytes: input.number()?,
+            resume: ResumePoint { safe_byte: input.number()?, safe_token: input.number()?, complete: input.u8()? != 0 },
             metadata: input.map()?,
-            lost_chunks: count(&mut input)?,
+            lost_chunks: input.number()?,
             ttl_ms: if input.is_empty() { None } else { Some(input.u64()?).filter(|ttl_ms| *ttl_ms > 0) },
         };
         check_ttl("ttl", document.ttl_ms)?;
@@ -221,17 +220,11 @@ impl ArchiveDocument {
 }
 
 /// Consecutive chunks of a document before their bytes.
-pub(super) fn encode_places(first_ordinal: u64, token_start: u64, byte_start: u64, places: &[ChunkPlace]) -> Vec<u8> {
+pub(crate) fn encode_places(first_ordinal: u64, token_start: u64, byte_start: u64, places: &[ChunkPlace]) -> Vec<u8> {
     let mut out = Encoder::default();
     out.u64(first_ordinal).u64(token_start).u64(byte_start).u32(places.len() as u32);
     for place in places {
         out.u32(place.offset).u32(place.tokens).u32(place.bytes);
     }
     out.bytes
-}
-
-/// A count or a position.
-pub(super) fn count(input: &mut Decoder<'_>) -> Result<u64> {
-    let count = input.u64()?;
-    if count > COUNT_MAX { Err(input.damaged("a number is out of bounds")) } else { Ok(count) }
 }

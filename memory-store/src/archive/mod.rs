@@ -17,7 +17,7 @@
 mod chunks;
 mod copy;
 mod export;
-mod format;
+pub(crate) mod format;
 mod history;
 mod import;
 mod place;

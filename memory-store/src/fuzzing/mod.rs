@@ -27,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "graph_blob", run: parsers::graph_blob },
     Target { name: "catalog_copy", run: parsers::catalog_copy },
     Target { name: "codes", run: parsers::codes },
+    Target { name: "archive", run: parsers::archive },
     Target { name: "store", run: store::store },
 ];
 

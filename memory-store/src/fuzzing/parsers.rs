@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::reseal;
+use super::{reseal, store};
+use crate::archive::verify;
 use crate::blob::{ChunkHeader, inspect, restored_chunk};
 use crate::extent::{Extent, chunks_blob_name};
 use crate::index::{GraphIndex, SearchParams, VectorIndex as _, decode_graph_of_anyone};
@@ -122,6 +123,17 @@ pub(super) fn catalog_copy(input: &[u8]) {
     reseal::copy(&mut sealed);
     let _ = parse_copy(input, "copy");
     let _ = parse_copy(&sealed, "copy");
+}
+
+/// An archive: verified, and imported if it is sound.
+pub(super) fn archive(input: &[u8]) {
+    let mut sealed = input.to_vec();
+    reseal::archive(&mut sealed);
+    for bytes in [input, &sealed] {
+        if verify(bytes).is_ok() {
+            store::import(bytes);
+        }
+    }
 }
 
 /// Bytes 0 to 3: type of numbers, heads, tokens, values of a vector. The rest: keys or values in that form.

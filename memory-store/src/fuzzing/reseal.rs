@@ -1,7 +1,8 @@
 //! Checksums put right, so that a change below them is looked at.
 
+use crate::archive::format::{ArchiveSpec, CHUNKS, END, HEAD_BYTES, HEADER_BYTES, SPEC};
 use crate::blob::ChunkHeader;
-use crate::extent::Layout;
+use crate::extent::{ChunkPlace, Layout};
 use crate::records::ExtentRecord;
 use crate::{KvGeometry, Result};
 
@@ -45,6 +46,49 @@ pub(super) fn chunk_blob(bytes: &mut [u8]) -> Result<(ChunkHeader, ExtentRecord)
     let record = header.record(bytes, "blob")?;
     chunks(bytes, &record, &header.spec.geometry);
     Ok((header, record))
+}
+
+/// Every section of an archive, the chunks in it, and the sum at its end, as far as it tells where they are.
+pub(super) fn archive(bytes: &mut [u8]) {
+    put_crc(bytes, 0, HEADER_BYTES - 4);
+    let (mut at, mut geometry) = (HEADER_BYTES, None);
+    while let Some(len) = u32_at(bytes, at.saturating_add(4)) {
+        put_crc(bytes, at, at + 8);
+        let contents = at + HEAD_BYTES;
+        let Some(end) = contents.checked_add(len).filter(|end| end + 4 <= bytes.len()) else { break };
+        let kind = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+        match (kind, &geometry) {
+            (SPEC, _) => geometry = ArchiveSpec::decode(&bytes[contents..end]).ok().map(|spec| spec.spec.geometry),
+            (CHUNKS, Some(geometry)) => archived_chunks(&mut bytes[contents..end], geometry),
+            _ => {}
+        }
+        put_crc(bytes, contents, end);
+        at = end + 4;
+        if kind == END {
+            break;
+        }
+    }
+    copy(bytes);
+}
+
+/// The chunks of one section of an archive.
+fn archived_chunks(contents: &mut [u8], geometry: &KvGeometry) {
+    let Some(count) = u32_at(contents, 24).filter(|count| *count <= contents.len() / 12) else { return };
+    let number = |at: usize| u32_at(contents, at).map(|number| number as u32);
+    let place = |at: usize| Some(ChunkPlace { offset: number(at)?, tokens: number(at + 4)?, bytes: number(at + 8)? });
+    let Some(places) = (0..count).map(|index| place(28 + 12 * index)).collect() else { return };
+    let record = ExtentRecord {
+        blob: 0,
+        blob_bytes: 0,
+        body_start: (28 + 12 * count) as u32,
+        document: 0,
+        first_ordinal: 0,
+        token_start: 0,
+        byte_start: 0,
+        live: 0,
+        places,
+    };
+    chunks(contents, &record, geometry);
 }
 
 /// Every part of every chunk that `record` describes.

@@ -185,6 +185,38 @@ fn fill(storage: &Arc<dyn Storage>, records: Vec<Record>, blobs: Vec<(String, Ve
     Ok(())
 }
 
+/// Imports a verified archive, which must give a sound store.
+pub(super) fn import(archive: &[u8]) {
+    let storage: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
+    let Ok(store) = Store::open(Arc::clone(&storage), options()) else { return };
+    let imported = store.import("t", Some("a"), false).and_then(|mut import| {
+        for piece in archive.chunks(100) {
+            import.push(piece)?;
+        }
+        import.finish()
+    });
+    if let Ok(memory) = imported {
+        let _ = read(&memory);
+    }
+    drop(store);
+    let sound = check(&storage, false).is_ok_and(|report| report.is_sound());
+    assert!(sound, "what was imported, or refused, left a store that is not sound");
+}
+
+/// The archive of the memory that is changed elsewhere.
+#[cfg(test)]
+pub(super) fn archive() -> Result<Vec<u8>> {
+    let storage: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
+    let (records, blobs) = template().clone();
+    fill(&storage, records, blobs)?;
+    let mut export = Store::open(storage, options())?.memory("t", "a")?.export()?;
+    let mut archive = Vec::new();
+    while let Some(mut piece) = export.piece()? {
+        archive.append(&mut piece);
+    }
+    Ok(archive)
+}
+
 /// Everything that a server would do.
 fn use_it(storage: &Arc<dyn Storage>) {
     let Ok(store) = Store::open(Arc::clone(storage), options()) else { return };

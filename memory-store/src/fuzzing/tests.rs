@@ -85,6 +85,7 @@ fn make(target: &str) -> Vec<(String, Vec<u8>)> {
             [of_tokens.unwrap(), ("blocks".into(), graph_of_blocks())].into()
         }
         "catalog_copy" => vec![("copy".into(), a_copy())],
+        "archive" => vec![("memory".into(), store::archive().unwrap())],
         "codes" => (0..5_u8)
             .map(|dtype| {
                 let bytes = (0..96_u8).map(|at| at.wrapping_mul(37));
@@ -145,6 +146,12 @@ fn every_seed_is_accepted_by_its_parser() {
         let mut sealed = [&seed[..], &[0; 32]].concat();
         reseal::copy(&mut sealed);
         assert_eq!(parse_copy(&sealed, "copy").unwrap().1.len(), 2);
+    }
+    for seed in seeds("archive") {
+        let mut sealed = seed.clone();
+        reseal::archive(&mut sealed);
+        assert_eq!(crate::archive::verify(&seed).unwrap().documents, 2);
+        assert!(sealed == seed, "what is right stays as it is");
     }
     let storage = InMemoryStorage::new();
     let (records, blobs) = store::template();

@@ -19,13 +19,16 @@ use super::{Batch, BlobInfo, Record, Storage};
 use crate::sync::{read, write};
 use crate::{Error, Result};
 
+/// Of the space that is kept free, deletions may use all but the one in so many.
+const FREEING: u64 = 4;
+
 /// Settings of [`SledStorage`].
 #[derive(Debug, Clone)]
 pub struct SledOptions {
     /// sled's page cache. It is a target, not a bound: sled may use a few times as much.
     pub cache_bytes: u64,
-    /// Writes are refused with [`Error::NoSpace`] while the file system has less than this free: sled cannot go on
-    /// after it met a full disk, so it must never meet one.
+    /// Writes are refused with [`Error::NoSpace`] while the file system has less than this free: sled cannot go on after it
+    /// met a full disk, so it must never meet one. Deletions are refused where less than a fourth of it is free.
     pub min_free_bytes: u64,
 }
 
@@ -82,13 +85,14 @@ impl SledStorage {
         }
     }
 
-    fn check_space(&self, more: u64) -> Result<()> {
+    /// Refuses to write `more` bytes where less than `reserve` would be left.
+    fn check_space(&self, more: u64, reserve: u64) -> Result<()> {
         let space = rustix::fs::statvfs(&self.directory).map_err(|error| Error::Io {
             what: format!("look at the space of {}", self.location()),
             source: error.into(),
         })?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
-        if free < self.options.min_free_bytes.saturating_add(more) {
+        if free < reserve.saturating_add(more) {
             return Err(Error::NoSpace { what: self.location() });
         }
         Ok(())
@@ -143,7 +147,9 @@ impl Storage for SledStorage {
     }
 
     fn apply(&self, batch: &Batch) -> Result<()> {
-        self.check_space(0)?;
+        // What takes something away makes room in the end: the last of the reserve is for that.
+        let frees = batch.changes().iter().any(|(_, value)| value.is_none());
+        self.check_space(0, self.options.min_free_bytes / if frees { FREEING } else { 1 })?;
         self.with_catalog(|catalog| catalog.apply(batch))
     }
 
@@ -158,7 +164,8 @@ impl Storage for SledStorage {
         let Some(catalog) = held.as_ref() else { return Ok(()) };
         catalog.flush()?;
         let records = catalog.records()?;
-        self.check_space(records.iter().map(|(key, value)| 2 * (key.len() + value.len()) as u64).sum())?;
+        let bytes = records.iter().map(|(key, value)| 2 * (key.len() + value.len()) as u64).sum();
+        self.check_space(bytes, self.options.min_free_bytes / FREEING)?;
         catalog::build(&self.directory, &records)?;
         // From here on the old one is closed.
         *held = None;
@@ -168,7 +175,7 @@ impl Storage for SledStorage {
     }
 
     fn write_blob(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
-        self.check_space(parts.iter().map(|part| part.len() as u64).sum())?;
+        self.check_space(parts.iter().map(|part| part.len() as u64).sum(), self.options.min_free_bytes)?;
         self.blobs.write(name, parts)
     }
 

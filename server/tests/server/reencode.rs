@@ -69,9 +69,9 @@ async fn kept_text_is_read_by_the_model_being_served() {
     assert_eq!((done.documents, done.documents_done, done.documents_skipped), (2, 2, 0));
     assert_eq!((done.text_bytes, done.text_bytes_done, done.tokens_done), (29_000, 29_000, 29_000));
     // The old one is as it was, the new one as if the texts had been ingested.
-    assert_eq!(client.get_memory("m").await.unwrap().fingerprint, stored.to_string());
+    assert_eq!(client.get_memory("m").await.unwrap().fingerprint, stored.to_hex());
     let new = client.get_memory("v2").await.unwrap();
-    assert_eq!((new.fingerprint, new.description.as_str()), (served.to_string(), "about"));
+    assert_eq!((new.fingerprint, new.description.as_str()), (served.to_hex(), "about"));
     let (a, b) = (client.get_document("v2", "a").await.unwrap(), client.get_document("v2", "b").await.unwrap());
     assert!(a.complete && b.complete && a.metadata == metadata() && b.metadata.is_empty());
     ingest(client, "v2", "a-again", &text(1, 9000)).await;
@@ -81,7 +81,7 @@ async fn kept_text_is_read_by_the_model_being_served() {
     assert_status(&taken, Code::AlreadyExists, "exists already", "");
     let done = reencode(client, "", true).await;
     assert!(done.complete && done.documents_done == 2);
-    assert_eq!(client.get_memory("m").await.unwrap().fingerprint, served.to_string());
+    assert_eq!(client.get_memory("m").await.unwrap().fingerprint, served.to_hex());
     let hits = client.search(&["m"], &text(1, 100), 3, false).await.unwrap();
     assert!(!hits.is_empty() && hits[0].chunk.as_ref().unwrap().memory == "m");
     let names: Vec<_> = client.list_memories().await.unwrap().into_iter().map(|memory| memory.name).collect();
@@ -121,7 +121,7 @@ async fn an_interrupted_call_goes_on() {
     let world = world.restart().await;
     // The old one is as it was.
     let old = world.client.get_memory("m").await.unwrap();
-    assert_eq!((old.fingerprint, old.documents), (other_model().fingerprint().to_string(), 2));
+    assert_eq!((old.fingerprint, old.documents), (other_model().fingerprint().to_hex(), 2));
     let mut first = None;
     let done =
         world.client.reencode_memory(request("", true), |now| _ = first.get_or_insert(now.clone())).await.unwrap();
@@ -175,7 +175,7 @@ async fn what_is_deleted_meanwhile_does_not_come_back() {
         }
     }
     let memory = client.get_memory("m").await.unwrap();
-    assert_eq!(memory.fingerprint, crate::model::shared().fingerprint().to_string());
+    assert_eq!(memory.fingerprint, crate::model::shared().fingerprint().to_hex());
     assert!(client.list_documents("m").await.unwrap().is_empty());
 }
 
@@ -207,7 +207,7 @@ async fn an_archive_of_another_model_is_kept_and_re_encoded() {
     let world = World::new().await;
     let client = &world.client;
     let memory = client.import_memory(None, false, &archive[..], |_| {}).await.unwrap();
-    assert_eq!(memory.fingerprint, other_model().fingerprint().to_string());
+    assert_eq!(memory.fingerprint, other_model().fingerprint().to_hex());
     let refused = client.search(&["m"], "text", 3, false).await.unwrap_err();
     assert_status(&refused, Code::FailedPrecondition, "mnemon reencode", "");
     assert!(reencode(client, "", true).await.complete);
