@@ -121,7 +121,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
                 }
             }
         }
-        let medians: Vec<Load> = measured.into_iter().map(median).collect();
+        let medians: Vec<Load> = measured.iter().map(|loads| median(loads)).collect();
         for (contender, load) in contenders.iter().zip(&medians) {
             let Load { calls_per_second, p50_ms, p99_ms } = load;
             println!("  {clients:>7}   {:<8} {calls_per_second:>9.0} {p50_ms:>9.2} {p99_ms:>9.2}", contender.name);
@@ -131,7 +131,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         let mut row = json!({"clients": clients, "servers": by_name});
         if let [own, peer] = &medians[..] {
             let (more, less) = (own.calls_per_second / peer.calls_per_second, own.p99_ms / peer.p99_ms);
-            println!("            ratio      {more:>8.2}x {:>19.2}x", less);
+            println!("            ratio      {more:>8.2}x {less:>19.2}x");
             row["throughput_ratio"] = json!(more);
             row["p99_ratio"] = json!(less);
         }
@@ -143,7 +143,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Each figure's median.
-fn median(loads: Vec<Load>) -> Load {
+fn median(loads: &[Load]) -> Load {
     let of = |figure: fn(&Load) -> f64| {
         let mut figures: Vec<f64> = loads.iter().map(figure).collect();
         figures.sort_by(f64::total_cmp);

@@ -336,7 +336,7 @@ pub(crate) fn new_cell(
         number: record.number,
         created_unix_ms: record.created_unix_ms,
         spec: record.spec,
-        state: RwLock::new(state.into()),
+        state: RwLock::new(state),
         commit: Mutex::default(),
         busy: Mutex::default(),
         deleted: AtomicBool::new(false),

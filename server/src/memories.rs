@@ -12,7 +12,7 @@ pub(crate) enum Memories {
     /// Kept by this process.
     Here(Store),
     /// Kept by another server.
-    There(RemoteStore),
+    There(Box<RemoteStore>),
 }
 
 impl Memories {

@@ -55,13 +55,12 @@ impl Server {
     /// what is wrong with the former is told first).
     pub async fn open(settings: Settings) -> Result<Self> {
         settings.validate()?;
-        let memories = match &settings.store {
-            Some(endpoint) => Memories::There(connect(&settings, endpoint).await?),
-            None => {
-                let (folder, options) = (settings.data.clone(), sled_options(&settings));
-                let storage = blocking("opening the store", move || Ok(SledStorage::open(folder, options)?)).await?;
-                Memories::Here(open_store(&settings, Arc::new(storage)).await?)
-            }
+        let memories = if let Some(endpoint) = &settings.store {
+            Memories::There(Box::new(connect(&settings, endpoint).await?))
+        } else {
+            let (folder, options) = (settings.data.clone(), sled_options(&settings));
+            let storage = blocking("opening the store", move || Ok(SledStorage::open(folder, options)?)).await?;
+            Memories::Here(open_store(&settings, Arc::new(storage)).await?)
         };
         if settings.store_only {
             return Ok(Self { settings, memories, model: None });
@@ -85,7 +84,7 @@ impl Server {
             what: "store".into(),
             why: "the address of the server that keeps the memories is needed".into(),
         })?;
-        let memories = Memories::There(connect(&settings, &endpoint).await?);
+        let memories = Memories::There(Box::new(connect(&settings, &endpoint).await?));
         Ok(Self { settings, memories, model: Some(model) })
     }
 

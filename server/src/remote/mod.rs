@@ -41,8 +41,8 @@ pub(crate) struct RemoteStore {
     client: Client,
     /// Runs the connection.
     driver: Arc<Driver>,
-    /// Documents with a living writer: tenant, memory, document.
-    busy: Arc<Mutex<HashSet<(String, String, String)>>>,
+    /// Documents with a living writer.
+    busy: Busy,
     patience: Patience,
 }
 
@@ -169,14 +169,20 @@ impl OpenMemory for RemoteMemory {
     }
 }
 
+/// Tenant, memory, document.
+type DocumentKey = (String, String, String);
+
+/// Documents with a living writer.
+type Busy = Arc<Mutex<HashSet<DocumentKey>>>;
+
 /// The place of the one writer that a document may have in this process.
 struct Place {
-    busy: Arc<Mutex<HashSet<(String, String, String)>>>,
-    document: (String, String, String),
+    busy: Busy,
+    document: DocumentKey,
 }
 
 impl Place {
-    fn take(busy: &Arc<Mutex<HashSet<(String, String, String)>>>, document: (String, String, String)) -> Result<Self> {
+    fn take(busy: &Busy, document: DocumentKey) -> Result<Self> {
         let mut taken = busy.lock().unwrap_or_else(PoisonError::into_inner);
         if !taken.insert(document.clone()) {
             return Err(Error::DocumentBusy { document: document.2 });

@@ -164,7 +164,9 @@ impl RemoteView {
         let received = chunks.iter().map(|kv| wire::received_kv(kv).map(Arc::new)).collect::<Result<Vec<_>, Status>>();
         let received = received.map_err(remote)?;
         let mut kept = self.kept();
-        received.iter().for_each(|kv| kept.put(slot, kv));
+        for kv in &received {
+            kept.put(slot, kv);
+        }
         Ok(received.into_iter().map(|kv| (kv.id, kv)).collect())
     }
 

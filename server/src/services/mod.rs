@@ -41,6 +41,7 @@ use self::recall::RecallCalls;
 use self::store::StoreCalls;
 use crate::memories::Memories;
 use crate::parts::{Common, Parts};
+use crate::remote::RemoteStore;
 use crate::{Error, Result, auth};
 
 /// What health can be asked about: the server as a whole, and each of the services that it may have.
@@ -79,22 +80,19 @@ pub(crate) async fn routes(common: &Arc<Common>, parts: Option<&Arc<Parts>>) -> 
             routes.add_service(InterceptedService::new(chunks, auth()));
         }
         (Memories::There(store), Some(model)) => {
-            let memories = ForwardedCalls::new(store.clone(), model, Arc::clone(common));
+            let memories = ForwardedCalls::new(RemoteStore::clone(store), model, Arc::clone(common));
             let memories = MemoryServiceServer::new(memories).max_decoding_message_size(message_bytes);
             routes.add_service(InterceptedService::new(memories, auth()));
         }
         (Memories::There(_), None) => return Err(Error::Internal { part: "a server with neither model nor memories" }),
     }
-    match parts {
-        Some(parts) => {
-            let recalls =
-                RecallServiceServer::new(RecallCalls::new(Arc::clone(parts))).max_decoding_message_size(message_bytes);
-            routes.add_service(InterceptedService::new(recalls, auth()));
-        }
-        None => {
-            let recalls = RecallServiceServer::new(NoModelCalls);
-            routes.add_service(InterceptedService::new(recalls, auth()));
-        }
+    if let Some(parts) = parts {
+        let recalls =
+            RecallServiceServer::new(RecallCalls::new(Arc::clone(parts))).max_decoding_message_size(message_bytes);
+        routes.add_service(InterceptedService::new(recalls, auth()));
+    } else {
+        let recalls = RecallServiceServer::new(NoModelCalls);
+        routes.add_service(InterceptedService::new(recalls, auth()));
     }
     Ok((health, routes.routes()))
 }

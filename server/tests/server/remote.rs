@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mnemon_client::{Client, Code, IngestMode, v1};
+use mnemon_memory_store::{SledOptions, SledStorage};
 use mnemon_server::{Embedded, Server, Settings, bind};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -71,7 +72,7 @@ async fn memories_elsewhere_are_as_memories_here() {
     for client in [&pair.client, &world.client] {
         client.create_memory("m", "somewhere").await.unwrap();
         ingest(client, "m", "d", &text[..5000]).await;
-        ingest_as(client, "m", "d", IngestMode::Append, text[5000..].as_bytes()).await.unwrap();
+        ingest_as(client, "m", "d", IngestMode::Append, &text.as_bytes()[5000..]).await.unwrap();
         ingest(client, "m", "gone", &text[..900]).await;
         client.delete_document("m", "gone").await.unwrap();
         let memory = client.get_memory("m").await.unwrap();
@@ -92,7 +93,7 @@ async fn memories_elsewhere_are_as_memories_here() {
     drop(client);
     front.stop().await.unwrap();
     store.stop().await.unwrap();
-    let storage = mnemon_memory_store::SledStorage::open(data.path(), Default::default()).unwrap();
+    let storage = SledStorage::open(data.path(), SledOptions::default()).unwrap();
     let elsewhere = Stored::open(Arc::new(storage));
     assert!(elsewhere.chunks("m", "d") == world.stop().await.chunks("m", "d"), "stored to the last bit");
 }
@@ -209,7 +210,7 @@ async fn broken_connections_neither_lose_nor_double() {
     for server in [front, steady, store] {
         server.stop().await.unwrap();
     }
-    let storage = mnemon_memory_store::SledStorage::open(data.path(), Default::default()).unwrap();
+    let storage = SledStorage::open(data.path(), SledOptions::default()).unwrap();
     Stored::open(Arc::new(storage)).assert_same("m", "d", "at-once", &text);
 }
 
@@ -223,10 +224,10 @@ async fn a_store_that_starts_again_is_waited_for() {
     client.create_memory("m", "").await.unwrap();
     let text = text(73, 12_000);
     let mut pieces = Pieces::start(channel(&front).await, start("m", "d")).await;
-    pieces.text(text[..6000].as_bytes()).await;
+    pieces.text(&text.as_bytes()[..6000]).await;
     let durable = pieces.until(|progress| progress.durable_bytes > 2000).await.durable_bytes;
     store.stop().await.unwrap();
-    pieces.text(text[6000..].as_bytes()).await;
+    pieces.text(&text.as_bytes()[6000..]).await;
     let store = start_store(&data).await;
     *bridge.store.lock().unwrap() = store.address();
     let Pieces { sender, mut answers } = pieces;

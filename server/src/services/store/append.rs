@@ -130,7 +130,7 @@ enum Target<'a> {
         /// Chunks that the document has after the append.
         chunks: u64,
         /// The last of those that it brings.
-        last: Option<KvChunk>,
+        last: Option<Box<KvChunk>>,
     },
 }
 
@@ -140,7 +140,7 @@ impl Target<'_> {
             Self::Append(writer) => writer.append(chunk),
             Self::Compare { chunks, last, .. } => {
                 *chunks += 1;
-                *last = Some(chunk);
+                *last = Some(Box::new(chunk));
                 Ok(())
             }
         }
