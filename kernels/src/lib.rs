@@ -11,6 +11,7 @@
 //! | [`top_k_inner_product`] | exact search |
 //! | [`Dot`] | products of a query with a few rows here and there, as a graph search makes them |
 //! | [`CodeDot`] | integer products of queries with keys in 8-bit codes |
+//! | [`affine`] | numbers to codes with an offset and a step |
 //! | [`mod@reference`] | the same in plain f64: the oracle of every test |
 //!
 //! All take stored numbers as [`Data`], in f32, f16 or bf16, and compute in f32. The `_with` variants take an instruction
@@ -41,6 +42,7 @@
 //! | `attention` | arguments and their checks; `plan` cuts a call into blocks for threads, `block` attends with one to its segments, through `few` (rows of one token) or `many` (rows of a prompt) |
 //! | `topk` | search; `heap` keeps the best of one query |
 //! | `dot` | single products |
+//! | `affine` | codes are made |
 //! | `codes` | products with codes |
 //! | `simd` | the inner loops, written once and compiled for each instruction set; all `unsafe` code is here |
 //! | `data`, `error` | what every call shares |
@@ -48,6 +50,7 @@
 //! Functions check shapes before they touch data, return errors and do not panic. They run on rayon's current thread
 //! pool, or, where there is little to do, on the calling thread.
 
+pub mod affine;
 mod attention;
 mod codes;
 mod data;

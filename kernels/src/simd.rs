@@ -98,6 +98,45 @@ impl Isa {
     }
 }
 
+/// Compiles `work`, which is inlined, for an instruction set.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run_avx2<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+/// As `run_avx2`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+fn run_avx512<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+impl Isa {
+    /// Runs plain loops, compiled for this instruction set.
+    #[inline(always)]
+    pub(crate) fn run<T>(self, work: impl FnOnce() -> T) -> T {
+        match self.0 {
+            Level::Portable => work(),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level exists only if the processor has the features.
+            Level::Avx2 => unsafe { run_avx2(work) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level exists only if the processor has the features.
+            Level::Avx512 => unsafe { run_avx512(work) },
+        }
+    }
+}
+
+/// A number without its fraction, 0 to `top`; 0 for NaN. One conversion: `as` would look for numbers that have no place.
+#[inline(always)]
+pub(crate) fn truncated(number: f32, top: u8) -> u8 {
+    let number = if number > 0.0 { number } else { 0.0 };
+    let number = if number < f32::from(top) { number } else { f32::from(top) };
+    // SAFETY: it is a number, because comparisons with NaN are false, and from 0 to 255.
+    unsafe { number.to_int_unchecked::<i32>() as u8 }
+}
+
 impl fmt::Debug for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Isa({})", self.name())

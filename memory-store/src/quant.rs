@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use half::{f16, slice::HalfFloatSliceExt as _};
+use mnemon_kernels::{Isa, affine};
 
 use crate::KvDtype;
 
@@ -73,25 +74,21 @@ pub(crate) fn parameter_bytes(shape: Shape, axis: Axis) -> usize {
 /// Appends `values` (of `shape`) in `dtype`, which is `Int8` or `Int4`. `false`, with unusable bytes, when a value is
 /// not finite in binary16, the type in which they are read.
 pub(crate) fn encode(out: &mut Vec<u8>, values: &[f32], shape: Shape, axis: Axis, dtype: KvDtype) -> bool {
-    let top = ((1_u32 << dtype.bits()) - 1) as f32;
-    let mut finite = values.iter().fold(true, |finite, value| finite & (value.abs() < F16_OVERFLOW));
-    let mut low = vec![f32::INFINITY; shape.groups(axis)];
-    let mut high = vec![f32::NEG_INFINITY; shape.groups(axis)];
-    for (row, values) in values.chunks_exact(shape.dim).enumerate() {
-        // Plain comparisons, not `f32::min`: the compiler makes vector instructions of them. NaN is refused above.
-        match axis {
-            Axis::Token => {
-                for &value in values {
-                    low[row] = if value < low[row] { value } else { low[row] };
-                    high[row] = if value > high[row] { value } else { high[row] };
-                }
+    let isa = Isa::detect();
+    let top = ((1_u32 << dtype.bits()) - 1) as u8;
+    let mut finite = affine::all_below(isa, values, F16_OVERFLOW);
+    let (mut low, mut high) = (vec![f32::INFINITY; shape.groups(axis)], vec![f32::NEG_INFINITY; shape.groups(axis)]);
+    let head = shape.tokens * shape.dim;
+    match axis {
+        Axis::Token => {
+            for (row, range) in values.chunks_exact(shape.dim).zip(low.iter_mut().zip(&mut high)) {
+                (*range.0, *range.1) = affine::row_range(isa, row);
             }
-            Axis::Channel => {
-                let group = shape.channels_of(row);
-                for ((low, high), &value) in low[group.clone()].iter_mut().zip(&mut high[group]).zip(values) {
-                    *low = if value < *low { value } else { *low };
-                    *high = if value > *high { value } else { *high };
-                }
+        }
+        Axis::Channel => {
+            let ranges = low.chunks_exact_mut(shape.dim).zip(high.chunks_exact_mut(shape.dim));
+            for (rows, (low, high)) in values.chunks_exact(head).zip(ranges) {
+                affine::column_ranges(isa, rows, low, high);
             }
         }
     }
@@ -99,23 +96,26 @@ pub(crate) fn encode(out: &mut Vec<u8>, values: &[f32], shape: Shape, axis: Axis
     let mut inverse = Vec::with_capacity(low.len());
     for (low, high) in low.iter_mut().zip(high) {
         let offset = f16::from_f32(*low);
-        let step = f16::from_f32((high - offset.to_f32()).max(0.0) / top);
+        let step = f16::from_f32((high - offset.to_f32()).max(0.0) / f32::from(top));
         finite &= offset.is_finite() && step.is_finite();
         out.extend_from_slice(&offset.to_le_bytes());
         out.extend_from_slice(&step.to_le_bytes());
         *low = offset.to_f32();
         inverse.push(if step > f16::ZERO { 1.0 / step.to_f32() } else { 0.0 });
     }
-    // Not below zero, so that cutting off after adding a half rounds.
-    let code = |value: f32, low: f32, inverse: f32| ((value - low) * inverse + 0.5).clamp(0.0, top) as i32 as u8;
-    let mut codes = Vec::with_capacity(values.len());
-    for (row, values) in values.chunks_exact(shape.dim).enumerate() {
-        match axis {
-            Axis::Token => codes.extend(values.iter().map(|&value| code(value, low[row], inverse[row]))),
-            Axis::Channel => {
-                let group = shape.channels_of(row);
-                let parameters = low[group.clone()].iter().zip(&inverse[group]);
-                codes.extend(values.iter().zip(parameters).map(|(&value, (low, inverse))| code(value, *low, *inverse)));
+    let mut codes = vec![0; values.len()];
+    match axis {
+        Axis::Token => {
+            let rows = values.chunks_exact(shape.dim).zip(codes.chunks_exact_mut(shape.dim));
+            for ((row, codes), (low, inverse)) in rows.zip(low.iter().zip(&inverse)) {
+                affine::row_codes(isa, row, *low, *inverse, top, codes);
+            }
+        }
+        Axis::Channel => {
+            let heads = values.chunks_exact(head).zip(codes.chunks_exact_mut(head));
+            let parameters = low.chunks_exact(shape.dim).zip(inverse.chunks_exact(shape.dim));
+            for ((rows, codes), (low, inverse)) in heads.zip(parameters) {
+                affine::column_codes(isa, rows, low, inverse, top, codes);
             }
         }
     }
