@@ -3,6 +3,9 @@
 //! Groups are rows, or columns of several rows. The loops are plain; what they gain is being compiled for the best
 //! instructions of the processor. All instruction sets give the same codes.
 
+// Inlining is what carries the features of the outermost function into the loops.
+#![allow(clippy::inline_always)]
+
 use crate::Isa;
 use crate::simd::truncated;
 
@@ -24,19 +27,31 @@ pub fn all_below(isa: Isa, numbers: &[f32], bound: f32) -> bool {
     })
 }
 
-/// Least and largest number of a row; infinities for an empty one. NaN is passed over.
-pub fn row_range(isa: Isa, row: &[f32]) -> (f32, f32) {
+/// Least and largest number of each row of `rows`, `[n, columns]`, into `low` and `high`, `[n]`. NaN is passed over.
+pub fn row_ranges(isa: Isa, rows: &[f32], columns: usize, low: &mut [f32], high: &mut [f32]) {
     isa.run(|| {
-        let (blocks, rest) = row.as_chunks::<LANES>();
-        let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-        for block in blocks {
-            widen(block, &mut low, &mut high);
+        for (row, (low, high)) in rows.chunks_exact(columns.max(1)).zip(low.iter_mut().zip(high)) {
+            (*low, *high) = range(row);
         }
-        widen(rest, &mut low, &mut high);
-        let least = |a: f32, b: f32| if b < a { b } else { a };
-        let most = |a: f32, b: f32| if b > a { b } else { a };
-        (low.into_iter().fold(f32::INFINITY, least), high.into_iter().fold(f32::NEG_INFINITY, most))
-    })
+    });
+}
+
+#[inline(always)]
+fn range(row: &[f32]) -> (f32, f32) {
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    for block in blocks {
+        widen(block, &mut low, &mut high);
+    }
+    widen(rest, &mut low, &mut high);
+    // As a tree: a chain of sixteen would take longer than the rest of a short row.
+    for width in [8, 4, 2, 1] {
+        for at in 0..width {
+            low[at] = if low[at + width] < low[at] { low[at + width] } else { low[at] };
+            high[at] = if high[at + width] > high[at] { high[at + width] } else { high[at] };
+        }
+    }
+    (low[0], high[0])
 }
 
 /// Widens the ranges `low` to `high` of each column, `[columns]`, by the numbers of `rows`, `[n, columns]`. NaN is passed over.
@@ -56,16 +71,21 @@ fn widen(row: &[f32], low: &mut [f32], high: &mut [f32]) {
     }
 }
 
-/// Codes of a row, at most `top`; `inverse` is one by the step.
-pub fn row_codes(isa: Isa, row: &[f32], offset: f32, inverse: f32, top: u8, out: &mut [u8]) {
+/// Codes of `rows`, `[n, columns]`, at most `top`, with an offset and an inverse of the step for each row, `[n]`.
+pub fn row_codes(isa: Isa, rows: &[f32], columns: usize, offsets: &[f32], inverses: &[f32], top: u8, out: &mut [u8]) {
+    let columns = columns.max(1);
     isa.run(|| {
-        for (out, &number) in out.iter_mut().zip(row) {
-            *out = code(number, offset, inverse, top);
+        let parameters = offsets.iter().zip(inverses);
+        let rows = out.chunks_exact_mut(columns).zip(rows.chunks_exact(columns));
+        for ((out, row), (&offset, &inverse)) in rows.zip(parameters) {
+            for (out, &number) in out.iter_mut().zip(row) {
+                *out = code(number, offset, inverse, top);
+            }
         }
     });
 }
 
-/// Codes of `rows`, `[n, columns]`, with an offset and an inverse of the step for each column, `[columns]`.
+/// As [`row_codes`], with an offset and an inverse of the step for each column, `[columns]`.
 pub fn column_codes(isa: Isa, rows: &[f32], offsets: &[f32], inverses: &[f32], top: u8, out: &mut [u8]) {
     let columns = offsets.len().min(inverses.len());
     if columns == 0 {
@@ -103,9 +123,12 @@ mod tests {
                     assert_eq!(*low, of_column().fold(f32::INFINITY, f32::min));
                     assert_eq!(*high, of_column().fold(f32::NEG_INFINITY, f32::max));
                 }
-                let (least, most) = row_range(isa, &rows);
-                assert_eq!(least, rows.iter().copied().fold(f32::INFINITY, f32::min));
-                assert_eq!(most, rows.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+                let (mut least, mut most) = ([0.0; 5], [0.0; 5]);
+                row_ranges(isa, &rows, columns, &mut least, &mut most);
+                for (row, (least, most)) in rows.chunks(columns).zip(least.iter().zip(&most)) {
+                    assert_eq!(*least, row.iter().copied().fold(f32::INFINITY, f32::min));
+                    assert_eq!(*most, row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+                }
                 let plain = |number: f32, offset: f32, inverse: f32| {
                     (((number - offset) * inverse + 0.5).clamp(0.0, 15.0)) as i32 as u8
                 };
@@ -115,8 +138,10 @@ mod tests {
                 for (at, code) in codes.iter().enumerate() {
                     assert_eq!(*code, plain(rows[at], low[at % columns], inverses[at % columns]));
                 }
-                row_codes(isa, &rows, least, 3.0, 15, &mut codes);
-                assert!(codes.iter().zip(&rows).all(|(code, number)| *code == plain(*number, least, 3.0)));
+                row_codes(isa, &rows, columns, &least, &[3.0; 5], 15, &mut codes);
+                for (at, code) in codes.iter().enumerate() {
+                    assert_eq!(*code, plain(rows[at], least[at / columns], 3.0));
+                }
             }
         }
     }
@@ -131,7 +156,7 @@ mod tests {
                     numbers[at] = odd;
                     assert!(!all_below(isa, &numbers, 2.0), "{} {odd} {at}", isa.name());
                     let mut codes = [0; 37];
-                    row_codes(isa, &numbers, 0.0, 100.0, 255, &mut codes);
+                    row_codes(isa, &numbers, 37, &[0.0], &[100.0], 255, &mut codes);
                     assert_eq!(codes[at], if odd > 2.0 { 255 } else { 0 });
                 }
             }

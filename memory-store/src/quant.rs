@@ -80,11 +80,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, values: &[f32], shape: Shape, axis: Axis
     let (mut low, mut high) = (vec![f32::INFINITY; shape.groups(axis)], vec![f32::NEG_INFINITY; shape.groups(axis)]);
     let head = shape.tokens * shape.dim;
     match axis {
-        Axis::Token => {
-            for (row, range) in values.chunks_exact(shape.dim).zip(low.iter_mut().zip(&mut high)) {
-                (*range.0, *range.1) = affine::row_range(isa, row);
-            }
-        }
+        Axis::Token => affine::row_ranges(isa, values, shape.dim, &mut low, &mut high),
         Axis::Channel => {
             let ranges = low.chunks_exact_mut(shape.dim).zip(high.chunks_exact_mut(shape.dim));
             for (rows, (low, high)) in values.chunks_exact(head).zip(ranges) {
@@ -105,12 +101,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, values: &[f32], shape: Shape, axis: Axis
     }
     let mut codes = vec![0; values.len()];
     match axis {
-        Axis::Token => {
-            let rows = values.chunks_exact(shape.dim).zip(codes.chunks_exact_mut(shape.dim));
-            for ((row, codes), (low, inverse)) in rows.zip(low.iter().zip(&inverse)) {
-                affine::row_codes(isa, row, *low, *inverse, top, codes);
-            }
-        }
+        Axis::Token => affine::row_codes(isa, values, shape.dim, &low, &inverse, top, &mut codes),
         Axis::Channel => {
             let heads = values.chunks_exact(head).zip(codes.chunks_exact_mut(head));
             let parameters = low.chunks_exact(shape.dim).zip(inverse.chunks_exact(shape.dim));
