@@ -108,6 +108,8 @@ fn code(number: f32, offset: f32, inverse: f32, top: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::float_cmp, reason = "the same numbers, not nearly the same")]
+
     use super::*;
 
     #[test]
