@@ -271,6 +271,16 @@ async fn bad_questions_end_a_view() {
         let error = view.ask(request).await.unwrap_err();
         assert_status(&error.into(), code, part, "");
     }
+    let huge = v1::RecallQuery {
+        search: Some(v1::EntryQuery { queries: vec![0; 16 * DIM * 65_536].into(), ..query(0, 1) }),
+        block_queries: 1,
+        scale: vec![1.0],
+        top_k_chunks: 256,
+        known: Vec::new(),
+    };
+    let (mut view, _) = View::open(&client, &["m"]).await;
+    let error = view.ask(Request::Recall(huge)).await.unwrap_err();
+    assert_status(&error.into(), Code::InvalidArgument, "fewer at once", "top_k_chunks");
     let many = Request::Search(v1::EntryQuery { queries: vec![0; DIM * 4 * 64].into(), ..query(0, 65_536) });
     let (mut view, _) = View::open(&client, &["m"]).await;
     assert_status(&view.ask(many).await.unwrap_err().into(), Code::InvalidArgument, "hits at most", "top_k");

@@ -21,6 +21,8 @@ use crate::{tasks, validate, wire};
 
 /// Bytes of keys and values in one answer.
 const KV_BYTES_MAX: usize = 32 << 20;
+/// Bytes of keys and values that one recall may hold, chunks of several blocks counted for each.
+const RECALLED_BYTES_MAX: usize = 1 << 30;
 /// Hits in one answer, over all lists.
 const HITS_MAX: usize = 1 << 20;
 /// Chunks described at once.
@@ -197,6 +199,16 @@ fn recall(view: &dyn Recall, query: v1::RecallQuery) -> Result<v1::RecalledChunk
         top_k_chunks: query.top_k_chunks as usize,
     };
     let search = wire::given("search", query.search)?;
+    let geometry = view.geometry();
+    let row = 4 * (search.n_heads as usize).saturating_mul(geometry.head_dim as usize).max(1);
+    let blocks = (search.queries.len() / row).div_ceil(choice.block_queries.max(1));
+    let bytes = blocks.saturating_mul(choice.top_k_chunks * kv_bytes(geometry, geometry.chunk_tokens as usize));
+    if bytes > RECALLED_BYTES_MAX {
+        return wire::refuse(
+            "top_k_chunks",
+            format!("{} for {blocks} blocks; ask for fewer at once", choice.top_k_chunks),
+        );
+    }
     let blocks = with_query(view, &search, |request| view.recall(request, &choice))?;
     let mut sent: HashSet<u64> = query.known.iter().copied().collect();
     let (mut chunks, mut room) = (Vec::new(), KV_BYTES_MAX);
