@@ -32,12 +32,8 @@ const PEERS: &str = include_str!("../peers/index.py");
 /// See the module.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// UTF-8 text whose keys and queries are measured too, read by the default model. Without it, only generated vectors are.
-    #[arg(long)]
-    text: Option<PathBuf>,
-    /// Folder that keeps the text's keys, so that they are computed once. Default: a temporary one.
-    #[arg(long)]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    source: TextArguments,
     /// Entries.
     #[arg(long, value_delimiter = ',', default_value = "250k", value_parser = report::parse_tokens)]
     entries: Vec<u64>,
@@ -65,11 +61,10 @@ pub struct Arguments {
 
 /// Measures each set of vectors at each number of entries.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let model = Arc::new(Model::load(&ModelSource::Embedded, &LoadOptions::default())?);
     let most = arguments.entries.iter().copied().max().unwrap_or(0) as usize;
     let mut sets = Vec::new();
-    if let Some(text) = &arguments.text {
-        sets.push(("text", of_text(arguments.data.as_deref(), &model, text)?));
+    if let Some(text) = arguments.source.vectors()? {
+        sets.push(("text", text));
     }
     sets.push(("clustered", vectors::clustered(most, arguments.queries, 64, 1)));
     let mut results = Vec::new();
@@ -85,19 +80,34 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     arguments.output.write_json("index", &json!({"k": K, "sets": results}))
 }
 
-/// Keys and queries of a text; `folder` keeps the keys.
-pub(crate) fn of_text(folder: Option<&Path>, model: &Arc<Model>, text: &Path) -> Result<Vectors> {
-    let (past, held_out) = vectors::split(text, 8192)?;
-    let temporary = tempfile::tempdir()?;
-    let folder = folder.unwrap_or(temporary.path());
-    let storage = SledStorage::open(folder, SledOptions::default())?;
-    let options = StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() };
-    let store = Store::open(Arc::new(storage), options)?;
-    let memory = match store.memory("bench", "text") {
-        Ok(filled) => filled,
-        Err(_) => vectors::ingest(&store, model, &past)?.0,
-    };
-    vectors::real(model, &memory, &held_out)
+/// A text to take vectors from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TextArguments {
+    /// UTF-8 text whose keys and queries are measured, read by the default model. Without it, only generated vectors are.
+    #[arg(long)]
+    text: Option<PathBuf>,
+    /// Folder that keeps the text's keys, so that they are computed once. Default: a temporary one.
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+impl TextArguments {
+    /// Keys and queries of the text, if there is one.
+    pub(crate) fn vectors(&self) -> Result<Option<Vectors>> {
+        let Some(text) = &self.text else { return Ok(None) };
+        let model = Arc::new(Model::load(&ModelSource::Embedded, &LoadOptions::default())?);
+        let (past, held_out) = vectors::split(text, 8192)?;
+        let temporary = tempfile::tempdir()?;
+        let folder = self.data.as_deref().unwrap_or(temporary.path());
+        let storage = SledStorage::open(folder, SledOptions::default())?;
+        let options = StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() };
+        let store = Store::open(Arc::new(storage), options)?;
+        let memory = match store.memory("bench", "text") {
+            Ok(filled) => filled,
+            Err(_) => vectors::ingest(&store, &model, &past)?.0,
+        };
+        Ok(Some(vectors::real(&model, &memory, &held_out)?))
+    }
 }
 
 /// One line for each index.

@@ -11,11 +11,10 @@ use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use mnemon_client::v1::append_request::Message;
 use mnemon_client::{Client, ConnectOptions, v1};
-use mnemon_runtime::{LoadOptions, Model, ModelSource};
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use crate::index::{GOAL, K, Problem, of_text};
+use crate::index::{GOAL, K, Problem, TextArguments};
 use crate::load::{Load, Target, load};
 use crate::report::{self, Output};
 use crate::vectors;
@@ -29,12 +28,8 @@ const APPEND: usize = 64;
 /// See the module.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// UTF-8 text whose keys and queries are searched, read by the default model. Without it, generated vectors are.
-    #[arg(long)]
-    text: Option<PathBuf>,
-    /// Folder that keeps the text's keys, so that they are computed once. Default: a temporary one.
-    #[arg(long)]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    source: TextArguments,
     /// Entries.
     #[arg(long, default_value = "250k", value_parser = report::parse_tokens)]
     entries: u64,
@@ -86,11 +81,8 @@ struct Contender {
 
 /// Fills the servers, then measures them in turn.
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
-    let vectors = match &arguments.text {
-        Some(text) => {
-            let model = Arc::new(Model::load(&ModelSource::Embedded, &LoadOptions::default())?);
-            of_text(arguments.data.as_deref(), &model, text)?
-        }
+    let vectors = match arguments.source.vectors()? {
+        Some(text) => text,
         None => vectors::clustered(arguments.entries as usize, arguments.queries, 64, 1),
     };
     let entries = (arguments.entries as usize).min(vectors.keys.len() / vectors.dim);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -99,6 +100,18 @@ pub(crate) struct Numbers {
 
 /// Memories by tenant and name.
 pub(crate) type Names = BTreeMap<(String, String), Arc<Cell>>;
+
+/// Memories of a tenant, by name, those after `after`.
+pub(crate) fn of_tenant<'a>(
+    names: &'a Names,
+    tenant: &'a str,
+    after: Option<&str>,
+) -> impl Iterator<Item = &'a Arc<Cell>> {
+    let start = (tenant.to_owned(), after.unwrap_or_default().to_owned());
+    let start = if after.is_some() { Bound::Excluded(start) } else { Bound::Included(start) };
+    let memories = names.range((start, Bound::Unbounded)).take_while(move |((owner, _), _)| owner == tenant);
+    memories.map(|(_, cell)| cell)
+}
 
 pub(crate) struct Core {
     pub(crate) storage: Arc<dyn Storage>,
@@ -260,11 +273,19 @@ impl Core {
         Ok(graph)
     }
 
-    /// Memories of a tenant, by name.
-    pub(crate) fn cells_of(&self, tenant: &str) -> Vec<Arc<Cell>> {
-        let names = read(&self.names);
-        let of_tenant = names.range((tenant.to_owned(), String::new())..);
-        of_tenant.take_while(|((owner, _), _)| owner == tenant).map(|(_, cell)| Arc::clone(cell)).collect()
+    /// Memories of a tenant, by name, those after `after`.
+    pub(crate) fn cells_of(&self, tenant: &str, after: Option<&str>) -> Vec<Arc<Cell>> {
+        of_tenant(&read(&self.names), tenant, after).cloned().collect()
+    }
+
+    /// Refuses another memory, of whatever tenant, when there are as many as there may be.
+    pub(crate) fn check_memory_limit(&self, names: &Names) -> Result<()> {
+        let limit = self.options.max_memories;
+        if names.len() as u64 >= limit {
+            let advice = "delete a memory that is no longer needed".into();
+            return Err(Error::Limit { what: "memories", limit, advice });
+        }
+        Ok(())
     }
 
     pub(crate) fn now_unix_ms(&self) -> u64 {

@@ -50,7 +50,7 @@ fn expire_all(core: &Core, cells: &[Arc<Cell>]) -> Result<Expired> {
 
 /// Deletes what is due in the memories of a tenant, so that it does not count any more. Where that fails it counts.
 pub(crate) fn make_room(core: &Core, tenant: &str) {
-    if let Err(error) = expire_all(core, &core.cells_of(tenant)) {
+    if let Err(error) = expire_all(core, &core.cells_of(tenant, None)) {
         tracing::warn!(tenant, %error, "what expired cannot be deleted now; it counts");
     }
 }

@@ -18,8 +18,8 @@ use crate::storage::Batch;
 use crate::store::Shared;
 use crate::sync::{lock, write};
 use crate::{
-    ChunkInfo, DocumentInfo, Error, Fingerprint, KvGeometry, MemoryInfo, MemoryLimits, MemorySpec, Result, Snapshot,
-    Writer,
+    ChunkInfo, DocumentInfo, Error, Fingerprint, KvGeometry, MemoryInfo, MemoryLimits, MemorySpec, OpenMemory, Result,
+    Snapshot, Writer,
 };
 
 /// A memory of a [`Store`](crate::Store). Clones share everything.
@@ -137,11 +137,7 @@ impl Memory {
 
     /// Refuses a model other than the one it was created for, naming both.
     pub fn require_fingerprint(&self, given: &Fingerprint) -> Result<()> {
-        let stored = self.cell.spec.fingerprint;
-        if stored == *given {
-            return Ok(());
-        }
-        Err(Error::FingerprintMismatch { memory: self.cell.name.clone(), stored, given: *given })
+        OpenMemory::require_fingerprint(self, given)
     }
 
     /// An immutable view of what is committed now.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::core::{Cell, Core, Names};
+use crate::core::{Cell, Core, Names, of_tenant};
 use crate::state::Totals;
 use crate::sync::lock;
 use crate::{Error, MemoryLimits, Quota, Result};
@@ -91,6 +91,12 @@ impl Accounts {
     }
 }
 
+/// Whether anything bounds what a memory may hold.
+pub(crate) fn is_bounded(cell: &Cell) -> bool {
+    let (limits, quota) = (cell.life.limits(), cell.account.quota());
+    [limits.max_tokens, limits.max_bytes, quota.max_tokens, quota.max_bytes].iter().any(Option::is_some)
+}
+
 /// Refuses what would not fit a memory that holds `held`, or its tenant.
 pub(crate) fn check_quotas(cell: &Cell, held: Held, growth: Growth) -> Result<()> {
     check_memory(&cell.name, &cell.life.limits(), held, growth)?;
@@ -120,12 +126,12 @@ fn check_tenant(name: &str, quota: &Quota, held: Held, growth: Growth) -> Result
     check("bytes", quota.max_bytes, held.bytes, growth.bytes, owner, advice)
 }
 
-/// Refuses another memory to a tenant that has `memories`.
-pub(crate) fn check_memories(tenant: &str, quota: &Quota, memories: u64) -> Result<()> {
+/// Refuses another memory to a tenant that has as many as it may.
+pub(crate) fn check_memories(tenant: &str, quota: &Quota, names: &Names) -> Result<()> {
     check(
         "memories",
         quota.max_memories,
-        memories,
+        of_tenant(names, tenant, None).count() as u64,
         1,
         || format!("tenant '{tenant}'"),
         || "delete a memory that is no longer needed, or ask the operator of the server for more".into(),
@@ -151,8 +157,7 @@ pub(crate) fn check_import(
         held.tokens = held.tokens.saturating_sub(goes.tokens);
         held.bytes = held.bytes.saturating_sub(goes.bytes);
     } else {
-        let owned = names.range((tenant.clone(), String::new())..).take_while(|((owner, _), _)| owner == tenant);
-        check_memories(tenant, &account.quota(), owned.count() as u64)?;
+        check_memories(tenant, &account.quota(), names)?;
     }
     check_tenant(tenant, &account.quota(), held, growth)
 }

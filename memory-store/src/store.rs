@@ -130,12 +130,8 @@ impl Store {
         if names.contains_key(&key) {
             return Err(Error::MemoryExists { name: name.to_owned() });
         }
-        if names.len() as u64 >= core.options.max_memories {
-            let advice = "delete a memory that is no longer needed".into();
-            return Err(Error::Limit { what: "memories", limit: core.options.max_memories, advice });
-        }
-        let owned = names.range((tenant.to_owned(), String::new())..).take_while(|((owner, _), _)| owner == tenant);
-        check_memories(tenant, &core.accounts.of(tenant).quota(), owned.count() as u64)?;
+        core.check_memory_limit(&names)?;
+        check_memories(tenant, &core.accounts.of(tenant).quota(), &names)?;
         let created_unix_ms = core.now_unix_ms();
         let record = NameRecord { number: core.number(Number::Memory, 1)?, created_unix_ms, spec, limits };
         let mut batch = Batch::default();
@@ -176,11 +172,9 @@ impl Store {
     /// Memories of a tenant, ascending by name, those after `after`, at most `limit`.
     pub fn list_memories(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<MemoryInfo>> {
         let core = &self.shared.core;
-        let mut cells = core.cells_of(tenant);
-        cells.retain(|cell| after.is_none_or(|after| cell.name.as_str() > after));
         // Those that are due now are left out.
         let info = |cell: &Arc<Cell>| Some(crate::memory::info(cell, &settle(core, cell).ok()?));
-        Ok(cells.iter().filter_map(info).take(limit).collect())
+        Ok(core.cells_of(tenant, after).iter().filter_map(info).take(limit).collect())
     }
 
     /// Deletes a memory with all its documents. Handles to it then answer [`Error::UnknownMemory`]; snapshots that

@@ -7,14 +7,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{extend, geometry, queries, search, spec};
+use common::archive::sample;
+use common::{geometry, queries, search};
 use mnemon_memory_store::{
-    EntryPolicy, KvData, KvDtype, Memory, Recall, ResumePoint, Sealing, SledOptions, SledStorage, Store, StoreOptions,
+    EntryPolicy, KvData, KvDtype, Memory, Recall, Sealing, SledOptions, SledStorage, Store, StoreOptions,
 };
 
 fn open(folder: &Path) -> Store {
@@ -37,19 +37,7 @@ fn writes_a_folder() {
     let Some(folder) = std::env::var_os("MNEMON_GOLDEN") else { return };
     let store = open(Path::new(&folder));
     for (name, dtype, policy) in memories() {
-        let memory = store.create_memory("tenant", &name, spec(geometry(dtype, policy))).unwrap();
-        let metadata = BTreeMap::from([("author".to_owned(), "somebody".to_owned())]);
-        let mut writer = memory.writer("grows/and shrinks", metadata).unwrap();
-        extend(&mut writer, memory.geometry(), 6, 1, false);
-        extend(&mut writer, memory.geometry(), 3, 20, false);
-        writer.truncate(7).unwrap();
-        let end = memory.document_chunks("grows/and shrinks", 6, 1).unwrap()[0].span;
-        let resume = ResumePoint { safe_byte: end.byte_end, safe_token: end.token_end, complete: false };
-        writer.commit(resume).unwrap();
-        drop(writer);
-        common::write_document(&memory, "deleted", 2, 40);
-        common::write_document(&memory, "whole", 2, 60);
-        memory.delete_document("deleted").unwrap();
+        sample(&store, &name, geometry(dtype, policy));
     }
     store.delete_memory("tenant", "bf16").unwrap();
     let text: String = store

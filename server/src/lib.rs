@@ -26,6 +26,7 @@
 //! | `server.rs` | start, serve, stop |
 //! | `connection.rs` | accepted connections: how many, and how they are cut |
 //! | `front.rs` | before and after each call: its span, its log line, whether its body ended cleanly |
+//! | `incoming.rs` | the next message of a stream, the end of the server, or silence |
 //! | `auth.rs` | bearer token to tenant |
 //! | `services/` | one file for each kind of call |
 //! | `validate.rs` | the contract's limits, as field violations |
@@ -51,6 +52,7 @@ mod convert;
 mod embedded;
 mod error;
 mod front;
+mod incoming;
 mod lifetime;
 mod logging;
 mod memories;

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use mnemon_runtime::{Engine, Model};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 
 use crate::Settings;
 use crate::auth::Credentials;
 use crate::memories::Memories;
+use crate::status;
 
 /// What all calls share, with or without a model. Every call holds a handle; when the last is gone everything is closed, in
 /// the order of the fields.
@@ -33,6 +35,16 @@ pub(crate) struct Common {
     pub(crate) memories: Memories,
     /// Dropped last: tells [`Server::serve`](crate::Server::serve) that the data folder is free again.
     pub(crate) _closed: DropGuard,
+}
+
+impl Common {
+    /// A place among the documents that are read or appended to.
+    pub(crate) fn ingest_place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.ingests).try_acquire_owned().map_err(|_| {
+            let limit = self.settings.limits.ingests;
+            status::overloaded(&format!("{limit} documents are being read already; try again later"), "INGESTS_FULL")
+        })
+    }
 }
 
 /// What calls share that need the model.

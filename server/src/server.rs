@@ -55,13 +55,7 @@ impl Server {
     /// what is wrong with the former is told first).
     pub async fn open(settings: Settings) -> Result<Self> {
         settings.validate()?;
-        let memories = if let Some(endpoint) = &settings.store {
-            Memories::There(Box::new(connect(&settings, endpoint).await?))
-        } else {
-            let (folder, options) = (settings.data.clone(), sled_options(&settings));
-            let storage = blocking("opening the store", move || Ok(SledStorage::open(folder, options)?)).await?;
-            Memories::Here(open_store(&settings, Arc::new(storage)).await?)
-        };
+        let memories = open_memories(&settings).await?;
         if settings.store_only {
             return Ok(Self { settings, memories, model: None });
         }
@@ -77,14 +71,10 @@ impl Server {
         Ok(Self { settings, memories, model: Some(model) })
     }
 
-    /// As [`open`](Self::open) with [`Settings::store`], and with a model that is loaded already.
-    pub async fn with_remote_store(settings: Settings, model: Arc<Model>) -> Result<Self> {
+    /// As [`open`](Self::open), with a model that is loaded already.
+    pub async fn with_model(settings: Settings, model: Arc<Model>) -> Result<Self> {
         settings.validate()?;
-        let endpoint = settings.store.clone().ok_or_else(|| Error::Settings {
-            what: "store".into(),
-            why: "the address of the server that keeps the memories is needed".into(),
-        })?;
-        let memories = Memories::There(Box::new(connect(&settings, &endpoint).await?));
+        let memories = open_memories(&settings).await?;
         Ok(Self { settings, memories, model: Some(model) })
     }
 
@@ -183,6 +173,16 @@ fn with_model(common: &Arc<Common>, model: Arc<Model>) -> Result<Arc<Parts>> {
         model,
         common: Arc::clone(common),
     }))
+}
+
+/// The memories of the data folder, or of the server that keeps them.
+async fn open_memories(settings: &Settings) -> Result<Memories> {
+    if let Some(endpoint) = &settings.store {
+        return Ok(Memories::There(Box::new(connect(settings, endpoint).await?)));
+    }
+    let (folder, options) = (settings.data.clone(), sled_options(settings));
+    let storage = blocking("opening the store", move || Ok(SledStorage::open(folder, options)?)).await?;
+    Ok(Memories::Here(open_store(settings, Arc::new(storage)).await?))
 }
 
 async fn open_store(settings: &Settings, storage: Arc<dyn Storage>) -> Result<Store> {

@@ -39,6 +39,7 @@
 //! | `catalog.rs` | memories and documents |
 //! | `recall.rs` | ingest, search, generate, score |
 //! | `transfer.rs` | whole memories: export, import, re-encode |
+//! | `upload.rs` | a source sent piece by piece: what ingest and import share |
 //! | `error.rs` | the one error type |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -49,6 +50,7 @@ mod error;
 mod recall;
 mod transfer;
 mod transport;
+mod upload;
 
 pub use connect::{Client, ConnectOptions, DEFAULT_ENDPOINT};
 pub use error::{Error, FieldViolation, Result};

@@ -7,20 +7,15 @@ use std::time::Duration;
 
 use mnemon_proto::v1;
 use mnemon_proto::v1::ingest_request::Message;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::sync::mpsc;
+use tokio::io::AsyncRead;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::transport::CleanEnd;
+use crate::upload::upload;
 use crate::{Client, Error, Result};
 
 /// Bytes of text in one message; the contract allows 1 MiB.
 const PIECE_BYTES: usize = 64 << 10;
-
-/// Pieces read ahead of the connection.
-const PIECES_AHEAD: usize = 4;
 
 /// How to ingest a document.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +40,7 @@ impl Client {
         memory: &str,
         document_id: &str,
         options: IngestOptions,
-        mut source: R,
+        source: R,
         mut on_progress: F,
     ) -> Result<v1::IngestProgress>
     where
@@ -60,27 +55,7 @@ impl Client {
             metadata: options.metadata,
             mode: options.mode.into(),
         };
-        let (pieces, outgoing) = mpsc::channel(PIECES_AHEAD);
-        let clean_end = CleanEnd::default();
-        let feed = async {
-            // A closed channel means that the server ended the call; its answer says why.
-            let mut open = pieces.send(request(Message::Start(start))).await.is_ok();
-            while open {
-                let mut piece = vec![0; PIECE_BYTES];
-                let read = source.read(&mut piece).await?;
-                if read == 0 {
-                    clean_end.set();
-                    break;
-                }
-                piece.truncate(read);
-                open = pieces.send(request(Message::Text(piece))).await.is_ok();
-            }
-            drop(pieces);
-            Ok::<(), Error>(())
-        };
-        let follow = async {
-            let mut call = tonic::Request::new(ReceiverStream::new(outgoing));
-            call.extensions_mut().insert(clean_end.clone());
+        let follow = async |call| {
             let mut answers = self.recalls.clone().ingest(call).await?.into_inner();
             while let Some(progress) = answers.message().await? {
                 on_progress(&progress);
@@ -90,13 +65,8 @@ impl Client {
             }
             Err(Error::EndedEarly)
         };
-        tokio::pin!(feed, follow);
-        // The answer decides, except that a source that cannot be read ends the call.
-        tokio::select! {
-            biased;
-            answer = &mut follow => answer,
-            fed = &mut feed => { fed?; follow.await }
-        }
+        let text = |piece| request(Message::Text(piece));
+        upload(source, request(Message::Start(start)), PIECE_BYTES, text, |_| (), follow).await
     }
 
     /// The `k` chunks nearest to `query`; `exact` scans every entry instead of walking the index.

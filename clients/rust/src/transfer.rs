@@ -1,22 +1,15 @@
 //! Whole memories: export, import, re-encode.
 
-use std::io;
-
 use mnemon_proto::v1;
 use mnemon_proto::v1::export_memory_response::Message as Exported;
 use mnemon_proto::v1::import_memory_request::Message as Imported;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use crate::transport::CleanEnd;
+use crate::upload::upload;
 use crate::{Client, Error, Result};
 
 /// Bytes of an archive in one message; the contract allows 1 MiB.
 const PIECE_BYTES: usize = 256 << 10;
-
-/// Pieces read ahead of the connection.
-const PIECES_AHEAD: usize = 4;
 
 impl Client {
     /// Writes a memory, as it is now, to `sink` as one archive, and flushes it; `on_progress` is called with what is
@@ -56,47 +49,17 @@ impl Client {
         &self,
         name: Option<&str>,
         replace: bool,
-        mut source: R,
-        mut on_progress: F,
+        source: R,
+        on_progress: F,
     ) -> Result<v1::Memory>
     where
         R: AsyncRead + Unpin,
         F: FnMut(u64),
     {
         let start = v1::ImportStart { name: name.unwrap_or_default().into(), replace };
-        let (pieces, outgoing) = mpsc::channel(PIECES_AHEAD);
-        let clean_end = CleanEnd::default();
-        let feed = async {
-            // A closed channel means that the server ended the call; its answer says why.
-            let mut open = pieces.send(request(Imported::Start(start))).await.is_ok();
-            let mut bytes = 0;
-            while open {
-                let mut piece = vec![0; PIECE_BYTES];
-                let read = source.read(&mut piece).await?;
-                if read == 0 {
-                    clean_end.set();
-                    break;
-                }
-                piece.truncate(read);
-                open = pieces.send(request(Imported::Data(piece))).await.is_ok();
-                bytes += read as u64;
-                on_progress(bytes);
-            }
-            drop(pieces);
-            Ok::<(), io::Error>(())
-        };
-        let follow = async {
-            let mut call = tonic::Request::new(ReceiverStream::new(outgoing));
-            call.extensions_mut().insert(clean_end.clone());
-            Ok(self.memories.clone().import_memory(call).await?.into_inner())
-        };
-        tokio::pin!(feed, follow);
-        // The answer decides, except that a source that cannot be read ends the call.
-        tokio::select! {
-            biased;
-            answer = &mut follow => answer,
-            fed = &mut feed => { fed?; follow.await }
-        }
+        let follow = async |call| Ok(self.memories.clone().import_memory(call).await?.into_inner());
+        let data = |piece| request(Imported::Data(piece));
+        upload(source, request(Imported::Start(start)), PIECE_BYTES, data, on_progress, follow).await
     }
 
     /// Has the model being served read the kept text of a memory, of any model, into a new one; `on_progress` is called as

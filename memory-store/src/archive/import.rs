@@ -53,11 +53,7 @@ fn check_free(core: &Core, tenant: &str, name: &str, replace: bool) -> Result<()
     match names.get(&(tenant.to_owned(), name.to_owned())) {
         Some(old) if replace => old.check_alive(),
         Some(_) => Err(Error::MemoryExists { name: name.to_owned() }),
-        None if names.len() as u64 >= core.options.max_memories => {
-            let advice = "delete a memory that is no longer needed".into();
-            Err(Error::Limit { what: "memories", limit: core.options.max_memories, advice })
-        }
-        None => Ok(()),
+        None => core.check_memory_limit(&names),
     }
 }
 

@@ -45,11 +45,8 @@ pub(super) fn put_in_place(
     let old = names.get(&key).map(Arc::clone);
     match &old {
         Some(_) if !replaced => return Err(Error::MemoryExists { name: key.1 }),
-        None if names.len() as u64 >= core.options.max_memories => {
-            let advice = "delete a memory that is no longer needed".into();
-            return Err(Error::Limit { what: "memories", limit: core.options.max_memories, advice });
-        }
-        _ => {}
+        Some(_) => {}
+        None => core.check_memory_limit(names)?,
     }
     batch.put(name_key(&key.0, &key.1), record.encode());
     let Some(old) = old else {

@@ -19,11 +19,12 @@ mod writer;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mnemon_client::{Client, ConnectOptions};
+use mnemon_client::{Client, ConnectOptions, Transport};
 use mnemon_memory_store::{
     ChunkInfo, DocumentWriter, Error, Fingerprint, KvGeometry, MemorySpec, OpenMemory, Recall, Result,
 };
 use mnemon_proto::v1;
+use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
 use tonic::Status;
 
 use self::driver::Driver;
@@ -102,6 +103,13 @@ pub(crate) struct RemoteMemory {
     spec: MemorySpec,
 }
 
+impl RemoteMemory {
+    /// The store's service, on behalf of the memory's tenant.
+    fn service(&self) -> Result<ChunkStoreClient<Transport>> {
+        Ok(self.store.client_of(&self.tenant).map_err(remote)?.chunk_store())
+    }
+}
+
 impl OpenMemory for RemoteMemory {
     fn name(&self) -> &str {
         &self.name
@@ -117,7 +125,7 @@ impl OpenMemory for RemoteMemory {
 
     fn writer(&self, document_id: &str, metadata: BTreeMap<String, String>) -> Result<Box<dyn DocumentWriter>> {
         let place = Place::take(&self.store.busy, (self.tenant.clone(), self.name.clone(), document_id.to_owned()))?;
-        let store = self.store.client_of(&self.tenant).map_err(remote)?.chunk_store();
+        let store = self.service()?;
         let start = v1::AppendStart {
             memory: self.name.clone(),
             document_id: document_id.to_owned(),
@@ -129,7 +137,7 @@ impl OpenMemory for RemoteMemory {
     }
 
     fn document_chunks(&self, id: &str, from_ordinal: u64, limit: usize) -> Result<Vec<ChunkInfo>> {
-        let store = self.store.client_of(&self.tenant).map_err(remote)?.chunk_store();
+        let store = self.service()?;
         let mut chunks = Vec::new();
         while chunks.len() < limit {
             let page = (limit - chunks.len()).min(PAGE_CHUNKS);
@@ -155,7 +163,7 @@ impl OpenMemory for RemoteMemory {
     }
 
     fn check_room(&self, document_id: &str) -> Result<()> {
-        let store = self.store.client_of(&self.tenant).map_err(remote)?.chunk_store();
+        let store = self.service()?;
         let open = || {
             let mut store = store.clone();
             let (memory, document_id) = (self.name.clone(), document_id.to_owned());

@@ -1,7 +1,6 @@
 //! Import: an archive in, a memory out. All or nothing: whatever ends the stream before its end leaves what was.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mnemon_memory_store::{Error, Import, Store};
 use mnemon_proto::v1;
@@ -14,7 +13,7 @@ use super::export::place;
 use crate::auth::Tenant;
 use crate::front::BodyEnd;
 use crate::parts::Common;
-use crate::{convert, status, tasks, validate};
+use crate::{convert, incoming, status, tasks, validate};
 
 /// Takes a whole archive; answers with the memory that it has become.
 pub(super) async fn receive(
@@ -84,24 +83,19 @@ impl Receiver {
 
     /// The next message; `None` when the client has closed its side.
     async fn next(&mut self) -> Result<Option<Message>, Status> {
-        let idle_s = self.common.settings.limits.ingest_idle_s;
-        let message = tokio::select! {
-            biased;
-            () = self.common.life.closing.cancelled() => return Err(status::shutting_down()),
-            message = tokio::time::timeout(Duration::from_secs(idle_s), self.incoming.message()) => message,
+        let idle = |idle_s| {
+            let message = format!("nothing came for {idle_s} s; nothing was imported");
+            status::with_reason(Code::DeadlineExceeded, message, "IMPORT_IDLE")
         };
-        let hung_up = "the client hung up before the end of the archive; nothing was imported";
-        match message {
-            Ok(Ok(Some(v1::ImportMemoryRequest { message: Some(message) }))) => Ok(Some(message)),
-            Ok(Ok(Some(v1::ImportMemoryRequest { message: None }))) => {
+        match incoming::next(&self.common, &mut self.incoming, idle).await? {
+            Some(v1::ImportMemoryRequest { message: Some(message) }) => Ok(Some(message)),
+            Some(v1::ImportMemoryRequest { message: None }) => {
                 Err(status::invalid(vec![status::violation("message", "give a start or data")]))
             }
-            Ok(Ok(None)) if self.end.is_clean() => Ok(None),
-            Ok(Ok(None)) => Err(status::with_reason(Code::Cancelled, hung_up, "HUNG_UP")),
-            Ok(Err(status)) => Err(status),
-            Err(_) => {
-                let message = format!("nothing came for {idle_s} s; nothing was imported");
-                Err(status::with_reason(Code::DeadlineExceeded, message, "IMPORT_IDLE"))
+            None if self.end.is_clean() => Ok(None),
+            None => {
+                let hung_up = "the client hung up before the end of the archive; nothing was imported";
+                Err(status::with_reason(Code::Cancelled, hung_up, "HUNG_UP"))
             }
         }
     }

@@ -4,24 +4,23 @@
 //! connection, silence, an error, a shutdown) commits what was read so far, and stays open for `RESUME`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use mnemon_encoder::{DocumentEncoder, EncodeOptions, Error};
+use mnemon_encoder::{DocumentEncoder, Error};
 use mnemon_proto::v1;
 use mnemon_proto::v1::ingest_request::Message;
-use mnemon_runtime::Turn;
 use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, Streaming};
 use tracing::Instrument as _;
 
+use super::encode::{self, Action, EncodeJob};
 use crate::auth::Tenant;
 use crate::front::BodyEnd;
 use crate::parts::Parts;
 use crate::status::{self, IntoStatus};
-use crate::tasks::{self, Job};
-use crate::{convert, lifetime, validate};
+use crate::tasks;
+use crate::{convert, incoming, lifetime, validate};
 
 /// Answers waiting for the client. Progress beyond that is dropped, because newer progress tells all of it.
 const ANSWERS_AHEAD: usize = 16;
@@ -34,10 +33,7 @@ pub(super) fn start(
     tenant: Tenant,
     request: Request<Streaming<v1::IngestRequest>>,
 ) -> Result<ReceiverStream<Answer>, Status> {
-    let place = Arc::clone(&parts.common.ingests).try_acquire_owned().map_err(|_| {
-        let limit = parts.common.settings.limits.ingests;
-        status::overloaded(&format!("{limit} documents are being read already; try again later"), "INGESTS_FULL")
-    })?;
+    let place = parts.common.ingest_place()?;
     let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
     let end = request.extensions().get::<BodyEnd>().cloned().unwrap_or_default();
     let ingest = Ingest { parts: Arc::clone(parts), tenant, incoming: request.into_inner(), end, answers };
@@ -96,7 +92,7 @@ impl Ingest {
         let tenant = self.tenant.clone();
         let parts = Arc::clone(&self.parts);
         let encoder = tasks::store(&self.parts.common, move || open(&parts, &tenant, start)).await?;
-        let mut job = IngestJob::new(encoder, self.answers.clone());
+        let mut job = self.job(encoder);
         let mut is_new = true;
         loop {
             let interrupted = match self.next().await {
@@ -127,32 +123,38 @@ impl Ingest {
 
     /// Waits for the client, the end of the server, or a silence that is too long.
     async fn next(&mut self) -> Next {
-        let idle_s = self.parts.common.settings.limits.ingest_idle_s;
+        let idle = |idle_s| {
+            let message = format!("nothing came for {idle_s} s; ingest the document again with RESUME");
+            status::with_reason(Code::DeadlineExceeded, message, "INGEST_IDLE")
+        };
         let message = tokio::select! {
             biased;
-            () = self.parts.common.life.closing.cancelled() => return Next::Interrupted(status::shutting_down()),
             () = self.answers.closed() => return Next::Interrupted(hung_up()),
-            message = tokio::time::timeout(Duration::from_secs(idle_s), self.incoming.message()) => message,
+            message = incoming::next(&self.parts.common, &mut self.incoming, idle) => message,
         };
         match message {
-            Ok(Ok(Some(v1::IngestRequest { message: Some(message) }))) => Next::Message(message),
-            Ok(Ok(Some(v1::IngestRequest { message: None }))) => {
+            Ok(Some(v1::IngestRequest { message: Some(message) })) => Next::Message(message),
+            Ok(Some(v1::IngestRequest { message: None })) => {
                 let why = "give a start or text";
                 Next::Interrupted(status::invalid(vec![status::violation("message", why)]))
             }
-            Ok(Ok(None)) if self.end.is_clean() => Next::End,
-            Ok(Ok(None)) => Next::Interrupted(hung_up()),
-            Ok(Err(status)) => Next::Interrupted(status),
-            Err(_) => Next::Interrupted(status::with_reason(
-                Code::DeadlineExceeded,
-                format!("nothing came for {idle_s} s; ingest the document again with RESUME"),
-                "INGEST_IDLE",
-            )),
+            Ok(None) if self.end.is_clean() => Next::End,
+            Ok(None) => Next::Interrupted(hung_up()),
+            Err(status) => Next::Interrupted(status),
         }
     }
 
+    /// Reads a document, and tells the client.
+    fn job(&self, encoder: DocumentEncoder) -> EncodeJob {
+        let answers = self.answers.clone();
+        EncodeJob::new(encoder, move |progress| {
+            // Full: newer progress will tell this, too. Closed: `stop` comes.
+            let _ = answers.try_send(Ok(convert::progress(progress)));
+        })
+    }
+
     /// Checks a piece of text against the limits.
-    fn accept(&self, job: &IngestJob, piece: &[u8]) -> Result<(), Status> {
+    fn accept(&self, job: &EncodeJob, piece: &[u8]) -> Result<(), Status> {
         validate::piece("text", piece)?;
         let limit = self.parts.common.settings.limits.document_bytes;
         if job.encoder.progress().bytes_received + piece.len() as u64 > limit {
@@ -164,7 +166,7 @@ impl Ingest {
 
     /// Does what the job says. If the client hangs up or `end` comes, it stops after the segment at hand, commits,
     /// and an error is returned.
-    async fn work(&self, job: IngestJob, is_new: bool, end: &CancellationToken) -> Result<IngestJob, Status> {
+    async fn work(&self, job: EncodeJob, is_new: bool, end: &CancellationToken) -> Result<EncodeJob, Status> {
         let stop = job.stop.clone();
         let run = async {
             if is_new { tasks::run_new(&self.parts, job).await } else { tasks::run_next(&self.parts, job).await }
@@ -190,10 +192,10 @@ impl Ingest {
     }
 
     /// Commits what was read of a document whose stream was interrupted.
-    async fn keep(&self, job: IngestJob) {
+    async fn keep(&self, job: EncodeJob) {
         job.stop.cancel();
         // The stop makes it a short one; it is worth waiting for its turn.
-        if let Ok(IngestJob { outcome: Err(error), .. }) = tasks::run_next(&self.parts, job).await {
+        if let Ok(EncodeJob { outcome: Err(error), .. }) = tasks::run_next(&self.parts, job).await {
             tracing::warn!(%error, "an interrupted document could not be committed; what was acknowledged is kept");
         }
     }
@@ -203,10 +205,7 @@ impl Ingest {
 fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<DocumentEncoder, Error> {
     let mode = start.mode();
     let memory = parts.common.memories.open(tenant.name(), &start.memory, &parts.model.fingerprint())?;
-    let options = EncodeOptions {
-        commit_tokens: parts.common.settings.commit_tokens as usize,
-        ..EncodeOptions::for_geometry(memory.geometry())
-    };
+    let options = encode::options(parts, memory.geometry());
     let begin = match mode {
         v1::IngestMode::Unspecified | v1::IngestMode::Create => DocumentEncoder::create,
         v1::IngestMode::Append => DocumentEncoder::append,
@@ -230,59 +229,4 @@ fn hung_up() -> Status {
         "the client hung up before the end of the document; ingest it again with RESUME",
         "HUNG_UP",
     )
-}
-
-/// What a job is to do next.
-enum Action {
-    /// Reads the pieces that it has.
-    Read,
-    /// Takes a piece, then reads.
-    Push(Vec<u8>),
-    /// Takes the end of the text, then reads all that remains.
-    Finish,
-}
-
-/// A document being read, a segment at a time.
-struct IngestJob {
-    encoder: DocumentEncoder,
-    action: Action,
-    /// Cancelled: stop after the segment at hand, and commit.
-    stop: CancellationToken,
-    /// Where progress goes.
-    answers: Sender<Answer>,
-    outcome: Result<(), Error>,
-}
-
-impl IngestJob {
-    fn new(encoder: DocumentEncoder, answers: Sender<Answer>) -> Self {
-        Self { encoder, action: Action::Read, stop: CancellationToken::new(), answers, outcome: Ok(()) }
-    }
-
-    fn work(&mut self) -> Result<Turn, Error> {
-        if self.stop.is_cancelled() {
-            self.encoder.commit()?;
-            return Ok(Turn::Done);
-        }
-        match std::mem::replace(&mut self.action, Action::Read) {
-            Action::Push(piece) => self.encoder.push(&piece)?,
-            Action::Finish => self.encoder.begin_finish()?,
-            Action::Read => {}
-        }
-        let Some(progress) = self.encoder.step()? else { return Ok(Turn::Done) };
-        if progress.complete {
-            return Ok(Turn::Done);
-        }
-        // Full: newer progress will tell this, too. Closed: `stop` comes.
-        let _ = self.answers.try_send(Ok(convert::progress(&progress)));
-        Ok(Turn::Again)
-    }
-}
-
-impl Job for IngestJob {
-    fn step(&mut self) -> Turn {
-        self.work().unwrap_or_else(|error| {
-            self.outcome = Err(error);
-            Turn::Done
-        })
-    }
 }

@@ -7,9 +7,11 @@
 //! | `store/` | ChunkStore |
 //! | `no_model.rs` | those of a server without a model: all are refused |
 //! | `recall.rs` | GetModel, and the way to the calls below |
+//! | `encode.rs` | a document on the engine: what `ingest.rs` and `reencode.rs` run |
 //! | `export.rs`, `import.rs`, `reencode.rs` | whole memories: the call of that name |
 //! | `ingest.rs`, `search.rs`, `generate.rs`, `score.rs` | the call of that name |
 
+mod encode;
 mod export;
 mod forward;
 mod generate;

@@ -41,10 +41,7 @@ pub(super) async fn start(
     request: v1::ReencodeMemoryRequest,
 ) -> Result<ReceiverStream<Answer>, Status> {
     let into = validate::reencode(&request)?;
-    let place = Arc::clone(&parts.common.ingests).try_acquire_owned().map_err(|_| {
-        let limit = parts.common.settings.limits.ingests;
-        status::overloaded(&format!("{limit} documents are being read already; try again later"), "INGESTS_FULL")
-    })?;
+    let place = parts.common.ingest_place()?;
     let alone = Alone::new(parts, (tenant.name().to_owned(), into.clone()))?;
     let (name, owner) = (request.name.clone(), tenant.name().to_owned());
     let (source, target) = {

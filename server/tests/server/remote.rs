@@ -31,7 +31,7 @@ async fn start_front(endpoint: String) -> Embedded {
     // Nothing is written there.
     let settings = Settings { store: Some(endpoint), ..settings("/nowhere".as_ref()) };
     let listener = bind(&settings).await.unwrap();
-    let server = Server::with_remote_store(settings, model::shared()).await.unwrap();
+    let server = Server::with_model(settings, model::shared()).await.unwrap();
     Embedded::serve(server, listener).unwrap()
 }
 
@@ -122,7 +122,7 @@ async fn errors_of_the_store_are_told() {
 #[tokio::test]
 async fn a_store_that_is_not_there_is_told_at_once() {
     let settings = Settings { store: Some("http://127.0.0.1:9".into()), ..settings("/nowhere".as_ref()) };
-    let error = Server::with_remote_store(settings, model::shared()).await.err().unwrap();
+    let error = Server::with_model(settings, model::shared()).await.err().unwrap();
     assert!(error.to_string().contains("http://127.0.0.1:9"), "{error}");
 }
 

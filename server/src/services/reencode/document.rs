@@ -2,19 +2,16 @@
 
 use std::sync::Arc;
 
-use mnemon_encoder::{DocumentEncoder, EncodeOptions, Error};
+use mnemon_encoder::{DocumentEncoder, Error};
 use mnemon_memory_store::{DocumentInfo, Error as StoreError, Memory, ResumePoint};
 use mnemon_proto::v1;
-use mnemon_runtime::Turn;
-use tokio::sync::mpsc::Sender;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::Answer;
+use super::super::encode::{self, Action, EncodeJob};
 use super::walk::Walk;
 use crate::parts::Parts;
 use crate::status::{self, IntoStatus};
-use crate::tasks::{self, Job};
+use crate::tasks;
 
 /// Chunks read from the store at once.
 const PAGE_CHUNKS: usize = 256;
@@ -116,14 +113,16 @@ async fn read(walk: &Walk, info: &DocumentInfo) -> Result<bool, Failed> {
     let encoder = tasks::store_next(move || open(&parts, target, (&id, metadata, ttl_ms))).await?;
     let before = encoder.progress().sequence;
     let mut text = Text::new(walk.source.clone(), info.id.clone());
-    let mut job = ReencodeJob {
-        encoder,
-        action: Action::Read,
-        stop: CancellationToken::new(),
-        progress: walk.progress.clone(),
-        answers: walk.answers.clone(),
-        outcome: Ok(()),
-    };
+    let (before_it, answers) = (walk.progress.clone(), walk.answers.clone());
+    let mut job = EncodeJob::new(encoder, move |now| {
+        let progress = v1::ReencodeProgress {
+            text_bytes_done: before_it.text_bytes_done + now.durable_bytes,
+            tokens_done: before_it.tokens_done + now.durable_tokens,
+            ..before_it.clone()
+        };
+        // Full: newer progress will tell this, too. Closed: `stop` comes.
+        let _ = answers.try_send(Ok(progress));
+    });
     loop {
         let piece;
         (text, piece) = tasks::store_next(move || {
@@ -152,17 +151,15 @@ fn open(
     target: Memory,
     (id, metadata, ttl_ms): (&str, std::collections::BTreeMap<String, String>, Option<u64>),
 ) -> Result<DocumentEncoder, Error> {
+    let mut found = target.document(id).ok();
     // Metadata that was taken away needs a document that never had it.
-    if metadata.is_empty() && target.document(id).is_ok_and(|found| !found.metadata.is_empty()) {
+    if metadata.is_empty() && found.as_ref().is_some_and(|found| !found.metadata.is_empty()) {
         target.delete_document(id)?;
+        found = None;
     }
-    let options = EncodeOptions {
-        commit_tokens: parts.common.settings.commit_tokens as usize,
-        ..EncodeOptions::for_geometry(target.geometry())
-    };
-    let has_ttl = target.document(id).is_ok_and(|found| found.ttl_ms == ttl_ms);
+    let options = encode::options(parts, target.geometry());
     let mut encoder = DocumentEncoder::resume(Arc::clone(&parts.model), Arc::new(target), id, metadata, options)?;
-    if !has_ttl && ttl_ms.is_some() {
+    if found.and_then(|found| found.ttl_ms) != ttl_ms {
         encoder.set_ttl_ms(ttl_ms)?;
     }
     Ok(encoder)
@@ -170,7 +167,7 @@ fn open(
 
 /// Does what the job says. If the client hangs up or the server closes, it stops after the segment at hand, commits, and
 /// an error is returned.
-async fn work(walk: &Walk, job: ReencodeJob) -> Result<ReencodeJob, Status> {
+async fn work(walk: &Walk, job: EncodeJob) -> Result<EncodeJob, Status> {
     let stop = job.stop.clone();
     let run = tasks::run_next(&walk.parts, job);
     tokio::pin!(run);
@@ -219,62 +216,5 @@ impl Text {
         let rest = self.ready.split_off(self.ready.len().min(PIECE_BYTES));
         let piece = std::mem::replace(&mut self.ready, rest);
         Ok(Some(piece).filter(|piece| !piece.is_empty()))
-    }
-}
-
-/// What a job is to do next.
-enum Action {
-    /// Reads the pieces that it has.
-    Read,
-    /// Takes a piece, then reads.
-    Push(Vec<u8>),
-    /// Takes the end of the text, then reads all that remains.
-    Finish,
-}
-
-/// A document being read, a segment at a time.
-struct ReencodeJob {
-    encoder: DocumentEncoder,
-    action: Action,
-    /// Cancelled: stop after the segment at hand, and commit.
-    stop: CancellationToken,
-    /// Progress of the documents before.
-    progress: v1::ReencodeProgress,
-    answers: Sender<Answer>,
-    outcome: Result<(), Error>,
-}
-
-impl ReencodeJob {
-    fn work(&mut self) -> Result<Turn, Error> {
-        if self.stop.is_cancelled() {
-            self.encoder.commit()?;
-            return Ok(Turn::Done);
-        }
-        match std::mem::replace(&mut self.action, Action::Read) {
-            Action::Push(piece) => self.encoder.push(&piece)?,
-            Action::Finish => self.encoder.begin_finish()?,
-            Action::Read => {}
-        }
-        let Some(now) = self.encoder.step()? else { return Ok(Turn::Done) };
-        if now.complete {
-            return Ok(Turn::Done);
-        }
-        let progress = v1::ReencodeProgress {
-            text_bytes_done: self.progress.text_bytes_done + now.durable_bytes,
-            tokens_done: self.progress.tokens_done + now.durable_tokens,
-            ..self.progress.clone()
-        };
-        // Full: newer progress will tell this, too. Closed: `stop` comes.
-        let _ = self.answers.try_send(Ok(progress));
-        Ok(Turn::Again)
-    }
-}
-
-impl Job for ReencodeJob {
-    fn step(&mut self) -> Turn {
-        self.work().unwrap_or_else(|error| {
-            self.outcome = Err(error);
-            Turn::Done
-        })
     }
 }

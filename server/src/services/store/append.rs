@@ -5,7 +5,6 @@
 //! append was done.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mnemon_memory_store::{KvChunk, Memory, ResumePoint, Store, Writer, WriterState};
 use mnemon_proto::v1;
@@ -17,7 +16,7 @@ use tracing::Span;
 use crate::auth::Tenant;
 use crate::parts::Common;
 use crate::status::{self, IntoStatus as _};
-use crate::{lifetime, validate, wire};
+use crate::{incoming, lifetime, validate, wire};
 
 /// Messages read ahead of what the store has taken.
 const CHUNKS_AHEAD: usize = 2;
@@ -35,10 +34,7 @@ pub(super) async fn answer(
     tenant: Tenant,
     mut messages: Streaming<v1::AppendRequest>,
 ) -> Result<v1::AppendResponse, Status> {
-    let place = Arc::clone(&common.ingests).try_acquire_owned().map_err(|_| {
-        let limit = common.settings.limits.ingests;
-        status::overloaded(&format!("{limit} documents are being written already; try again later"), "INGESTS_FULL")
-    })?;
+    let place = common.ingest_place()?;
     let Message::Start(start) = next(common, &mut messages).await? else {
         return wire::refuse("start", "the first message must say what is appended to");
     };
@@ -73,21 +69,14 @@ pub(super) async fn answer(
 
 /// Waits for the client, the end of the server, or a silence that is too long.
 async fn next(common: &Common, messages: &mut Streaming<v1::AppendRequest>) -> Result<Message, Status> {
-    let idle_s = common.settings.limits.ingest_idle_s;
-    let message = tokio::select! {
-        biased;
-        () = common.life.closing.cancelled() => return Err(status::shutting_down()),
-        message = tokio::time::timeout(Duration::from_secs(idle_s), messages.message()) => message,
+    let idle = |idle_s| {
+        let message = format!("nothing came for {idle_s} s; nothing was stored: append again");
+        status::with_reason(Code::DeadlineExceeded, message, "INGEST_IDLE")
     };
-    match message {
-        Ok(Ok(Some(v1::AppendRequest { message: Some(message) }))) => Ok(message),
-        Ok(Ok(Some(v1::AppendRequest { message: None }))) => wire::refuse("message", "it is empty"),
-        Ok(Ok(None)) => wire::refuse("commit", "the stream ended without it; nothing was stored"),
-        Ok(Err(status)) => Err(status),
-        Err(_) => {
-            let message = format!("nothing came for {idle_s} s; nothing was stored: append again");
-            Err(status::with_reason(Code::DeadlineExceeded, message, "INGEST_IDLE"))
-        }
+    match incoming::next(common, messages, idle).await? {
+        Some(v1::AppendRequest { message: Some(message) }) => Ok(message),
+        Some(v1::AppendRequest { message: None }) => wire::refuse("message", "it is empty"),
+        None => wire::refuse("commit", "the stream ended without it; nothing was stored"),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use mnemon_memory_store::{Choice, ChunkId, KvDtype, KvGeometry, Recall, SearchRequest, Store};
 use mnemon_proto::v1;
@@ -17,7 +16,7 @@ use crate::auth::Tenant;
 use crate::memories::view_of;
 use crate::parts::Common;
 use crate::status::{self, IntoStatus as _};
-use crate::{tasks, validate, wire};
+use crate::{incoming, tasks, validate, wire};
 
 /// Bytes of keys and values in one answer.
 const KV_BYTES_MAX: usize = 32 << 20;
@@ -94,22 +93,19 @@ async fn next(
     requests: &mut Streaming<v1::ViewRequest>,
     answers: &Sender<Answered>,
 ) -> Result<Option<Request>, Status> {
-    let idle_s = common.settings.limits.ingest_idle_s;
+    let idle = |idle_s| {
+        let message = format!("nothing was asked for {idle_s} s; open the view again");
+        status::with_reason(Code::Unavailable, message, "VIEW_IDLE")
+    };
     let message = tokio::select! {
         biased;
-        () = common.life.closing.cancelled() => return Err(status::shutting_down()),
         () = answers.closed() => return Ok(None),
-        message = tokio::time::timeout(Duration::from_secs(idle_s), requests.message()) => message,
+        message = incoming::next(common, requests, idle) => message?,
     };
     match message {
-        Ok(Ok(Some(v1::ViewRequest { request: Some(request) }))) => Ok(Some(request)),
-        Ok(Ok(Some(v1::ViewRequest { request: None }))) => wire::refuse("request", "it is empty"),
-        Ok(Ok(None)) => Ok(None),
-        Ok(Err(status)) => Err(status),
-        Err(_) => {
-            let message = format!("nothing was asked for {idle_s} s; open the view again");
-            Err(status::with_reason(Code::Unavailable, message, "VIEW_IDLE"))
-        }
+        Some(v1::ViewRequest { request: Some(request) }) => Ok(Some(request)),
+        Some(v1::ViewRequest { request: None }) => wire::refuse("request", "it is empty"),
+        None => Ok(None),
     }
 }
 
