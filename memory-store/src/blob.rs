@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashSet};
 use crate::codec::Decoder;
 use crate::core::Cell;
 use crate::extent::{
-    CHUNKS_FORMAT, CHUNKS_MAGIC, ChunkPlace, FOOTER_MAGIC, Layout, chunks_blob_name, decode_meta, footer_of,
+    CHUNKS_FORMAT, CHUNKS_MAGIC, ChunkPlace, FOOTER_MAGIC, Layout, Part, chunks_blob_name, decode_meta, footer_of,
 };
+use crate::geometry::KeySource;
 use crate::records::ExtentRecord;
 use crate::storage::{BlobInfo, Storage};
-use crate::{Error, KvGeometry, MemorySpec, Result};
+use crate::{Error, KeyHead, KvGeometry, MemorySpec, Result};
 
 /// Bytes of the header before its fields: magic, format, length with padding, length of the fields.
 const FIXED: usize = 8 + 4 + 4 + 4;
@@ -241,17 +242,14 @@ pub(crate) fn inspect_chunk(
         return false;
     }
     let mut sound = true;
-    for slot in 0..layout.slots {
-        for (side, name) in ["keys", "values"].into_iter().enumerate() {
-            let part = &bytes[layout.side_offset(slot, side)..][..layout.stride(side)];
-            let (data, rest) = part.split_at(layout.side_bytes[side]);
-            let (checksum, padding) = rest.split_at(4);
-            if checksum != crc32fast::hash(data).to_le_bytes() {
-                faults.push(format!("its {name} of memory layer {} fail their checksum", geometry.layers[slot]));
-                sound = false;
-            } else if padding.iter().any(|byte| *byte != 0) {
-                faults.push("padding is not zero".into());
-            }
+    for part in layout.parts() {
+        let (data, rest) = bytes[part.offset..][..part.stride()].split_at(part.bytes);
+        let (checksum, padding) = rest.split_at(4);
+        if checksum != crc32fast::hash(data).to_le_bytes() {
+            faults.push(format!("its {} fail their checksum", name_of(part, geometry)));
+            sound = false;
+        } else if padding.iter().any(|byte| *byte != 0) {
+            faults.push("padding is not zero".into());
         }
     }
     let meta = &bytes[layout.meta_offset()..];
@@ -280,16 +278,24 @@ pub(crate) fn inspect_chunk(
     sound
 }
 
+fn name_of(part: Part, geometry: &KvGeometry) -> String {
+    match (part.source, part.side) {
+        (KeySource::Slot(slot), 0) => format!("keys of memory layer {}", geometry.layers[slot]),
+        (KeySource::Slot(slot), _) => format!("values of memory layer {}", geometry.layers[slot]),
+        (KeySource::Lone(lone), _) => match geometry.lone_key_heads().nth(lone) {
+            Some(KeyHead { layer, head }) => format!("keys of head {head} of layer {layer}"),
+            None => "keys".into(),
+        },
+    }
+}
+
 /// A sound chunk as it is to be stored again: the same bytes, with padding that is zero.
 pub(crate) fn restored_chunk(bytes: &[u8], tokens: usize, geometry: &KvGeometry) -> Result<Vec<u8>> {
     let layout = Layout::new(geometry, tokens);
     let (_, len) = decode_meta(&bytes[layout.meta_offset()..], "meta")?;
     let mut restored = bytes[..layout.meta_offset() + len].to_vec();
-    for slot in 0..layout.slots {
-        for side in 0..2 {
-            let start = layout.side_offset(slot, side);
-            restored[start + layout.side_bytes[side] + 4..start + layout.stride(side)].fill(0);
-        }
+    for part in layout.parts() {
+        restored[part.offset + part.bytes + 4..part.offset + part.stride()].fill(0);
     }
     restored.resize(restored.len().next_multiple_of(8), 0);
     Ok(restored)

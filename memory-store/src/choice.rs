@@ -19,8 +19,8 @@ impl Choice<'_> {
     /// Refuses a choice that does not fit the request.
     pub(crate) fn check(&self, request: &SearchRequest<'_>) -> Result<()> {
         let invalid = |why: String| Err(Error::Invalid { what: "choice of chunks", why });
-        if self.scale.len() != request.n_heads {
-            return invalid(format!("{} scales for {} query heads", self.scale.len(), request.n_heads));
+        if self.scale.len() != request.key_heads.len() {
+            return invalid(format!("{} scales for {} query heads", self.scale.len(), request.key_heads.len()));
         }
         if self.block_queries == 0 || self.top_k_chunks == 0 {
             return invalid("blocks of no queries, or no chunks wanted; at least 1 of each".into());

@@ -1,5 +1,8 @@
 //! Chunks: the unit of storing, caching and citing.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use half::{bf16, f16};
 
 /// Identifier of a chunk, unique in a store and never used again.
@@ -35,6 +38,9 @@ pub struct KvChunk {
     /// Attention that each token received while it was local, one vector per memory layer, each
     /// `[kv_heads, tokens]`; required by [`EntryPolicy::Representative`](crate::EntryPolicy), else empty.
     pub importance: Vec<Vec<f32>>,
+    /// Keys of the [lone key heads](crate::KvGeometry::lone_key_heads), one vector for each, `[tokens, head_dim]`
+    /// row-major.
+    pub lone_keys: Vec<Vec<f32>>,
 }
 
 /// Numbers as they are stored.
@@ -97,8 +103,12 @@ pub struct ChunkInfo {
     pub id: ChunkId,
     /// Name of the memory it belongs to.
     pub memory: String,
+    /// Number of its document within the store.
+    pub document: u64,
     /// Its document's identifier, as given by the user.
     pub document_id: String,
+    /// What the user attached to its document, as it is now; of a document that is gone, what its blob says.
+    pub metadata: Arc<BTreeMap<String, String>>,
     /// Where it stands in the document.
     pub span: SourceSpan,
     /// Its tokens.

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::{EntryPolicy, Error, Fingerprint, KvDtype, KvGeometry, Result};
+use crate::{EntryPolicy, Error, Fingerprint, KeyHead, KvDtype, KvGeometry, Result};
 
 /// Numbers of things, lengths and offsets stay below: sums of them do not overflow.
 pub(crate) const NUMBER_MAX: u64 = 1 << 56;
+
+/// Of the byte of a geometry's entry policy: key heads follow, for not all of them have entries.
+const CHOSEN_KEY_HEADS: u8 = 1 << 7;
 
 /// Appends values to a byte string.
 #[derive(Debug, Default)]
@@ -65,7 +68,14 @@ impl Encoder {
             self.u32(*layer);
         }
         self.u32(value.kv_heads).u32(value.head_dim).u8(dtype_code(value.dtype));
-        self.u32(value.chunk_tokens).u8(policy).u16(count)
+        if value.has_all_key_heads() {
+            return self.u32(value.chunk_tokens).u8(policy).u16(count);
+        }
+        self.u32(value.chunk_tokens).u8(policy | CHOSEN_KEY_HEADS).u16(count).u32(value.key_heads.len() as u32);
+        for KeyHead { layer, head } in &value.key_heads {
+            self.u32(*layer).u32(*head);
+        }
+        self
     }
 
     /// Ends with the CRC-32 of everything before it.
@@ -195,18 +205,31 @@ impl<'a> Decoder<'a> {
 
     pub(crate) fn geometry(&mut self) -> Result<KvGeometry> {
         let count = self.count(4)?;
-        let layers = (0..count).map(|_| self.u32()).collect::<Result<_>>()?;
+        let layers = (0..count).map(|_| self.u32()).collect::<Result<Vec<_>>>()?;
         let (kv_heads, head_dim) = (self.u32()?, self.u32()?);
         let dtype = dtype_of(self.u8()?).ok_or_else(|| self.damaged("unknown type of numbers"))?;
         let chunk_tokens = self.u32()?;
-        let entry_policy = match (self.u8()?, self.u16()?) {
+        let (policy, count) = (self.u8()?, self.u16()?);
+        let entry_policy = match (policy & !CHOSEN_KEY_HEADS, count) {
             (0, _) => EntryPolicy::PerToken,
             (1, tokens) => EntryPolicy::BlockMean { tokens },
             (2, count) => EntryPolicy::Representative { count },
             _ => return Err(self.damaged("unknown entry policy")),
         };
-        let geometry = KvGeometry { layers, kv_heads, head_dim, dtype, chunk_tokens, entry_policy };
+        let chosen = policy & CHOSEN_KEY_HEADS != 0;
+        let key_heads = if chosen {
+            let count = self.count(8)?;
+            let key_head = |_| Ok(KeyHead { layer: self.u32()?, head: self.u32()? });
+            (0..count).map(key_head).collect::<Result<_>>()?
+        } else {
+            KvGeometry::all_key_heads(&layers, kv_heads)
+        };
+        let geometry = KvGeometry { layers, key_heads, kv_heads, head_dim, dtype, chunk_tokens, entry_policy };
         geometry.validate().map_err(|error| self.damaged(&error.to_string()))?;
+        if chosen && geometry.has_all_key_heads() {
+            // One shape, one form.
+            return Err(self.damaged("key heads are listed although there are all of them"));
+        }
         Ok(geometry)
     }
 

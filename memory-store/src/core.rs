@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::archive::Histories;
 use crate::cache::Cache;
 use crate::extent::Extent;
+use crate::geometry::KeySource;
 use crate::index::{GraphIndex, GraphOwner, VectorIndex as _, read_graph};
 use crate::life::Life;
 use crate::quota::{Account, Accounts};
@@ -24,14 +25,17 @@ use crate::{ChunkId, ChunkKv, Error, KvGeometry, MemorySpec, Result, StoreOption
 pub(crate) enum IndexKey {
     /// A graph, by its segment and its place in it.
     Graph(u64, usize),
-    /// The entries of an unsealed extent (by the number of its blob) at a slot.
-    Tail(u64, usize),
+    /// The entries of an unsealed extent (by the number of its blob) whose keys are at a source.
+    Tail(u64, KeySource),
+    /// The tokens of an extent (by the number of its blob).
+    Tokens(u64),
 }
 
 #[derive(Clone)]
 pub(crate) enum IndexPart {
     Graph(Arc<GraphIndex>),
     Tail(Arc<TailEntries>),
+    Tokens(Arc<Vec<u32>>),
 }
 
 /// One memory, shared by its handles.
@@ -214,34 +218,44 @@ impl Core {
         Err(error)
     }
 
-    /// Entries of an unsealed extent at a slot; kept in the cache when `keep`.
+    /// Entries of an unsealed extent whose keys are at `source`; kept in the cache when `keep`.
     pub(crate) fn tail_entries(
         &self,
         geometry: &KvGeometry,
-        slot: usize,
+        source: KeySource,
         extent: &Extent,
         keep: bool,
     ) -> Result<Arc<TailEntries>> {
-        let key = IndexKey::Tail(extent.number, slot);
+        let key = IndexKey::Tail(extent.number, source);
         if let Some(IndexPart::Tail(entries)) = self.index_cache.get(&key).as_deref() {
             return Ok(Arc::clone(entries));
         }
         // Always the whole extent: a snapshot older than a truncation sees more of it than later ones.
-        let entries = Arc::new(TailEntries::load(geometry, slot, extent)?);
+        let entries = Arc::new(TailEntries::load(geometry, source, extent)?);
         if keep {
             self.index_cache.insert(key, Arc::new(IndexPart::Tail(Arc::clone(&entries))), entries.bytes());
         }
         Ok(entries)
     }
 
-    /// The graph of a segment at a slot and head.
-    pub(crate) fn graph(&self, cell: &Cell, segment: &Segment, slot: usize, head: usize) -> Result<Arc<GraphIndex>> {
-        let at = slot * cell.spec.geometry.kv_heads as usize + head;
+    /// Tokens of all chunks of an extent, truncated ones included; where each begins its places tell.
+    pub(crate) fn tokens(&self, geometry: &KvGeometry, extent: &Extent) -> Result<Arc<Vec<u32>>> {
+        let key = IndexKey::Tokens(extent.number);
+        if let Some(IndexPart::Tokens(tokens)) = self.index_cache.get(&key).as_deref() {
+            return Ok(Arc::clone(tokens));
+        }
+        let tokens = Arc::new(extent.read_tokens(geometry)?);
+        self.index_cache.insert(key, Arc::new(IndexPart::Tokens(Arc::clone(&tokens))), 4 * tokens.len() + 96);
+        Ok(tokens)
+    }
+
+    /// The graph of a segment at the key head with index `at`.
+    pub(crate) fn graph(&self, cell: &Cell, segment: &Segment, at: usize) -> Result<Arc<GraphIndex>> {
         let key = IndexKey::Graph(segment.number, at);
         if let Some(IndexPart::Graph(graph)) = self.index_cache.get(&key).as_deref() {
             return Ok(Arc::clone(graph));
         }
-        let graph = Arc::new(self.read_graph(cell, segment, slot, head)?);
+        let graph = Arc::new(self.read_graph(cell, segment, at)?);
         self.keep_graph(segment.number, at, &graph);
         Ok(graph)
     }
@@ -259,11 +273,10 @@ impl Core {
         }
     }
 
-    /// Reads and verifies the graph of a segment at a slot and head.
-    pub(crate) fn read_graph(&self, cell: &Cell, segment: &Segment, slot: usize, head: usize) -> Result<GraphIndex> {
-        let at = slot * cell.spec.geometry.kv_heads as usize + head;
+    /// Reads and verifies the graph of a segment at the key head with index `at`.
+    pub(crate) fn read_graph(&self, cell: &Cell, segment: &Segment, at: usize) -> Result<GraphIndex> {
         let file = &segment.graphs[at];
-        let owner = GraphOwner { memory: cell.number, segment: segment.number, slot: slot as u32, head: head as u32 };
+        let owner = GraphOwner::new(cell.number, segment.number, &cell.spec.geometry, at);
         let what = format!("blob {} in {}", file.name, self.storage.location());
         let graph = read_graph(self.storage.as_ref(), &file.name, file.bytes, &what, owner)?;
         let (dim, entries) = (graph.dim(), graph.len());

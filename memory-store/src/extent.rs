@@ -4,7 +4,7 @@
 //! | part | contents |
 //! |---|---|
 //! | header | whose chunks these are: enough to rebuild the catalog |
-//! | body | for each chunk: keys and values of each slot, then span, tokens, text |
+//! | body | for each chunk: keys and values of each slot, lone keys, then span, tokens, text |
 //! | footer | where each chunk starts |
 //!
 //! In memory an extent takes 12 bytes for each chunk and about 200 of its own.
@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::codec::{Decoder, Encoder, NUMBER_MAX};
+use crate::geometry::KeySource;
 use crate::numbers::{decode_side, encode_side};
+use crate::quant::Shape;
 use crate::records::ExtentRecord;
 use crate::storage::Storage;
 use crate::{ChunkId, ChunkInfo, ChunkKv, Error, KvData, KvGeometry, MemorySpec, Result, SourceSpan};
@@ -116,34 +118,89 @@ pub(crate) struct ChunkMeta {
     pub(crate) entry_starts: Vec<u16>,
 }
 
-/// Sizes of the parts of a chunk of `tokens` tokens.
+/// Where the parts of a chunk of `tokens` tokens stand.
 #[derive(Clone, Copy)]
 pub(crate) struct Layout {
-    /// Of keys and of values, without checksum and padding.
-    pub(crate) side_bytes: [usize; 2],
+    /// Of the keys, and of the values, of a slot.
+    shape: Shape,
+    lone_shape: Shape,
+    /// Of keys and of values of a slot, without checksum and padding.
+    side_bytes: [usize; 2],
+    /// Of the keys of a lone key head, likewise.
+    lone_bytes: usize,
     pub(crate) slots: usize,
+    lone: usize,
+}
+
+/// Keys or values of a slot, or the keys of a lone key head.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    /// Byte of the chunk at which it starts.
+    pub(crate) offset: usize,
+    /// Bytes of its numbers; their checksum and padding follow.
+    pub(crate) bytes: usize,
+    pub(crate) shape: Shape,
+    /// Keys are side 0, values side 1.
+    pub(crate) side: usize,
+    /// Whose keys or values they are.
+    pub(crate) source: KeySource,
+}
+
+impl Part {
+    /// Bytes with checksum and padding.
+    pub(crate) fn stride(self) -> usize {
+        stride(self.bytes)
+    }
+}
+
+fn stride(bytes: usize) -> usize {
+    (bytes + 4).next_multiple_of(8)
 }
 
 impl Layout {
     pub(crate) fn new(geometry: &KvGeometry, tokens: usize) -> Self {
-        Self { side_bytes: geometry.side_bytes(tokens), slots: geometry.layers.len() }
+        Self {
+            shape: geometry.shape(tokens),
+            lone_shape: geometry.lone_shape(tokens),
+            side_bytes: geometry.side_bytes(tokens),
+            lone_bytes: geometry.lone_key_bytes(tokens),
+            slots: geometry.layers.len(),
+            lone: geometry.lone_key_heads().count(),
+        }
     }
 
-    pub(crate) fn stride(self, side: usize) -> usize {
-        (self.side_bytes[side] + 4).next_multiple_of(8)
+    fn slot_stride(self) -> usize {
+        stride(self.side_bytes[0]) + stride(self.side_bytes[1])
     }
 
-    pub(crate) fn slot_stride(self) -> usize {
-        self.stride(0) + self.stride(1)
+    /// The keys (side 0) or values (side 1) of a slot.
+    pub(crate) fn side(self, slot: usize, side: usize) -> Part {
+        let before = if side == 0 { 0 } else { stride(self.side_bytes[0]) };
+        let offset = slot * self.slot_stride() + before;
+        Part { offset, bytes: self.side_bytes[side], shape: self.shape, side, source: KeySource::Slot(slot) }
     }
 
-    /// Keys are side 0, values side 1.
-    pub(crate) fn side_offset(self, slot: usize, side: usize) -> usize {
-        slot * self.slot_stride() + if side == 0 { 0 } else { self.stride(0) }
+    fn lone_key(self, lone: usize) -> Part {
+        let offset = self.slots * self.slot_stride() + lone * stride(self.lone_bytes);
+        Part { offset, bytes: self.lone_bytes, shape: self.lone_shape, side: 0, source: KeySource::Lone(lone) }
+    }
+
+    /// The keys at `source`.
+    pub(crate) fn keys(self, source: KeySource) -> Part {
+        match source {
+            KeySource::Slot(slot) => self.side(slot, 0),
+            KeySource::Lone(lone) => self.lone_key(lone),
+        }
+    }
+
+    /// All parts before the meta part, in order.
+    pub(crate) fn parts(self) -> impl Iterator<Item = Part> {
+        let sides = (0..self.slots).flat_map(move |slot| [0, 1].map(|side| self.side(slot, side)));
+        sides.chain((0..self.lone).map(move |lone| self.lone_key(lone)))
     }
 
     pub(crate) fn meta_offset(self) -> usize {
-        self.side_offset(self.slots, 0)
+        self.lone_key(self.lone).offset
     }
 }
 
@@ -201,38 +258,36 @@ impl Extent {
         self.body_start as u64 + self.places[index].offset as u64
     }
 
-    fn checked_side(&self, bytes: &[u8], geometry: &KvGeometry, index: usize, side: usize) -> Result<KvData> {
-        let tokens = self.chunk_tokens(index);
-        let (data, rest) = bytes.split_at(Layout::new(geometry, tokens).side_bytes[side]);
+    fn checked_part(&self, bytes: &[u8], geometry: &KvGeometry, index: usize, part: Part) -> Result<KvData> {
+        let (data, rest) = bytes.split_at(part.bytes);
         if rest.first_chunk::<4>().is_none_or(|stored| u32::from_le_bytes(*stored) != crc32fast::hash(data)) {
             let chunk = self.first_chunk + index as u64;
             return Err(self.file.damaged(format!("keys or values of chunk {chunk} fail their checksum")));
         }
-        Ok(decode_side(data, geometry, tokens, side))
+        Ok(decode_side(data, part.shape, geometry.dtype, part.side))
     }
 
-    /// Keys of the chunk at `index`, `[kv_heads, tokens, head_dim]`.
-    pub(crate) fn read_keys(&self, geometry: &KvGeometry, slot: usize, index: usize) -> Result<KvData> {
-        let layout = Layout::new(geometry, self.chunk_tokens(index));
-        let start = self.chunk_start(index) + layout.side_offset(slot, 0) as u64;
-        let bytes = self.file.read(start, layout.stride(0))?;
-        self.checked_side(&bytes, geometry, index, 0)
+    /// Keys of the chunk at `index`, `[heads, tokens, head_dim]`: all heads of a slot, or a lone one.
+    pub(crate) fn read_keys(&self, geometry: &KvGeometry, source: KeySource, index: usize) -> Result<KvData> {
+        let part = Layout::new(geometry, self.chunk_tokens(index)).keys(source);
+        let bytes = self.file.read(self.chunk_start(index) + part.offset as u64, part.stride())?;
+        self.checked_part(&bytes, geometry, index, part)
     }
 
     /// Keys and values of the chunk at `index`.
     pub(crate) fn read_kv(&self, geometry: &KvGeometry, slot: usize, index: usize) -> Result<ChunkKv> {
         let len = self.chunk_tokens(index);
         let layout = Layout::new(geometry, len);
-        let start = self.chunk_start(index) + layout.side_offset(slot, 0) as u64;
-        let bytes = self.file.read(start, layout.slot_stride())?;
-        let (keys, values) = bytes.split_at(layout.stride(0));
+        let parts = [0, 1].map(|side| layout.side(slot, side));
+        let bytes = self.file.read(self.chunk_start(index) + parts[0].offset as u64, layout.slot_stride())?;
+        let (keys, values) = bytes.split_at(parts[0].stride());
         Ok(ChunkKv {
             id: ChunkId(self.first_chunk + index as u64),
             document: self.document,
             token_start: self.token_start + self.places[index].tokens as u64,
             len,
-            keys: self.checked_side(keys, geometry, index, 0)?,
-            values: self.checked_side(values, geometry, index, 1)?,
+            keys: self.checked_part(keys, geometry, index, parts[0])?,
+            values: self.checked_part(values, geometry, index, parts[1])?,
         })
     }
 
@@ -250,12 +305,35 @@ impl Extent {
             .map_err(|error| self.file.damaged(format!("chunk {}: {error}", self.first_chunk + index as u64)))
     }
 
-    pub(crate) fn read_info(&self, geometry: &KvGeometry, memory: &str, index: usize) -> Result<ChunkInfo> {
+    /// Tokens of all chunks, one after the other.
+    pub(crate) fn read_tokens(&self, geometry: &KvGeometry) -> Result<Vec<u32>> {
+        let mut all = Vec::with_capacity(self.lengths(self.chunks()).0 as usize);
+        for index in 0..self.chunks() as usize {
+            let tokens = self.read_meta(geometry, index)?.tokens;
+            if tokens.len() != self.chunk_tokens(index) {
+                let chunk = self.first_chunk + index as u64;
+                return Err(self.file.damaged(format!("chunk {chunk} has other tokens than its record says")));
+            }
+            all.extend(tokens);
+        }
+        Ok(all)
+    }
+
+    /// What a citation shows of the chunk at `index`, with its document's metadata.
+    pub(crate) fn read_info(
+        &self,
+        geometry: &KvGeometry,
+        memory: &str,
+        index: usize,
+        metadata: &Arc<BTreeMap<String, String>>,
+    ) -> Result<ChunkInfo> {
         let meta = self.read_meta(geometry, index)?;
         Ok(ChunkInfo {
             id: ChunkId(self.first_chunk + index as u64),
             memory: memory.to_owned(),
+            document: self.document,
             document_id: self.document_id.to_string(),
+            metadata: Arc::clone(metadata),
             span: meta.span,
             tokens: meta.tokens,
             text: meta.text,
@@ -343,13 +421,12 @@ impl ExtentBuilder {
         let start = self.body.bytes.len();
         let layout = Layout::new(geometry, chunk.tokens.len());
         let mut finite = true;
-        for (keys, values) in chunk.keys.iter().zip(&chunk.values) {
-            for (side, numbers) in [keys, values].into_iter().enumerate() {
-                let side_start = self.body.bytes.len();
-                finite &= encode_side(&mut self.body.bytes, numbers, geometry, chunk.tokens.len(), side);
-                let checksum = crc32fast::hash(&self.body.bytes[side_start..]);
-                self.body.u32(checksum).align(8);
-            }
+        let sides = chunk.keys.iter().zip(&chunk.values).flat_map(|(keys, values)| [keys, values]);
+        for (part, numbers) in layout.parts().zip(sides.chain(&chunk.lone_keys)) {
+            let part_start = self.body.bytes.len();
+            finite &= encode_side(&mut self.body.bytes, numbers, part.shape, geometry.dtype, part.side);
+            let checksum = crc32fast::hash(&self.body.bytes[part_start..]);
+            self.body.u32(checksum).align(8);
         }
         if !finite {
             self.body.bytes.truncate(start);

@@ -1,6 +1,6 @@
 //! What the stored keys and values look like, and which model made them.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::Range, str::FromStr};
 
 use crate::quant::{self, Shape};
 use crate::{Error, Result};
@@ -110,11 +110,29 @@ impl FromStr for EntryPolicy {
     }
 }
 
+/// Most key heads that can be chosen.
+const KEY_HEADS_MAX: usize = 4096;
+/// Most key heads where every one of the stored layers has entries: more than any model has.
+const ALL_KEY_HEADS_MAX: usize = 1 << 16;
+
+/// One key/value head of one decoder layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyHead {
+    /// Decoder layer, zero-based.
+    pub layer: u32,
+    /// Key/value head of this layer, zero-based.
+    pub head: u32,
+}
+
 /// Shape of what a memory stores; fixed when the memory is created.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KvGeometry {
-    /// Decoder layers that attend to memory, ascending, zero-based.
+    /// Decoder layers whose keys and values are stored, ascending, zero-based; none if only keys are to be searched.
     pub layers: Vec<u32>,
+    /// Key heads that have entries in the index, ascending by layer and head, distinct, 1 to 4096 (65536 where they are
+    /// [all of them](Self::all_key_heads)). The keys of those in other layers than `layers` are stored alone, without
+    /// values.
+    pub key_heads: Vec<KeyHead>,
     /// Key/value heads of each of these layers.
     pub kv_heads: u32,
     /// Values of one key or value vector.
@@ -127,12 +145,105 @@ pub struct KvGeometry {
     pub entry_policy: EntryPolicy,
 }
 
+impl fmt::Debug for KvGeometry {
+    /// Key heads are left out where all have entries: the fingerprint of models hashes this text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("KvGeometry");
+        text.field("layers", &self.layers);
+        if !self.has_all_key_heads() {
+            text.field("key_heads", &self.key_heads);
+        }
+        text.field("kv_heads", &self.kv_heads).field("head_dim", &self.head_dim).field("dtype", &self.dtype);
+        text.field("chunk_tokens", &self.chunk_tokens).field("entry_policy", &self.entry_policy).finish()
+    }
+}
+
+/// Where the keys of a key head are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum KeySource {
+    /// Among the keys and values of a stored layer, by its slot.
+    Slot(usize),
+    /// Alone, by its place among the lone key heads.
+    Lone(usize),
+}
+
 impl KvGeometry {
-    /// Refuses shapes that cannot be stored: no layer, a zero, or more than 4096 in any dimension.
+    /// Every key/value head of `layers`, at most 65537 of them: one more than [`validate`](Self::validate) accepts.
+    pub fn all_key_heads(layers: &[u32], kv_heads: u32) -> Vec<KeyHead> {
+        let heads = layers.iter().flat_map(|&layer| (0..kv_heads).map(move |head| KeyHead { layer, head }));
+        heads.take(ALL_KEY_HEADS_MAX + 1).collect()
+    }
+
+    /// Whether every key/value head of the stored layers has entries, and none of another layer.
+    pub fn has_all_key_heads(&self) -> bool {
+        let heads = self.kv_heads as usize;
+        self.key_heads.len() == self.layers.len().saturating_mul(heads)
+            && self.key_heads.iter().enumerate().all(|(index, key)| {
+                Some(&key.layer) == self.layers.get(index / heads) && key.head as usize == index % heads
+            })
+    }
+
+    /// Key heads of layers that are not stored, ascending: their keys are stored alone.
+    pub fn lone_key_heads(&self) -> impl Iterator<Item = KeyHead> + '_ {
+        self.key_heads.iter().copied().filter(|key| self.slot_of(key.layer).is_none())
+    }
+
+    /// Place of a key head among those that have entries.
+    pub fn key_head_index(&self, key_head: KeyHead) -> Option<usize> {
+        self.key_heads.binary_search(&key_head).ok()
+    }
+
+    /// The key head that each of `query_heads` query heads of a stored layer searches (an index into `key_heads`): head
+    /// `h` that of key/value head `h / (query_heads / kv_heads)` (grouped-query attention).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is no such slot, when `query_heads` is no multiple of `kv_heads`, and when a key/value head of this
+    /// layer has no entries.
+    pub fn searched_by(&self, slot: usize, query_heads: usize) -> Result<Vec<usize>> {
+        let invalid = |why: String| Error::Invalid { what: "search", why };
+        let layers = self.layers.len();
+        let layer = self.layers.get(slot).ok_or_else(|| invalid(format!("slot {slot}; the memory has {layers}")))?;
+        let group = query_heads / (self.kv_heads as usize).max(1);
+        if group == 0 || !query_heads.is_multiple_of(self.kv_heads as usize) {
+            return Err(invalid(format!("{query_heads} query heads; a multiple of {} is accepted", self.kv_heads)));
+        }
+        let key_head = |query_head: usize| {
+            let head = (query_head / group) as u32;
+            let found = self.key_head_index(KeyHead { layer: *layer, head });
+            found.ok_or_else(|| invalid(format!("head {head} of layer {layer} has no entries in this memory")))
+        };
+        (0..query_heads).map(key_head).collect()
+    }
+
+    /// Where the keys of the key head at `index` of `key_heads` are stored.
+    pub(crate) fn source_of(&self, index: usize) -> KeySource {
+        if let Some(slot) = self.key_heads.get(index).and_then(|key| self.slot_of(key.layer)) {
+            return KeySource::Slot(slot);
+        }
+        let before = self.key_heads.iter().take(index);
+        KeySource::Lone(before.filter(|key| self.slot_of(key.layer).is_none()).count())
+    }
+
+    /// Key heads, as indices into `key_heads`, whose keys are stored at `source`.
+    pub(crate) fn key_heads_at(&self, source: KeySource) -> Range<usize> {
+        match source {
+            KeySource::Slot(slot) => {
+                let Some(layer) = self.layers.get(slot) else { return 0..0 };
+                let start = self.key_heads.partition_point(|key| key.layer < *layer);
+                start..self.key_heads.partition_point(|key| key.layer <= *layer)
+            }
+            KeySource::Lone(lone) => {
+                let lone = self.lone_key_heads().nth(lone).and_then(|key| self.key_head_index(key));
+                lone.map_or(0..0, |index| index..index + 1)
+            }
+        }
+    }
+
+    /// Refuses shapes that cannot be stored: nothing to search, a zero, or more than 4096 in any dimension.
     pub fn validate(&self) -> Result<()> {
         let invalid = |why: String| Err(Error::Invalid { what: "memory geometry", why });
-        if self.layers.is_empty() || self.layers.len() > 1024 {
-            return invalid(format!("{} memory layers; 1 to 1024 are accepted", self.layers.len()));
+        if self.layers.len() > 1024 {
+            return invalid(format!("{} memory layers; at most 1024 are accepted", self.layers.len()));
         }
         if !self.layers.windows(2).all(|pair| pair[0] < pair[1]) {
             return invalid("memory layers must be ascending and distinct".into());
@@ -144,44 +255,87 @@ impl KvGeometry {
                 return invalid(format!("{what} is {value}; 1 to 4096 is accepted"));
             }
         }
+        self.validate_key_heads()?;
         match self.entry_policy {
             EntryPolicy::BlockMean { tokens: 0 } | EntryPolicy::Representative { count: 0 } => {
                 invalid("an entry policy needs at least one token".into())
+            }
+            EntryPolicy::Representative { .. } if !self.has_all_key_heads() => {
+                invalid("representative entries need all key heads of the memory layers; use block_mean:N".into())
             }
             _ => Ok(()),
         }
     }
 
-    /// Bytes of keys and values of one token of a full chunk over all memory layers, offsets and steps included.
+    fn validate_key_heads(&self) -> Result<()> {
+        let invalid = |why: String| Err(Error::Invalid { what: "memory geometry", why });
+        let (count, all) = (self.key_heads.len(), self.has_all_key_heads());
+        let most = if all { ALL_KEY_HEADS_MAX } else { KEY_HEADS_MAX };
+        if count == 0 && self.layers.is_empty() {
+            return invalid("no memory layer and no key head; at least one of them is needed".into());
+        }
+        if count == 0 || count > most {
+            return invalid(format!("{count} key heads; 1 to {most} are accepted"));
+        }
+        if !self.key_heads.windows(2).all(|pair| pair[0] < pair[1]) {
+            return invalid("key heads must be ascending by layer and head, and distinct".into());
+        }
+        match self.key_heads.iter().find(|key| key.head >= self.kv_heads) {
+            Some(KeyHead { layer, head }) => {
+                invalid(format!("key head {head} of layer {layer}; a layer has {}", self.kv_heads))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of keys and values of one token of a full chunk over all memory layers, and of the lone keys, offsets and
+    /// steps included.
     pub fn bytes_per_token(&self) -> usize {
         let tokens = self.chunk_tokens as usize;
         self.chunk_bytes(tokens).div_ceil(tokens.max(1))
     }
 
-    /// Bytes of keys and values of a chunk of `tokens` tokens over all memory layers.
+    /// Bytes of keys and values of a chunk of `tokens` tokens over all memory layers, and of the lone keys.
     pub(crate) fn chunk_bytes(&self, tokens: usize) -> usize {
         let [keys, values] = self.side_bytes(tokens);
-        self.layers.len().saturating_mul(keys + values)
+        let lone = self.lone_key_heads().count().saturating_mul(self.lone_key_bytes(tokens));
+        self.layers.len().saturating_mul(keys + values).saturating_add(lone)
     }
 
+    /// Of the keys, or of the values, of a chunk of `tokens` tokens at one memory layer.
     pub(crate) fn shape(&self, tokens: usize) -> Shape {
         Shape { heads: self.kv_heads as usize, tokens, dim: self.head_dim as usize }
     }
 
+    /// Of the keys of a lone key head.
+    pub(crate) fn lone_shape(&self, tokens: usize) -> Shape {
+        Shape { heads: 1, ..self.shape(tokens) }
+    }
+
     /// Bytes of the keys and of the values of a chunk of `tokens` tokens at one memory layer.
     pub(crate) fn side_bytes(&self, tokens: usize) -> [usize; 2] {
-        let shape = self.shape(tokens);
-        match self.dtype {
-            KvDtype::Int8 | KvDtype::Int4 => {
-                [quant::KEY_AXIS, quant::VALUE_AXIS].map(|axis| quant::coded_bytes(shape, axis, self.dtype))
-            }
-            plain => [shape.len() * plain.bits() / 8; 2],
-        }
+        [0, 1].map(|side| side_bytes(self.shape(tokens), self.dtype, side))
+    }
+
+    /// Bytes of the keys of a chunk of `tokens` tokens at a lone key head.
+    pub(crate) fn lone_key_bytes(&self, tokens: usize) -> usize {
+        side_bytes(self.lone_shape(tokens), self.dtype, 0)
     }
 
     /// Position of decoder layer `layer` among the memory layers.
     pub fn slot_of(&self, layer: u32) -> Option<usize> {
         self.layers.binary_search(&layer).ok()
+    }
+}
+
+/// Keys are side 0, values side 1.
+fn side_bytes(shape: Shape, dtype: KvDtype, side: usize) -> usize {
+    match dtype {
+        KvDtype::Int8 | KvDtype::Int4 => {
+            let axis = if side == 0 { quant::KEY_AXIS } else { quant::VALUE_AXIS };
+            quant::coded_bytes(shape, axis, dtype)
+        }
+        plain => shape.len() * plain.bits() / 8,
     }
 }
 
@@ -250,5 +404,67 @@ mod tests {
         for wrong in ["", "per_token:1", "block_mean", "block_mean:0", "representative:x", "f64"] {
             assert!(wrong.parse::<EntryPolicy>().is_err() && wrong.parse::<KvDtype>().is_err(), "{wrong}");
         }
+    }
+
+    fn geometry(layers: &[u32], key_heads: Option<&[(u32, u32)]>) -> KvGeometry {
+        let chosen = |heads: &[(u32, u32)]| heads.iter().map(|&(layer, head)| KeyHead { layer, head }).collect();
+        KvGeometry {
+            layers: layers.to_vec(),
+            key_heads: key_heads.map_or_else(|| KvGeometry::all_key_heads(layers, 2), chosen),
+            kv_heads: 2,
+            head_dim: 8,
+            dtype: KvDtype::Int8,
+            chunk_tokens: 64,
+            entry_policy: EntryPolicy::PerToken,
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_geometry_tells_key_heads_only_where_they_were_chosen() {
+        let rest = "kv_heads: 2, head_dim: 8, dtype: Int8, chunk_tokens: 64, entry_policy: PerToken }";
+        assert_eq!(format!("{:?}", geometry(&[1, 3], None)), format!("KvGeometry {{ layers: [1, 3], {rest}"));
+        let heads = "key_heads: [KeyHead { layer: 2, head: 1 }]";
+        assert_eq!(
+            format!("{:?}", geometry(&[], Some(&[(2, 1)]))),
+            format!("KvGeometry {{ layers: [], {heads}, {rest}")
+        );
+    }
+
+    #[test]
+    fn key_heads_are_checked() {
+        assert!(
+            geometry(&[1, 3], None).validate().is_ok() && geometry(&[], Some(&[(0, 0), (0, 1)])).validate().is_ok()
+        );
+        let chosen = geometry(&[1, 3], Some(&[(0, 1), (1, 0), (3, 1)]));
+        assert!(chosen.validate().is_ok() && !chosen.has_all_key_heads());
+        let wrong: [&[(u32, u32)]; 4] = [&[], &[(1, 0), (0, 0)], &[(1, 0), (1, 0)], &[(1, 2)]];
+        for wrong in wrong {
+            assert!(geometry(&[1], Some(wrong)).validate().is_err(), "{wrong:?}");
+            assert!(geometry(&[], Some(wrong)).validate().is_err(), "{wrong:?}");
+        }
+        let representative = EntryPolicy::Representative { count: 2 };
+        assert!(KvGeometry { entry_policy: representative, ..chosen.clone() }.validate().is_err());
+        assert!(KvGeometry { entry_policy: representative, ..geometry(&[1, 3], None) }.validate().is_ok());
+        let many = vec![KeyHead { layer: 0, head: 0 }; 5000];
+        assert!(KvGeometry { key_heads: many, ..chosen }.validate().is_err());
+        let layers: Vec<u32> = (0..1024).collect();
+        let huge = KvGeometry { key_heads: KvGeometry::all_key_heads(&layers, 4096), ..geometry(&layers, None) };
+        assert!(KvGeometry { kv_heads: 4096, ..huge }.validate().is_err());
+    }
+
+    #[test]
+    fn key_heads_are_found_where_their_keys_are() {
+        let chosen = geometry(&[1, 3], Some(&[(0, 1), (1, 0), (2, 0), (3, 0), (3, 1)]));
+        let sources: Vec<KeySource> = (0..5).map(|index| chosen.source_of(index)).collect();
+        let slot = KeySource::Slot;
+        assert_eq!(sources, [KeySource::Lone(0), slot(0), KeySource::Lone(1), slot(1), slot(1)]);
+        for (index, source) in sources.into_iter().enumerate() {
+            assert!(chosen.key_heads_at(source).contains(&index));
+        }
+        assert_eq!(chosen.key_heads_at(KeySource::Slot(1)), 3..5);
+        assert_eq!(chosen.searched_by(1, 4).unwrap(), [3, 3, 4, 4]);
+        assert!(chosen.searched_by(0, 4).is_err() && chosen.searched_by(2, 4).is_err());
+        assert!(chosen.searched_by(1, 3).is_err() && chosen.searched_by(1, 0).is_err());
+        assert_eq!(geometry(&[1, 3], None).searched_by(1, 2).unwrap(), [2, 3]);
     }
 }

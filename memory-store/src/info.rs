@@ -44,7 +44,7 @@ pub struct MemoryInfo {
     pub stored_bytes: u64,
     /// Bytes of graph blobs.
     pub index_bytes: u64,
-    /// Search entries of one slot and head.
+    /// Search entries of one key head.
     pub entries: u64,
     /// Those of them that are not in a graph yet.
     pub unsealed_entries: u64,

@@ -28,6 +28,7 @@
 //! | `archive` | a memory as one file: export, import; a memory takes the place of another |
 //! | `compact` | blobs with dead chunks, and many small ones, are written anew |
 //! | `fuzzing` | every parser of bytes, for fuzzers; behind the feature of this name |
+//! | `terms` | search by words: token ids scanned, BM25 |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
 //! # Invariants
@@ -85,6 +86,7 @@ pub mod storage;
 mod store;
 mod sync;
 mod tail;
+mod terms;
 mod union;
 mod update;
 mod writer;
@@ -96,7 +98,7 @@ pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan};
 pub use compact::Compacted;
 pub use error::{Error, Result};
 pub use expiry::Expired;
-pub use geometry::{EntryPolicy, Fingerprint, KvDtype, KvGeometry};
+pub use geometry::{EntryPolicy, Fingerprint, KeyHead, KvDtype, KvGeometry};
 pub use info::{Committed, DocumentInfo, MemoryInfo, MemorySpec, ResumePoint, WriterState};
 pub use limits::{MAX_TTL_MS, MemoryLimits, Quota};
 pub use memory::Memory;
@@ -105,7 +107,7 @@ pub use names::{
 };
 pub use options::{Clock, Sealing, StoreOptions};
 pub use reading::{DocumentWriter, OpenMemory};
-pub use recall::{Hit, Recall, SearchRequest};
+pub use recall::{Hit, MAX_NEIGHBOURS, Recall, SearchRequest, TermHit, TermRequest};
 pub use snapshot::Snapshot;
 pub use storage::{InMemoryStorage, SledOptions, SledStorage, Storage};
 pub use store::Store;

@@ -130,7 +130,7 @@ impl Memory {
         check_quotas(&self.cell, Held::of(&self.cell.state().totals), Growth { tokens: 1, bytes: 1 })
     }
 
-    /// Entries, of one slot and head, that no graph indexes yet.
+    /// Entries, of one key head, that no graph indexes yet.
     pub fn unsealed_entries(&self) -> u64 {
         self.cell.state().totals.tail_entries
     }
@@ -219,7 +219,8 @@ impl Memory {
 
     /// Tokens and text of a document's chunks in order, from chunk `from_ordinal` on, at most `limit`.
     pub fn document_chunks(&self, id: &str, from_ordinal: u64, limit: usize) -> Result<Vec<ChunkInfo>> {
-        let number = self.existing(id)?.number;
+        let record = self.existing(id)?;
+        let (number, metadata) = (record.number, Arc::new(record.metadata));
         let state = self.cell.state();
         let mut chunks = Vec::new();
         for LiveExtent { extent, live, .. } in state.document_extents(number) {
@@ -228,7 +229,7 @@ impl Memory {
                 if chunks.len() >= limit {
                     return Ok(chunks);
                 }
-                chunks.push(extent.read_info(self.geometry(), &self.cell.name, index)?);
+                chunks.push(extent.read_info(self.geometry(), &self.cell.name, index, &metadata)?);
             }
         }
         Ok(chunks)

@@ -1,53 +1,45 @@
-//! Keys or values of a chunk at one memory layer as bytes, plain or in codes.
+//! Keys or values of a chunk at one memory layer, or the keys of one head, as bytes, plain or in codes.
 
 use half::{bf16, f16};
 
-use crate::quant::{self, Axis};
-use crate::{KvData, KvDtype, KvGeometry};
+use crate::quant::{self, Axis, Shape};
+use crate::{KvData, KvDtype};
 
 /// Keys are side 0, values side 1.
 fn axis(side: usize) -> Axis {
     if side == 0 { quant::KEY_AXIS } else { quant::VALUE_AXIS }
 }
 
-/// Reads a side of a chunk of `tokens` tokens; `bytes` are as many as the geometry says.
-pub(crate) fn decode_side(bytes: &[u8], geometry: &KvGeometry, tokens: usize, side: usize) -> KvData {
+/// Reads a side of a chunk; `bytes` are as many as its shape and type need.
+pub(crate) fn decode_side(bytes: &[u8], shape: Shape, dtype: KvDtype, side: usize) -> KvData {
     let halves = bytes.as_chunks::<2>().0.iter();
-    match geometry.dtype {
+    match dtype {
         KvDtype::F32 => KvData::F32(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
         KvDtype::F16 => KvData::F16(halves.map(|bytes| f16::from_le_bytes(*bytes)).collect()),
         KvDtype::Bf16 => KvData::Bf16(halves.map(|bytes| bf16::from_le_bytes(*bytes)).collect()),
-        codes @ (KvDtype::Int8 | KvDtype::Int4) => {
-            KvData::F16(quant::decode(bytes, geometry.shape(tokens), axis(side), codes))
-        }
+        codes @ (KvDtype::Int8 | KvDtype::Int4) => KvData::F16(quant::decode(bytes, shape, axis(side), codes)),
     }
 }
 
-/// Whether every number of a side of a chunk of `tokens` tokens is finite as it is read; `bytes` as for [`decode_side`].
-pub(crate) fn side_is_finite(bytes: &[u8], geometry: &KvGeometry, tokens: usize, side: usize) -> bool {
+/// Whether every number of a side of a chunk is finite as it is read; `bytes` as for [`decode_side`].
+pub(crate) fn side_is_finite(bytes: &[u8], shape: Shape, dtype: KvDtype, side: usize) -> bool {
     let halves = |bytes: &[u8]| bytes.as_chunks::<2>().0.iter().all(|bytes| f16::from_le_bytes(*bytes).is_finite());
-    match geometry.dtype {
+    match dtype {
         KvDtype::F32 => bytes.as_chunks::<4>().0.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite()),
         KvDtype::F16 => halves(bytes),
         KvDtype::Bf16 => bytes.as_chunks::<2>().0.iter().all(|bytes| bf16::from_le_bytes(*bytes).is_finite()),
         // Codes stand for finite numbers if the offsets and steps before them are finite.
         KvDtype::Int8 | KvDtype::Int4 => {
-            let parameters = quant::parameter_bytes(geometry.shape(tokens), axis(side));
+            let parameters = quant::parameter_bytes(shape, axis(side));
             bytes.get(..parameters).is_some_and(halves)
         }
     }
 }
 
-/// Appends a side of a chunk of `tokens` tokens in the stored type. `false` when a value is not finite in it.
-pub(crate) fn encode_side(
-    out: &mut Vec<u8>,
-    values: &[f32],
-    geometry: &KvGeometry,
-    tokens: usize,
-    side: usize,
-) -> bool {
+/// Appends a side of a chunk in the stored type. `false` when a value is not finite in it.
+pub(crate) fn encode_side(out: &mut Vec<u8>, values: &[f32], shape: Shape, dtype: KvDtype, side: usize) -> bool {
     let mut finite = true;
-    match geometry.dtype {
+    match dtype {
         KvDtype::F32 => {
             for value in values {
                 finite &= value.is_finite();
@@ -67,7 +59,7 @@ pub(crate) fn encode_side(
             }
         }
         codes @ (KvDtype::Int8 | KvDtype::Int4) => {
-            finite = quant::encode(out, values, geometry.shape(tokens), axis(side), codes);
+            finite = quant::encode(out, values, shape, axis(side), codes);
         }
     }
     finite

@@ -2,18 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::{Choice, ChunkId, ChunkInfo, ChunkKv, KvGeometry, Result};
+use crate::{Choice, ChunkId, ChunkInfo, ChunkKv, Error, KvGeometry, Result};
 
-/// A batch of queries of one memory layer: all heads of one or many tokens.
+/// A batch of queries: some heads of one or many tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct SearchRequest<'a> {
-    /// Index into [`KvGeometry::layers`] (not the decoder layer itself).
-    pub slot: usize,
-    /// Query vectors before rotary encoding, `[n_queries, n_heads, head_dim]` row-major. Query head `h` searches
-    /// the entries of key/value head `h / (n_heads / kv_heads)` (grouped-query attention).
+    /// For each query head the key head whose entries it searches: an index into [`KvGeometry::key_heads`]. At least
+    /// one; a key head may be searched by several. [`KvGeometry::searched_by`] tells them for a layer.
+    pub key_heads: &'a [usize],
+    /// Query vectors before rotary encoding, `[n_queries, key_heads.len(), head_dim]` row-major.
     pub queries: &'a [f32],
-    /// Query heads, a multiple of the geometry's `kv_heads`.
-    pub n_heads: usize,
     /// Entries wanted for each query and head, at least 1.
     pub top_k: usize,
     /// Breadth of the graph search, never below `top_k`. When `None`, small memories are scanned, and large ones are
@@ -36,29 +34,99 @@ pub struct Hit {
     pub len: u16,
 }
 
+/// A search by words.
+#[derive(Debug, Clone, Copy)]
+pub struct TermRequest<'a> {
+    /// What is looked for: each term is a set of token ids that count as the same word (upper and lower case, with and
+    /// without a space before it). At most 1024 terms with 65536 tokens together; a term without tokens counts nothing.
+    pub terms: &'a [Vec<u32>],
+    /// Chunks wanted, 1 to 4096.
+    pub top_k: usize,
+    /// How fast further occurrences of a term in a chunk count less, 0 or more; 1.2 is usual.
+    pub k1: f32,
+    /// How much long chunks are held back, 0 to 1; 0.75 is usual.
+    pub b: f32,
+}
+
+impl TermRequest<'_> {
+    /// Refuses numbers that are out of range.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn validate(&self) -> Result<()> {
+        let invalid = |why: String| Err(Error::Invalid { what: "search by terms", why });
+        let tokens: usize = self.terms.iter().map(Vec::len).sum();
+        if self.terms.len() > TERMS_MAX || tokens > TERM_TOKENS_MAX {
+            let terms = self.terms.len();
+            return invalid(format!(
+                "{terms} terms with {tokens} tokens; at most {TERMS_MAX} with {TERM_TOKENS_MAX} are accepted"
+            ));
+        }
+        if self.top_k == 0 || self.top_k > TERM_TOP_K_MAX {
+            return invalid(format!("{} chunks wanted; 1 to {TERM_TOP_K_MAX} are accepted", self.top_k));
+        }
+        if !(0.0..=1e6).contains(&self.k1) || !(0.0..=1.0).contains(&self.b) {
+            let (k1, b) = (self.k1, self.b);
+            return invalid(format!("k1 of {k1} and b of {b}; 0 to 1000000, and 0 to 1, are accepted"));
+        }
+        Ok(())
+    }
+}
+
+/// Most chunks before, and after, a chunk that [`Recall::neighbours`] tells.
+pub const MAX_NEIGHBOURS: usize = 1024;
+
+/// Terms of a request, tokens of all of them, and chunks wanted.
+const TERMS_MAX: usize = 1024;
+const TERM_TOKENS_MAX: usize = 1 << 16;
+const TERM_TOP_K_MAX: usize = 4096;
+
+/// One chunk found by its words.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TermHit {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// BM25, above 0.
+    pub score: f32,
+}
+
 /// A view of one or several memories that answers searches and hands out chunks. It does not change while it is
 /// held: documents written or deleted later neither appear in it nor vanish from it.
 pub trait Recall: Send + Sync {
     /// Shape of what is stored.
     fn geometry(&self) -> &KvGeometry;
 
-    /// The entries with the largest inner product, for each query and head: `n_queries * n_heads` lists in the
+    /// The entries with the largest inner product, for each query and head: `n_queries * key_heads.len()` lists in the
     /// order of the queries, each sorted by descending score, at most `top_k` long.
     fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>>;
 
-    /// Keys and values of `chunks` at memory layer `slot`, in the order asked.
+    /// Keys and values of `chunks` at memory layer `slot` (an index into [`KvGeometry::layers`], not the decoder layer
+    /// itself), in the order asked.
     fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>>;
 
-    /// Searches, chooses chunks for each block of queries by the share of attention that their hits promise, and fetches
-    /// them, the largest share first: all that a memory layer needs of one step, so that a memory on another machine
-    /// can answer it in one round trip.
-    fn recall(&self, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
-        choice.check(request)?;
-        let hits = self.search(request)?;
-        choice.blocks(&hits).iter().map(|chunks| self.fetch(request.slot, chunks)).collect()
+    /// Keys and values of `chunks` at every layer that keeps them: one list for each slot, in the order asked.
+    fn fetch_layers(&self, chunks: &[ChunkId]) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        (0..self.geometry().layers.len()).map(|slot| self.fetch(slot, chunks)).collect()
     }
 
-    /// Text, span and document of `chunks`, in the order asked.
+    /// Searches, chooses chunks for each block of queries by the share of attention that their hits promise, and fetches
+    /// their keys and values at memory layer `slot`, the largest share first: all that a memory layer needs of one step, so that a memory on another machine
+    /// can answer it in one round trip.
+    fn recall(&self, slot: usize, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        choice.check(request)?;
+        let hits = self.search(request)?;
+        choice.blocks(&hits).iter().map(|chunks| self.fetch(slot, chunks)).collect()
+    }
+
+    /// For each of `chunks` itself and up to `before` and `after` chunks that stand next to it in its document, in the
+    /// order of the document. [`Error::Invalid`] for more than [`MAX_NEIGHBOURS`] before or after.
+    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> Result<Vec<Vec<ChunkId>>>;
+
+    /// Chunks that share terms with a query, by BM25 (Robertson and Zaragoza 2009, section 3.2), best first, equal ones in
+    /// the order of their identifiers. Over several memories, each has statistics of its own.
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>>;
+
+    /// Text, span, document and its metadata of `chunks`, in the order asked.
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>>;
 
     /// Every chunk, ordered by document and position, at most `limit` of them.

@@ -340,7 +340,7 @@ pub(crate) struct SegmentRecord {
     pub(crate) entries: u32,
     /// First chunks of the extents covered, ascending.
     pub(crate) extents: Vec<u64>,
-    /// One for each slot and head: `slot * kv_heads + head`.
+    /// One for each key head, in the order of the geometry.
     pub(crate) graphs: Vec<GraphRecord>,
 }
 

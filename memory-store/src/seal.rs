@@ -1,4 +1,4 @@
-//! Sealing: from the unsealed tail of a memory to a segment with one graph for each slot and head.
+//! Sealing: from the unsealed tail of a memory to a segment with one graph for each key head.
 //!
 //! A segment is built beside readers and writers from extents that are already durable; only its commit takes a turn
 //! of the memory. Failing or being interrupted costs nothing but time: the entries stay in the tail.
@@ -192,24 +192,22 @@ fn build(core: &Core, cell: &Cell, plan: &Plan, stop: &AtomicBool) -> Result<Opt
         graphs: Vec::new(),
     };
     let params = BuildParams { m: core.options.m, ef_construction: core.options.ef_construction };
-    for slot in 0..geometry.layers.len() {
-        for head in 0..geometry.kv_heads as usize {
-            let flat = gather(core, cell, extents, slot, head)?;
-            record.entries = flat.entries().len() as u32;
-            let base = match plan.base() {
-                Some(base) => usable(core.read_graph(cell, base, slot, head), cell)?,
-                None => None,
-            };
-            let built = core.pool.install(|| build_graph(flat, &chunks, base.as_ref(), params, stop))?;
-            let Some(graph) = built else { return Ok(None) };
-            let owner = GraphOwner { memory: cell.number, segment: number, slot: slot as u32, head: head as u32 };
-            let blob = core.number(Number::Blob, 1)?;
-            let blob_bytes = write_graph(core.storage.as_ref(), blob, &graph, owner)?;
-            graphs.0.push(BlobFile::new(Arc::clone(&core.storage), graph_blob_name(blob), blob_bytes));
-            record.graphs.push(GraphRecord { blob, blob_bytes });
-            // The next search wants it: so it need not be read again. Nobody asks for it if the commit fails.
-            core.keep_graph(number, record.graphs.len() - 1, &Arc::new(graph));
-        }
+    for key_head in 0..geometry.key_heads.len() {
+        let flat = gather(core, cell, extents, key_head)?;
+        record.entries = flat.entries().len() as u32;
+        let base = match plan.base() {
+            Some(base) => usable(core.read_graph(cell, base, key_head), cell)?,
+            None => None,
+        };
+        let built = core.pool.install(|| build_graph(flat, &chunks, base.as_ref(), params, stop))?;
+        let Some(graph) = built else { return Ok(None) };
+        let owner = GraphOwner::new(cell.number, number, geometry, key_head);
+        let blob = core.number(Number::Blob, 1)?;
+        let blob_bytes = write_graph(core.storage.as_ref(), blob, &graph, owner)?;
+        graphs.0.push(BlobFile::new(Arc::clone(&core.storage), graph_blob_name(blob), blob_bytes));
+        record.graphs.push(GraphRecord { blob, blob_bytes });
+        // The next search wants it: so it need not be read again. Nobody asks for it if the commit fails.
+        core.keep_graph(number, key_head, &Arc::new(graph));
     }
     let segment = Segment {
         number,
@@ -244,16 +242,18 @@ impl Drop for DoomedFiles {
     }
 }
 
-/// Live entries of `extents` at `slot` and `head`; chunks are numbered in the order of the segment.
-fn gather(core: &Core, cell: &Cell, extents: &[LiveExtent], slot: usize, head: usize) -> Result<FlatIndex> {
+/// Live entries of `extents` at a key head; chunks are numbered in the order of the segment.
+fn gather(core: &Core, cell: &Cell, extents: &[LiveExtent], key_head: usize) -> Result<FlatIndex> {
     let geometry = &cell.spec.geometry;
+    let source = geometry.source_of(key_head);
+    let place = key_head - geometry.key_heads_at(source).start;
     let dim = geometry.head_dim as usize;
     let mut all = FlatIndex::new(dim, geometry.dtype);
     let mut first = 0;
     for LiveExtent { extent, live, entries: live_entries, .. } in extents {
-        let entries = core.tail_entries(geometry, slot, extent, false)?;
+        let entries = core.tail_entries(geometry, source, extent, false)?;
         let count = *live_entries as usize;
-        let flat = &entries.heads[head];
+        let flat = &entries.heads[place];
         // Entries are in the order of chunks, so the live ones come first.
         let moved = flat.entries()[..count].iter().map(|entry| EntryRef { chunk: first + entry.chunk, ..*entry });
         all.extend(flat.vectors(), 0..count * dim, moved);

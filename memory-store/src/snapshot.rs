@@ -1,15 +1,24 @@
 //! An immutable view of one memory: search and fetch.
 
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::blob::ChunkHeader;
 use crate::core::{Cell, Core};
+use crate::extent::Extent;
+use crate::geometry::KeySource;
 use crate::index::{Scored, SearchParams, VectorIndex};
+use crate::records::{DocumentRecord, document_key};
 use crate::state::{LiveExtent, LiveSegment, MemoryState};
 use crate::union::best_first;
-use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result, SearchRequest};
+use crate::{
+    ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MAX_NEIGHBOURS, Recall, Result, SearchRequest, TermHit,
+    TermRequest, terms,
+};
 
 /// Most entries asked for at once: the size of a segment.
 const MAX_TOP_K: usize = 65_536;
@@ -37,11 +46,24 @@ enum Part<'a> {
     Tail(Vec<&'a LiveExtent>),
 }
 
-/// Queries of one head that a task looks for in a part.
+/// Queries that search one key head.
+struct KeyQueries {
+    /// Its index.
+    key_head: usize,
+    /// Where its keys are, and its place among the key heads there.
+    source: KeySource,
+    place: usize,
+    /// Query heads that search it.
+    members: Vec<usize>,
+    /// `[n_queries, members, head_dim]`.
+    queries: Vec<f32>,
+}
+
+/// Queries of one key head that a task looks for in a part.
 struct Task<'a> {
-    head: usize,
+    of: &'a KeyQueries,
     part: &'a Part<'a>,
-    /// Of the queries of this head.
+    /// Of the queries of this key head.
     first: usize,
     queries: &'a [f32],
 }
@@ -65,19 +87,30 @@ impl Snapshot {
         self.state.find(chunk.0).ok_or(Error::UnknownChunk { chunk: chunk.0 })
     }
 
+    /// Of the document that an extent belongs to.
+    fn metadata(&self, extent: &Extent) -> Result<BTreeMap<String, String>> {
+        let (id, storage) = (&extent.document_id, self.core.storage.as_ref());
+        if let Some(record) = storage.get(&document_key(self.cell.number, id))? {
+            let record = DocumentRecord::decode(&record, &format!("the record of document {id}"))?;
+            if record.number == extent.document {
+                return Ok(record.metadata);
+            }
+        }
+        // Deleted since: its blobs stay as long as this is held.
+        ChunkHeader::read(storage, &extent.file.name, extent.file.bytes).map(|header| header.metadata)
+    }
+
     fn check_request(&self, request: &SearchRequest<'_>) -> Result<()> {
         let geometry = self.geometry();
         let invalid = |why: String| Err(Error::Invalid { what: "search", why });
-        if request.slot >= geometry.layers.len() {
-            return invalid(format!("slot {}; the memory has {}", request.slot, geometry.layers.len()));
+        let known = geometry.key_heads.len();
+        if request.key_heads.is_empty() {
+            return invalid("no query head; at least one is needed".into());
         }
-        if request.n_heads == 0 || !request.n_heads.is_multiple_of(geometry.kv_heads as usize) {
-            return invalid(format!(
-                "{} query heads; a multiple of {} is accepted",
-                request.n_heads, geometry.kv_heads
-            ));
+        if let Some(unknown) = request.key_heads.iter().find(|key_head| **key_head >= known) {
+            return invalid(format!("key head {unknown}; the memory has {known}"));
         }
-        let row = request.n_heads * geometry.head_dim as usize;
+        let row = request.key_heads.len() * geometry.head_dim as usize;
         if !request.queries.len().is_multiple_of(row) {
             return invalid(format!("{} query values; a multiple of {row} is accepted", request.queries.len()));
         }
@@ -90,17 +123,25 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Queries of each key/value head, `[n_queries, group, head_dim]`.
-    fn queries_by_head(&self, request: &SearchRequest<'_>) -> Vec<Vec<f32>> {
-        let (heads, dim) = (self.geometry().kv_heads as usize, self.geometry().head_dim as usize);
-        let group = request.n_heads / heads * dim;
-        let mut by_head = vec![Vec::with_capacity(request.queries.len() / heads); heads];
-        for row in request.queries.chunks_exact(request.n_heads * dim) {
-            for (head, part) in by_head.iter_mut().zip(row.chunks_exact(group)) {
-                head.extend_from_slice(part);
-            }
+    /// Queries of each key head that is searched.
+    fn queries_by_key(&self, request: &SearchRequest<'_>) -> Vec<KeyQueries> {
+        let (geometry, dim) = (self.geometry(), self.geometry().head_dim as usize);
+        let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (head, key_head) in request.key_heads.iter().enumerate() {
+            members.entry(*key_head).or_default().push(head);
         }
-        by_head
+        let of_key = |(key_head, members): (usize, Vec<usize>)| {
+            let source = geometry.source_of(key_head);
+            let place = key_head - geometry.key_heads_at(source).start;
+            let mut queries = Vec::with_capacity(request.queries.len() / request.key_heads.len() * members.len());
+            for row in request.queries.chunks_exact(request.key_heads.len() * dim) {
+                for head in &members {
+                    queries.extend_from_slice(&row[head * dim..(head + 1) * dim]);
+                }
+            }
+            KeyQueries { key_head, source, place, members, queries }
+        };
+        members.into_iter().map(of_key).collect()
     }
 
     fn parts(&self, exact: bool) -> Vec<Part<'_>> {
@@ -130,20 +171,19 @@ impl Snapshot {
 
     /// Searches few enough queries that the hits of all parts fit in memory.
     fn search_block(&self, request: &SearchRequest<'_>, parts: &[Part<'_>]) -> Result<Vec<Vec<Hit>>> {
-        let (heads, dim) = (self.geometry().kv_heads as usize, self.geometry().head_dim as usize);
-        let group = request.n_heads / heads;
-        let n_queries = request.queries.len() / (request.n_heads * dim);
-        let by_head = self.queries_by_head(request);
+        let (heads, dim) = (request.key_heads.len(), self.geometry().head_dim as usize);
+        let n_queries = request.queries.len() / (heads * dim);
+        let by_key = self.queries_by_key(request);
         let mut tasks = Vec::new();
-        for (head, queries) in by_head.iter().enumerate() {
+        for of in &by_key {
             for part in parts {
                 // Scanning serves all queries with one pass over the keys; walks are better shared out.
                 let block = match part {
-                    Part::Graph(_) => (n_queries * group).div_ceil(2 * rayon::current_num_threads()) * dim,
-                    Part::Scan(..) | Part::Tail(_) => queries.len(),
+                    Part::Graph(_) => (n_queries * of.members.len()).div_ceil(2 * rayon::current_num_threads()) * dim,
+                    Part::Scan(..) | Part::Tail(_) => of.queries.len(),
                 };
-                let blocks = queries.chunks(block.max(1)).enumerate();
-                tasks.extend(blocks.map(|(at, queries)| Task { head, part, first: at * block / dim, queries }));
+                let blocks = of.queries.chunks(block.max(1)).enumerate();
+                tasks.extend(blocks.map(|(at, queries)| Task { of, part, first: at * block / dim, queries }));
             }
         }
         let run = |task: &Task<'_>| self.search_part(request, task);
@@ -152,10 +192,11 @@ impl Snapshot {
         } else {
             tasks.iter().map(run).collect::<Result<_>>()?
         };
-        let mut answers = vec![Vec::new(); n_queries * request.n_heads];
+        let mut answers = vec![Vec::new(); n_queries * heads];
         for (task, lists) in tasks.iter().zip(found) {
+            let members = &task.of.members;
             for (at, hits) in (task.first..).zip(lists) {
-                answers[at / group * request.n_heads + task.head * group + at % group].extend(hits);
+                answers[at / members.len() * heads + members[at % members.len()]].extend(hits);
             }
         }
         for hits in &mut answers {
@@ -169,12 +210,12 @@ impl Snapshot {
         let ef = request.ef.unwrap_or(self.core.options.ef_search).max(request.top_k);
         let params = SearchParams { top_k: request.top_k, ef, live: None };
         match task.part {
-            Part::Graph(segment) => self.search_segment(request.slot, task, segment, None, params),
-            Part::Scan(segment, range) => self.search_segment(request.slot, task, segment, Some(range.clone()), params),
+            Part::Graph(segment) => self.search_segment(task, segment, None, params),
+            Part::Scan(segment, range) => self.search_segment(task, segment, Some(range.clone()), params),
             Part::Tail(extents) => {
                 let mut hits = vec![Vec::new(); task.queries.len() / self.geometry().head_dim as usize];
                 for extent in extents {
-                    self.search_extent(request.slot, task.head, task.queries, extent, params, &mut hits)?;
+                    self.search_extent(task, extent, params, &mut hits)?;
                 }
                 for hits in &mut hits {
                     keep_best(hits, request.top_k);
@@ -187,13 +228,12 @@ impl Snapshot {
     /// Walks the graph of a segment, or scans a range of its entries.
     fn search_segment(
         &self,
-        slot: usize,
         task: &Task<'_>,
         segment: &LiveSegment,
         scanned: Option<Range<u32>>,
         params: SearchParams<'_>,
     ) -> Result<Vec<Vec<Hit>>> {
-        let graph = self.core.graph(&self.cell, &segment.segment, slot, task.head)?;
+        let graph = self.core.graph(&self.cell, &segment.segment, task.of.key_head)?;
         // Only deletion needs the look-up for each result.
         let live = |entry: u32| self.state.find(graph.chunk_of(entry).0).is_some();
         let params = SearchParams { live: if segment.all_live() { None } else { Some(&live) }, ..params };
@@ -210,19 +250,17 @@ impl Snapshot {
 
     fn search_extent(
         &self,
-        slot: usize,
-        head: usize,
-        queries: &[f32],
+        task: &Task<'_>,
         LiveExtent { extent, live: live_chunks, .. }: &LiveExtent,
         params: SearchParams<'_>,
         hits: &mut [Vec<Hit>],
     ) -> Result<()> {
-        let entries = self.core.tail_entries(self.geometry(), slot, extent, true)?;
-        let flat = &entries.heads[head];
+        let entries = self.core.tail_entries(self.geometry(), task.of.source, extent, true)?;
+        let flat = &entries.heads[task.of.place];
         let live = |entry: u32| flat.entry(entry).chunk < *live_chunks;
         let whole = *live_chunks == extent.chunks();
         let params = SearchParams { live: if whole { None } else { Some(&live) }, ..params };
-        for (hits, found) in hits.iter_mut().zip(flat.search(queries, &params)) {
+        for (hits, found) in hits.iter_mut().zip(flat.search(task.queries, &params)) {
             hits.extend(found.into_iter().map(|found| {
                 let entry = flat.entry(found.entry);
                 let chunk = ChunkId(extent.first_chunk + entry.chunk as u64);
@@ -231,6 +269,30 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+/// The chunks of a document (`extents`, in order) from `before` before to `after` after the one at `ordinal`, as far as they
+/// follow each other without a gap.
+fn run_around(extents: &[&LiveExtent], ordinal: u64, before: usize, after: usize) -> Vec<ChunkId> {
+    let (first, last) = (ordinal.saturating_sub(before as u64), ordinal.saturating_add(after as u64));
+    let from = extents.partition_point(|extent| extent.extent.first_ordinal + u64::from(extent.live) <= first);
+    let mut run: Vec<(u64, ChunkId)> = Vec::new();
+    for LiveExtent { extent, live, .. } in &extents[from..] {
+        let end = (extent.first_ordinal + u64::from(*live)).min(last.saturating_add(1));
+        for at in extent.first_ordinal.max(first)..end {
+            if run.last().is_some_and(|(previous, _)| previous + 1 != at) {
+                if at > ordinal {
+                    break;
+                }
+                run.clear();
+            }
+            run.push((at, ChunkId(extent.first_chunk + (at - extent.first_ordinal))));
+        }
+        if end > last {
+            break;
+        }
+    }
+    run.into_iter().map(|(_, chunk)| chunk).collect()
 }
 
 fn keep_best(hits: &mut Vec<Hit>, top_k: usize) {
@@ -247,12 +309,12 @@ impl Recall for Snapshot {
 
     fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> {
         self.check_request(request)?;
-        let row = request.n_heads * self.geometry().head_dim as usize;
+        let row = request.key_heads.len() * self.geometry().head_dim as usize;
         let few = self.state.totals.entries <= self.core.options.scan_entries;
         let parts = self.parts(request.exact || request.ef.is_none() && few);
-        let hits_of_query = request.n_heads * request.top_k * parts.len().max(1);
+        let hits_of_query = request.key_heads.len() * request.top_k * parts.len().max(1);
         let block = (BLOCK_HITS / hits_of_query).max(1);
-        let mut answers = Vec::with_capacity(request.queries.len() / row * request.n_heads);
+        let mut answers = Vec::with_capacity(request.queries.len() / row * request.key_heads.len());
         for queries in request.queries.chunks(block * row) {
             answers.append(&mut self.search_block(&SearchRequest { queries, ..*request }, &parts)?);
         }
@@ -278,12 +340,46 @@ impl Recall for Snapshot {
         chunks.iter().map(fetch).collect()
     }
 
-    fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {
-        let describe = |chunk: &ChunkId| {
+    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> Result<Vec<Vec<ChunkId>>> {
+        if before.max(after) > MAX_NEIGHBOURS {
+            let why = format!("{before} before and {after} after; at most {MAX_NEIGHBOURS} are accepted");
+            return Err(Error::Invalid { what: "neighbours", why });
+        }
+        let mut documents: HashMap<u64, Vec<&LiveExtent>> = HashMap::new();
+        for chunk in chunks {
+            documents.entry(self.find(*chunk)?.0.extent.document).or_default();
+        }
+        for extent in &self.state.extents {
+            if let Some(extents) = documents.get_mut(&extent.extent.document) {
+                extents.push(extent);
+            }
+        }
+        for extents in documents.values_mut() {
+            extents.sort_by_key(|extent| extent.extent.first_ordinal);
+        }
+        let around = |chunk: &ChunkId| {
             let (extent, index) = self.find(*chunk)?;
-            extent.extent.read_info(self.geometry(), &self.cell.name, index)
+            let extents = documents.get(&extent.extent.document).map_or(&[][..], Vec::as_slice);
+            Ok(run_around(extents, extent.extent.first_ordinal + index as u64, before, after))
         };
-        chunks.iter().map(describe).collect()
+        chunks.iter().map(around).collect()
+    }
+
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
+        terms::search(&self.core, self.geometry(), &self.state, request)
+    }
+
+    fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {
+        let mut metadata: HashMap<u64, Arc<BTreeMap<String, String>>> = HashMap::new();
+        let mut describe = |chunk: &ChunkId| {
+            let (extent, index) = self.find(*chunk)?;
+            let metadata = match metadata.entry(extent.extent.document) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(Arc::new(self.metadata(&extent.extent)?)),
+            };
+            extent.extent.read_info(self.geometry(), &self.cell.name, index, metadata)
+        };
+        chunks.iter().map(&mut describe).collect()
     }
 
     fn chunks(&self, limit: usize) -> Result<Vec<ChunkId>> {

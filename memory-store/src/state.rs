@@ -11,7 +11,7 @@ use crate::{EntryPolicy, KvGeometry};
 pub(crate) struct LiveExtent {
     pub(crate) extent: Arc<Extent>,
     pub(crate) live: u32,
-    /// Entries of these chunks, for each slot and head.
+    /// Entries of these chunks, for each key head.
     pub(crate) entries: u32,
     /// Number of the segment that indexes it; 0 while it is in the tail.
     pub(crate) segment: u64,
@@ -25,7 +25,7 @@ impl LiveExtent {
     }
 }
 
-/// A sealed segment: one graph for each slot and head.
+/// A sealed segment: one graph for each key head.
 pub(crate) struct Segment {
     pub(crate) number: u64,
     /// Chunks that were indexed, dead ones included.
@@ -33,7 +33,7 @@ pub(crate) struct Segment {
     pub(crate) entries: u32,
     /// First chunks of the extents that it covers, ascending.
     pub(crate) extents: Vec<u64>,
-    /// `slot * kv_heads + head`. Shared when the segment changes although its graphs do not.
+    /// One for each key head, in the order of the geometry. Shared when the segment changes although its graphs do not.
     pub(crate) graphs: Arc<[BlobFile]>,
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct MemoryState {
     pub(crate) totals: Totals,
 }
 
-/// Entries of a chunk of `tokens` tokens, for each slot and head.
+/// Entries of a chunk of `tokens` tokens, for each key head.
 pub(crate) fn entries_of(policy: EntryPolicy, tokens: usize) -> usize {
     match policy {
         EntryPolicy::PerToken => tokens,

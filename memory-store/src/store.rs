@@ -374,6 +374,7 @@ fn load_memories(core: &Core) -> Result<Vec<Cell>> {
 fn unknown_memory() -> NameRecord {
     let geometry = KvGeometry {
         layers: Vec::new(),
+        key_heads: Vec::new(),
         kv_heads: 0,
         head_dim: 0,
         dtype: KvDtype::F32,
@@ -442,7 +443,7 @@ fn load_state(core: &Core, name: &str, record: &NameRecord) -> Result<(MemorySta
     }
 
     let mut segments = Vec::new();
-    let graphs = record.spec.geometry.layers.len() * record.spec.geometry.kv_heads as usize;
+    let graphs = record.spec.geometry.key_heads.len();
     for_each_record(storage, &memory_key(SEGMENT_KIND, memory), |(key, value)| {
         let number = trailing_number(&key)?;
         let segment = SegmentRecord::decode(&value, &format!("the record of segment {number} in memory {name}"))?;

@@ -5,29 +5,37 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use crate::extent::Extent;
+use crate::geometry::KeySource;
 use crate::index::{EntryRef, FlatIndex};
 use crate::state::entries_of;
 use crate::{EntryPolicy, KvData, KvGeometry, Result};
 
-/// Entries of one extent at one slot: a flat index for each head.
+/// Entries of one extent whose keys are at one source: a flat index for each key head there.
 pub(crate) struct TailEntries {
     pub(crate) heads: Vec<FlatIndex>,
 }
 
 impl TailEntries {
     /// Reads the entries of all chunks, truncated ones included.
-    pub(crate) fn load(geometry: &KvGeometry, slot: usize, extent: &Extent) -> Result<Self> {
-        let (heads, dim) = (geometry.kv_heads as usize, geometry.head_dim as usize);
-        let mut indexes: Vec<FlatIndex> = (0..heads).map(|_| FlatIndex::new(dim, geometry.dtype)).collect();
+    pub(crate) fn load(geometry: &KvGeometry, source: KeySource, extent: &Extent) -> Result<Self> {
+        let dim = geometry.head_dim as usize;
+        let key_heads = geometry.key_heads_at(source);
+        // Among the keys read.
+        let head_of = |key_head: usize| match source {
+            KeySource::Slot(_) => geometry.key_heads[key_head].head as usize,
+            KeySource::Lone(_) => 0,
+        };
+        let mut indexes: Vec<FlatIndex> = key_heads.clone().map(|_| FlatIndex::new(dim, geometry.dtype)).collect();
         for index in 0..extent.chunks() as usize {
-            let keys = extent.read_keys(geometry, slot, index)?;
+            let keys = extent.read_keys(geometry, source, index)?;
             let tokens = extent.chunk_tokens(index);
             let starts = match geometry.entry_policy {
                 EntryPolicy::Representative { .. } => extent.read_meta(geometry, index)?.entry_starts,
                 _ => Vec::new(),
             };
             let count = entries_of(geometry.entry_policy, tokens);
-            for (head, flat) in indexes.iter_mut().enumerate() {
+            for (key_head, flat) in key_heads.clone().zip(&mut indexes) {
+                let head = head_of(key_head);
                 let of_head = head * tokens * dim..(head + 1) * tokens * dim;
                 let entry =
                     |start: usize, len: usize| EntryRef { chunk: index as u32, start: start as u16, len: len as u16 };
@@ -42,7 +50,8 @@ impl TailEntries {
                         flat.extend(&means, 0..means.len(), blocks);
                     }
                     EntryPolicy::Representative { .. } => {
-                        let first = (slot * heads + head) * count;
+                        // All key heads of the stored layers have entries with this policy.
+                        let first = key_head * count;
                         let Some(starts) = starts.get(first..first + count) else {
                             return Err(extent.file.damaged(format!("chunk {index} lacks entries")));
                         };

@@ -3,24 +3,31 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result, SearchRequest};
+use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result, SearchRequest, TermHit, TermRequest};
 
-/// Several views of equal geometry as one. Chunk ids are unique in a store, so they tell the members apart; members
+/// Several views as one, whose geometries are equal but for the layers that they keep: where those differ, keys and values of none are
+/// handed out. Chunk ids are unique in a store, so they tell the members apart; members
 /// must come from the same store.
 #[derive(Clone)]
 pub struct UnionRecall {
     members: Vec<Arc<dyn Recall>>,
+    geometry: KvGeometry,
 }
 
 impl UnionRecall {
-    /// Refuses no member and members whose geometries differ.
+    /// Refuses no member, and members whose geometries differ in more than the layers.
     pub fn new(members: Vec<Arc<dyn Recall>>) -> Result<Self> {
         let invalid = |why: &str| Error::Invalid { what: "memories to recall from", why: why.into() };
         let first = members.first().ok_or_else(|| invalid("at least one is needed"))?;
-        if members.iter().any(|member| member.geometry() != first.geometry()) {
+        let without_layers = |member: &Arc<dyn Recall>| KvGeometry { layers: Vec::new(), ..member.geometry().clone() };
+        let geometry = if members.iter().all(|member| member.geometry() == first.geometry()) {
+            first.geometry().clone()
+        } else if members.iter().all(|member| without_layers(member) == without_layers(first)) {
+            without_layers(first)
+        } else {
             return Err(invalid("all must have the same geometry"));
-        }
-        Ok(Self { members })
+        };
+        Ok(Self { members, geometry })
     }
 
     /// Asks each member for each chunk until one has it.
@@ -47,9 +54,14 @@ pub(crate) fn best_first(a: &Hit, b: &Hit) -> Ordering {
     b.score.total_cmp(&a.score).then_with(|| (a.chunk, a.start).cmp(&(b.chunk, b.start)))
 }
 
+/// Likewise for hits of a search by terms.
+pub(crate) fn best_terms_first(a: &TermHit, b: &TermHit) -> Ordering {
+    b.score.total_cmp(&a.score).then_with(|| a.chunk.cmp(&b.chunk))
+}
+
 impl Recall for UnionRecall {
     fn geometry(&self) -> &KvGeometry {
-        self.members[0].geometry()
+        &self.geometry
     }
 
     fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> {
@@ -70,6 +82,32 @@ impl Recall for UnionRecall {
 
     fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> {
         self.ask(chunks, |member, chunks| member.fetch(slot, chunks))
+    }
+
+    fn fetch_layers(&self, chunks: &[ChunkId]) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        let mut layers = vec![Vec::with_capacity(chunks.len()); self.geometry().layers.len()];
+        for of_chunk in self.ask(chunks, |member, chunks| member.fetch_layers(chunks).map(|layers| vec![layers]))? {
+            for (layer, kv) in layers.iter_mut().zip(of_chunk) {
+                layer.extend(kv);
+            }
+        }
+        Ok(layers)
+    }
+
+    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> Result<Vec<Vec<ChunkId>>> {
+        self.ask(chunks, |member, chunks| member.neighbours(chunks, before, after))
+    }
+
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
+        let mut merged = Vec::new();
+        for member in &self.members {
+            merged.extend(member.search_terms(request)?);
+        }
+        merged.sort_unstable_by(best_terms_first);
+        // The same memory may be a member twice.
+        merged.dedup_by_key(|hit| hit.chunk);
+        merged.truncate(request.top_k);
+        Ok(merged)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

@@ -404,6 +404,13 @@ fn check_chunk(geometry: &KvGeometry, chunk: &KvChunk) -> Result<()> {
     };
     check("keys", &chunk.keys, heads * tokens * dim)?;
     check("values", &chunk.values, heads * tokens * dim)?;
+    let lone = geometry.lone_key_heads().count();
+    if chunk.lone_keys.len() != lone {
+        return invalid(format!("keys of {} lone key heads; the memory has {lone}", chunk.lone_keys.len()));
+    }
+    if let Some(keys) = chunk.lone_keys.iter().find(|keys| keys.len() != tokens * dim) {
+        return invalid(format!("{} keys of a lone key head; {} are expected", keys.len(), tokens * dim));
+    }
     match geometry.entry_policy {
         EntryPolicy::Representative { .. } => check("importances", &chunk.importance, heads * tokens),
         _ if chunk.importance.is_empty() => Ok(()),

@@ -147,6 +147,7 @@ fn small_archive() -> (Vec<u8>, Vec<String>) {
     let (_, from) = store();
     let spec = spec(mnemon_memory_store::KvGeometry {
         layers: vec![1],
+        key_heads: mnemon_memory_store::KvGeometry::all_key_heads(&[1], 1),
         kv_heads: 1,
         head_dim: 4,
         chunk_tokens: 8,

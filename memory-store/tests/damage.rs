@@ -22,7 +22,8 @@ fn read_all(memory: &Memory) -> Result<()> {
         snapshot.fetch(slot, &ids)?;
         let queries = queries(2, 2, 8, 1);
         for exact in [true, false] {
-            snapshot.search(&SearchRequest { slot, queries: &queries, n_heads: 2, top_k: 5, ef: None, exact })?;
+            let key_heads = [2 * slot, 2 * slot + 1];
+            snapshot.search(&SearchRequest { key_heads: &key_heads, queries: &queries, top_k: 5, ef: None, exact })?;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{geometry, open, small_spec, spec, write_document};
+use common::{chosen, geometry, keys_only, open, small_spec, spec, write_document};
 use half::f16;
 use mnemon_memory_store::{EntryPolicy, InMemoryStorage, KvDtype, Storage};
 
@@ -100,6 +100,56 @@ fn a_chunk_blob_tells_everything_about_its_chunks() {
         assert_eq!((tokens, starts, text as usize), (8, 0, chunk.text.len()));
         assert!(chunk.tokens.iter().all(|token| meta.u32() == *token));
         assert_eq!(meta.take(text as usize), chunk.text.as_bytes());
+    }
+}
+
+#[test]
+fn chosen_key_heads_follow_the_layers() {
+    for (geometry, layers) in [
+        (chosen(KvDtype::F32, EntryPolicy::BlockMean { tokens: 3 }), &[1, 3][..]),
+        (keys_only(KvDtype::F32, EntryPolicy::BlockMean { tokens: 3 }), &[]),
+    ] {
+        let storage = Arc::new(InMemoryStorage::new());
+        let store = open(Arc::clone(&storage) as Arc<dyn Storage>);
+        let memory = store.create_memory("tenant", "books", spec(geometry)).unwrap();
+        let written = write_document(&memory, "a", 24, 1);
+        let name = "chunks-0000000000000001";
+        let bytes = storage.list_blobs().unwrap().iter().find(|blob| blob.name == name).unwrap().bytes;
+        let blob = storage.read_blob(name, 0, bytes as usize).unwrap();
+        let mut header = Fields(&blob);
+        header.take(12);
+        let body = header.u32() as usize;
+        header.take(4 + 16);
+        assert_eq!((header.text(), header.text(), header.take(32)), ("tenant", "books", &[7; 32][..]));
+        let count = header.u32();
+        assert_eq!((0..count).map(|_| header.u32()).collect::<Vec<_>>(), layers);
+        assert_eq!((header.u32(), header.u32(), header.take(1), header.u32()), (2, 8, &[0][..], 8));
+        // A mean of blocks of 3 tokens; three key heads.
+        assert_eq!((header.take(3), header.u32()), (&[0x81, 3, 0][..], 3));
+        let key_heads: Vec<_> = (0..3).map(|_| (header.u32(), header.u32())).collect();
+        assert_eq!((key_heads, header.text()), (vec![(0, 1), (1, 0), (5, 0)], "test model"));
+
+        let chunk = &written[0];
+        let mut rest = Fields(&blob[body..]);
+        let sides = chunk.keys.iter().zip(&chunk.values).flat_map(|(keys, values)| [keys, values]);
+        let parts: Vec<_> = sides.chain(&chunk.lone_keys).collect();
+        assert_eq!(parts.len(), if layers.is_empty() { 3 } else { 4 + 2 });
+        for numbers in parts {
+            let stored = rest.take(4 * numbers.len());
+            assert!(stored.chunks(4).zip(numbers).all(|(stored, number)| stored == number.to_le_bytes()));
+            assert_eq!(crc(stored), rest.u32());
+            assert_eq!(rest.take(4), [0; 4]);
+        }
+        assert_eq!(rest.take(4), b"META");
+
+        let graphs: Vec<_> =
+            storage.list_blobs().unwrap().into_iter().filter(|b| b.name.starts_with("graph-")).collect();
+        assert_eq!(graphs.len(), 3);
+        for (index, info) in graphs.iter().enumerate() {
+            let blob = storage.read_blob(&info.name, 0, info.bytes as usize).unwrap();
+            let mut fields = Fields(&blob[12..]);
+            assert_eq!((fields.u64(), fields.u64(), fields.u32(), fields.u32()), (1, 1, index as u32, 0));
+        }
     }
 }
 

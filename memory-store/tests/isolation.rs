@@ -229,7 +229,7 @@ fn sealing_changes_nothing_that_is_seen() {
     for (exact, flat) in search(&after, 0, &queries, 2, 20, true).iter().zip(&flat) {
         assert!(same(exact, flat));
     }
-    let wide = SearchRequest { slot: 0, queries: &queries, n_heads: 2, top_k: 20, ef: Some(300), exact: false };
+    let wide = SearchRequest { key_heads: &[0, 1], queries: &queries, top_k: 20, ef: Some(300), exact: false };
     for (graph, flat) in after.search(&wide).unwrap().iter().zip(&flat) {
         assert!(same(graph, flat), "a walk as broad as the graph is exact");
     }
@@ -311,16 +311,12 @@ fn limits_are_enforced() {
     assert_eq!(ids, ["a", "b"]);
     assert_eq!(memory.list_documents(Some("a"), 10).unwrap().len(), 1);
     let snapshot = memory.snapshot().unwrap();
-    for (heads, top_k, slot) in [(3, 1, 0), (2, 0, 0), (2, 100_000, 0), (2, 1, 2)] {
-        let queries = queries(1, heads, 8, 1);
-        let request = mnemon_memory_store::SearchRequest {
-            slot,
-            queries: &queries,
-            n_heads: heads,
-            top_k,
-            ef: None,
-            exact: false,
-        };
-        assert!(matches!(snapshot.search(&request), Err(Error::Invalid { .. })), "{heads} {top_k} {slot}");
+    for (key_heads, top_k) in [(&[][..], 1), (&[0, 1], 0), (&[0, 1], 100_000), (&[0, 4], 1)] {
+        let queries = queries(1, key_heads.len(), 8, 1);
+        let request = SearchRequest { key_heads, queries: &queries, top_k, ef: None, exact: false };
+        assert!(matches!(snapshot.search(&request), Err(Error::Invalid { .. })), "{key_heads:?} {top_k}");
+    }
+    for (slot, heads) in [(0, 3), (0, 0), (2, 2)] {
+        assert!(matches!(snapshot.geometry().searched_by(slot, heads), Err(Error::Invalid { .. })), "{slot} {heads}");
     }
 }

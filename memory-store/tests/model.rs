@@ -7,8 +7,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{chunk, open, queries, search, small_spec, texts};
-use mnemon_memory_store::{InMemoryStorage, Recall, ResumePoint, Snapshot, Storage};
+use common::{chosen, chunk, geometry, keys_only, open, queries, search_at, spec, texts};
+use mnemon_memory_store::{EntryPolicy, InMemoryStorage, KvDtype, Recall, ResumePoint, Snapshot, Storage};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -50,22 +50,26 @@ fn check(snapshot: &Snapshot, model: &Model) {
     assert_eq!(shown, wanted);
     let ids = snapshot.chunks(usize::MAX).unwrap();
     for exact in [true, false] {
-        for hits in search(snapshot, 1, &queries(2, 2, 8, 4), 2, 6, exact) {
+        for hits in search_at(snapshot, &[1, 2], &queries(2, 2, 8, 4), 6, exact) {
             assert!(hits.iter().all(|hit| ids.contains(&hit.chunk)));
             assert!(hits.len() >= 6.min(ids.len()));
         }
     }
-    assert_eq!(snapshot.fetch(0, &ids).unwrap().len(), ids.len());
+    assert!(snapshot.fetch_layers(&ids).unwrap().iter().all(|layer| layer.len() == ids.len()));
+    let around = snapshot.neighbours(&ids, 9, 9).unwrap();
+    assert!(ids.iter().zip(&around).all(|(id, around)| around.contains(id)));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn behaves_like_a_map(operations in prop::collection::vec(operation(), 1..30)) {
+    fn behaves_like_a_map(operations in prop::collection::vec(operation(), 1..30), shape in 0..3_usize) {
         let storage: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
         let mut store = open(Arc::clone(&storage));
-        let mut memory = store.create_memory("tenant", "books", small_spec()).unwrap();
+        let policy = EntryPolicy::PerToken;
+        let geometry = [geometry, chosen, keys_only][shape](KvDtype::F32, policy);
+        let mut memory = store.create_memory("tenant", "books", spec(geometry)).unwrap();
         let mut model = Model::new();
         let mut held: Vec<(Snapshot, Model)> = Vec::new();
         for (step, operation) in operations.into_iter().enumerate() {

@@ -20,8 +20,8 @@ use std::time::Instant;
 
 use mnemon_memory_store::storage::{SimulatedStorage, Trouble};
 use mnemon_memory_store::{
-    ChunkId, EntryPolicy, Error, KvDtype, KvGeometry, Memory, Recall, ResumePoint, Sealing, SearchRequest, Snapshot,
-    Storage, Store, StoreOptions,
+    ChunkId, EntryPolicy, Error, KeyHead, KvDtype, KvGeometry, Memory, Recall, ResumePoint, Sealing, SearchRequest,
+    Snapshot, Storage, Store, StoreOptions,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -141,9 +141,16 @@ struct World {
     crashes: u64,
 }
 
-fn geometry() -> KvGeometry {
+/// Of the memory with a name: keys and values of a layer; a key head of another layer beside them; that key head alone.
+fn geometry(name: &str) -> KvGeometry {
+    let (layers, key_head) = match name {
+        "m0" => (vec![1], KeyHead { layer: 1, head: 0 }),
+        "m1" => (vec![1], KeyHead { layer: 2, head: 0 }),
+        _ => (Vec::new(), KeyHead { layer: 2, head: 0 }),
+    };
     KvGeometry {
-        layers: vec![1],
+        layers,
+        key_heads: vec![key_head],
         kv_heads: 1,
         head_dim: DIM as u32,
         dtype: KvDtype::F32,
@@ -299,7 +306,7 @@ impl World {
         }
         scores.sort_by(|a, b| b.total_cmp(a));
         for exact in [true, false] {
-            let request = SearchRequest { slot: 0, queries: &query, n_heads: 1, top_k: 5, ef: Some(64), exact };
+            let request = SearchRequest { key_heads: &[0], queries: &query, top_k: 5, ef: Some(64), exact };
             let found = match snapshot.search(&request) {
                 Err(error) if injected(&error) => return Ok(()),
                 other => other.map_err(|error| error.to_string())?,
@@ -339,11 +346,11 @@ impl World {
         texts.truncate(keep);
         for (index, tokens) in append.iter().enumerate() {
             let seed = seed + index as u64;
-            let mut chunk = common::chunk(&geometry(), at, *tokens as usize, seed);
+            let mut chunk = common::chunk(memory.geometry(), at, *tokens as usize, seed);
             chunk.text = format!("{seed:020}");
             chunk.span.byte_end = chunk.span.byte_start + 20;
             at = (chunk.span.token_end, chunk.span.byte_end);
-            self.model.keys.insert(chunk.text.clone(), chunk.keys[0].clone());
+            self.model.keys.insert(chunk.text.clone(), common::keys_at(memory.geometry(), &chunk, 0).to_vec());
             let text = chunk.text.clone();
             match writer.append(chunk) {
                 // Given up: nothing of it may show.
@@ -397,7 +404,7 @@ impl World {
                 let maybe = self.model.memories.entry(name(memory)).or_insert_with(|| vec![None]);
                 let exists = maybe[0].is_some();
                 let store = self.store.as_ref().ok_or("no store")?;
-                match store.create_memory("tenant", &name(memory), common::spec(geometry())) {
+                match store.create_memory("tenant", &name(memory), common::spec(geometry(&name(memory)))) {
                     Ok(_) => {
                         hold!(!exists, "a memory was made twice");
                         *maybe = vec![Some(BTreeMap::new())];
@@ -496,8 +503,9 @@ impl World {
 fn listed(snapshot: &Snapshot) -> Result<Vec<(ChunkId, String)>, String> {
     let ids = snapshot.chunks(usize::MAX).map_err(|error| error.to_string())?;
     let infos = snapshot.describe(&ids).map_err(|error| error.to_string())?;
-    let fetched = snapshot.fetch(0, &ids).map_err(|error| error.to_string())?;
-    hold!(fetched.len() == ids.len(), "{} of {} chunks fetched", fetched.len(), ids.len());
+    for fetched in snapshot.fetch_layers(&ids).map_err(|error| error.to_string())? {
+        hold!(fetched.len() == ids.len(), "{} of {} chunks fetched", fetched.len(), ids.len());
+    }
     Ok(infos.into_iter().map(|info| (info.id, info.text)).collect())
 }
 

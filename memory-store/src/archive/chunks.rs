@@ -110,12 +110,10 @@ fn check_chunks(
 /// What a writer checks of a chunk and a checksum does not tell.
 fn check_numbers(stored: &[u8], tokens: usize, geometry: &KvGeometry) -> Result<()> {
     let layout = Layout::new(geometry, tokens);
-    for slot in 0..layout.slots {
-        for side in 0..2 {
-            let data = &stored[layout.side_offset(slot, side)..][..layout.side_bytes[side]];
-            if !side_is_finite(data, geometry, tokens, side) {
-                return refused("a key or value is not finite");
-            }
+    for part in layout.parts() {
+        let data = &stored[part.offset..][..part.bytes];
+        if !side_is_finite(data, part.shape, geometry.dtype, part.side) {
+            return refused("a key or value is not finite");
         }
     }
     let (meta, _) = decode_meta(&stored[layout.meta_offset()..], "meta")?;

@@ -582,10 +582,9 @@ fn check_graphs(
     segment: &SegmentRecord,
 ) -> Result<()> {
     let geometry: &KvGeometry = &memory.record.spec.geometry;
-    let heads = geometry.kv_heads as usize;
     let label = memory.label();
     let damaged = |what: String, why: String| Err(Error::Damaged { what, why });
-    if segment.graphs.len() != geometry.layers.len() * heads {
+    if segment.graphs.len() != geometry.key_heads.len() {
         let why = format!("it has {} graphs", segment.graphs.len());
         return damaged(format!("segment {number} in {label}"), why);
     }
@@ -600,8 +599,7 @@ fn check_graphs(
             }
             Some(_) => {}
         }
-        let (slot, head) = ((at / heads) as u32, (at % heads) as u32);
-        let owner = GraphOwner { memory: memory.record.number, segment: number, slot, head };
+        let owner = GraphOwner::new(memory.record.number, number, geometry, at);
         let decoded = read_graph(work.storage.as_ref(), &name, graph.blob_bytes, &what, owner)?;
         if decoded.dim() != geometry.head_dim as usize || decoded.len() != segment.entries as usize {
             return damaged(what, "it has other entries than its segment".into());

@@ -63,14 +63,17 @@ pub(super) fn chunk_blob(input: &[u8]) {
     }
     let extent = Extent::from_record(&storage, header.first_chunk, header.document_id.as_str().into(), record);
     for index in 0..extent.chunks() as usize {
-        let _ = extent.read_info(geometry, &header.memory, index);
+        let _ = extent.read_info(geometry, &header.memory, index, &Arc::default());
         for slot in 0..geometry.layers.len().min(4) {
-            let _ = extent.read_keys(geometry, slot, index);
             let _ = extent.read_kv(geometry, slot, index);
         }
     }
-    for slot in 0..geometry.layers.len().min(4) {
-        let _ = crate::tail::TailEntries::load(geometry, slot, &extent);
+    let _ = extent.read_tokens(geometry);
+    let key_heads = geometry.key_heads.len();
+    for key_head in (0..key_heads.min(4)).chain(key_heads.saturating_sub(4)..key_heads) {
+        let source = geometry.source_of(key_head);
+        assert!(geometry.key_heads_at(source).contains(&key_head));
+        let _ = crate::tail::TailEntries::load(geometry, source, &extent);
     }
 }
 
@@ -142,6 +145,7 @@ pub(super) fn codes(input: &[u8]) {
     let dtypes = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8, KvDtype::Int4];
     let geometry = KvGeometry {
         layers: vec![0],
+        key_heads: KvGeometry::all_key_heads(&[0], u32::from(heads)),
         kv_heads: u32::from(heads),
         head_dim: u32::from(dim),
         dtype: dtypes[dtype as usize % dtypes.len()],
@@ -151,15 +155,16 @@ pub(super) fn codes(input: &[u8]) {
     if geometry.validate().is_err() || geometry.chunk_bytes(tokens.into()) > CODES_MAX {
         return;
     }
+    let shape = geometry.shape(tokens.into());
     for (side, bytes) in geometry.side_bytes(tokens.into()).into_iter().enumerate() {
         let mut side_bytes = rest.to_vec();
         side_bytes.resize(bytes, 0);
-        let read = decode_side(&side_bytes, &geometry, tokens.into(), side).to_f32();
-        assert_eq!(read.len(), geometry.shape(tokens.into()).len());
+        let read = decode_side(&side_bytes, shape, geometry.dtype, side).to_f32();
+        assert_eq!(read.len(), shape.len());
         // What the store itself could have written is read as it was.
         if read.iter().all(|value| value.is_finite()) {
             let mut again = Vec::new();
-            crate::numbers::encode_side(&mut again, &read, &geometry, tokens.into(), side);
+            crate::numbers::encode_side(&mut again, &read, shape, geometry.dtype, side);
             assert_eq!(again.len(), bytes);
         }
     }

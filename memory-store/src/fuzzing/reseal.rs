@@ -100,11 +100,10 @@ pub(super) fn chunks(bytes: &mut [u8], record: &ExtentRecord, geometry: &KvGeome
             return;
         }
         let layout = Layout::new(geometry, tokens as usize);
-        for slot in 0..layout.slots {
-            for side in 0..2 {
-                let from = start + layout.side_offset(slot, side);
-                put_crc(bytes, from, from + layout.side_bytes[side]);
-            }
+        let end = bytes.len();
+        for part in layout.parts().take_while(|part| start + part.offset < end) {
+            let from = start + part.offset;
+            put_crc(bytes, from, from + part.bytes);
         }
         let meta = start + layout.meta_offset();
         if let Some(to) = u32_at(bytes, meta.saturating_add(4)).and_then(|len| (meta + len).checked_sub(4)) {

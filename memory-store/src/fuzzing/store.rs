@@ -9,8 +9,8 @@ use crate::names::MAX_NAME_BYTES;
 use crate::records::ExtentRecord;
 use crate::storage::{Batch, InMemoryStorage, Record, Storage};
 use crate::{
-    EntryPolicy, Fingerprint, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall as _, Result, ResumePoint,
-    Sealing, SearchRequest, SourceSpan, Store, StoreOptions,
+    EntryPolicy, Fingerprint, KeyHead, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall as _, Result,
+    ResumePoint, Sealing, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest,
 };
 
 /// Bytes of one change: item, width, two of the offset, eight of the value.
@@ -24,6 +24,7 @@ type Items = (Vec<Record>, Vec<(String, Vec<u8>)>);
 fn geometry() -> KvGeometry {
     KvGeometry {
         layers: vec![1],
+        key_heads: KvGeometry::all_key_heads(&[1], 1),
         kv_heads: 1,
         head_dim: 4,
         dtype: KvDtype::Int8,
@@ -31,6 +32,15 @@ fn geometry() -> KvGeometry {
         entry_policy: EntryPolicy::PerToken,
     }
 }
+
+/// Two layers of which one is searched, and a key head of a third one.
+fn chosen() -> KvGeometry {
+    let key_heads = [(0, 0), (3, 0)].map(|(layer, head)| KeyHead { layer, head }).to_vec();
+    KvGeometry { layers: vec![1, 3], key_heads, ..geometry() }
+}
+
+/// Number of the memory with that geometry.
+const CHOSEN: u64 = 3;
 
 fn options() -> StoreOptions {
     StoreOptions {
@@ -47,9 +57,10 @@ fn options() -> StoreOptions {
     }
 }
 
-fn chunk(at: (u64, u64), number: u64) -> KvChunk {
+fn chunk(geometry: &KvGeometry, at: (u64, u64), number: u64) -> KvChunk {
     let text = format!("w{number:02}.");
-    let numbers = |shift: u64| vec![(0..16).map(|i| ((i * 7 + number * 5 + shift) % 13) as f32 - 6.0).collect()];
+    let numbers = |shift: u64| (0..16).map(|i| ((i * 7 + number * 5 + shift) % 13) as f32 - 6.0).collect::<Vec<_>>();
+    let layers = geometry.layers.len().min(4) as u64;
     KvChunk {
         span: SourceSpan {
             token_start: at.0,
@@ -59,9 +70,10 @@ fn chunk(at: (u64, u64), number: u64) -> KvChunk {
         },
         tokens: vec![number as u32; 4],
         text,
-        keys: numbers(0),
-        values: numbers(3),
-        importance: vec![vec![1.0; 4]],
+        keys: (0..layers).map(numbers).collect(),
+        values: (0..layers).map(|slot| numbers(slot + 3)).collect(),
+        importance: vec![vec![1.0; 4]; layers as usize],
+        lone_keys: geometry.lone_key_heads().take(4).map(|_| numbers(5)).collect(),
     }
 }
 
@@ -71,7 +83,7 @@ fn write(memory: &Memory, id: &str, chunks: std::ops::Range<u64>) -> Result<()> 
     let state = writer.state();
     let mut at = (state.tokens, state.bytes);
     for number in chunks {
-        let chunk = chunk(at, number);
+        let chunk = chunk(memory.geometry(), at, number);
         at = (chunk.span.token_end, chunk.span.byte_end);
         writer.append(chunk)?;
     }
@@ -96,8 +108,12 @@ fn build() -> Result<Items> {
     drop(writer);
     store.create_memory("t", "gone", spec.clone())?;
     store.delete_memory("t", "gone")?;
+    let heads = store.create_memory("t", "heads", MemorySpec { geometry: chosen(), ..spec.clone() })?;
+    write(&heads, "three", 0..4)?;
+    store.seal_all()?;
+    write(&heads, "four", 4..5)?;
     store.create_memory("t", "empty", spec)?;
-    drop((memory, store));
+    drop((memory, heads, store));
     let mut blobs = Vec::new();
     for blob in storage.list_blobs()? {
         let bytes = storage.read_blob(&blob.name, 0, blob.bytes as usize)?;
@@ -174,10 +190,12 @@ fn fill(storage: &Arc<dyn Storage>, records: Vec<Record>, blobs: Vec<(String, Ve
         if name.starts_with("graph") {
             reseal::ending(&mut bytes);
         } else {
-            let _ = reseal::chunk_blob(&mut bytes);
+            let header = reseal::chunk_blob(&mut bytes).map(|(header, _)| header);
+            let geometry =
+                if header.is_ok_and(|header| header.memory_number == CHOSEN) { chosen() } else { geometry() };
             // Where the record and the blob differ, readers go by the record.
             for record in extents.iter().filter(|record| crate::extent::chunks_blob_name(record.blob) == name) {
-                reseal::chunks(&mut bytes, record, &geometry());
+                reseal::chunks(&mut bytes, record, &geometry);
             }
         }
         storage.write_blob(&name, &[&bytes])?;
@@ -203,13 +221,13 @@ pub(super) fn import(archive: &[u8]) {
     assert!(sound, "what was imported, or refused, left a store that is not sound");
 }
 
-/// The archive of the memory that is changed elsewhere.
+/// The archive of a memory of those that are changed elsewhere.
 #[cfg(test)]
-pub(super) fn archive() -> Result<Vec<u8>> {
+pub(super) fn archive(memory: &str) -> Result<Vec<u8>> {
     let storage: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
     let (records, blobs) = template().clone();
     fill(&storage, records, blobs)?;
-    let mut export = Store::open(storage, options())?.memory("t", "a")?.export()?;
+    let mut export = Store::open(storage, options())?.memory("t", memory)?.export()?;
     let mut archive = Vec::new();
     while let Some(mut piece) = export.piece()? {
         archive.append(&mut piece);
@@ -251,19 +269,25 @@ fn read(memory: &Memory) -> Result<()> {
     let snapshot = memory.snapshot()?;
     let ids = snapshot.chunks(1000)?;
     let _ = snapshot.describe(&ids);
-    let (slots, row) = (memory.geometry().layers.len().min(4), memory.geometry());
-    let (heads, dim) = (row.kv_heads as usize, row.head_dim as usize);
-    if heads * dim > 1 << 12 {
+    for around in snapshot.neighbours(&ids, 1, 2).into_iter().flatten() {
+        assert!((1..=4).contains(&around.len()) && around.iter().all(|chunk| ids.contains(chunk) || ids.len() == 1000));
+    }
+    let terms = [vec![0, 2], vec![4], Vec::new()];
+    let _ = snapshot.search_terms(&TermRequest { terms: &terms, top_k: 9, k1: 1.2, b: 0.75 });
+    let geometry = memory.geometry();
+    let (slots, dim) = (geometry.layers.len().min(4), geometry.head_dim as usize);
+    let key_heads: Vec<usize> = (0..geometry.key_heads.len().min(4)).collect();
+    if dim > 1 << 10 {
         return Ok(());
     }
-    let queries: Vec<f32> = (0..heads * dim).map(|at| (at % 5) as f32 - 2.0).collect();
+    let queries: Vec<f32> = (0..key_heads.len() * dim).map(|at| (at % 5) as f32 - 2.0).collect();
     for slot in 0..slots {
         let _ = snapshot.fetch(slot, &ids);
-        for exact in [true, false] {
-            let request = SearchRequest { slot, queries: &queries, n_heads: heads, top_k: 9, ef: Some(16), exact };
-            for hit in snapshot.search(&request).into_iter().flatten().flatten() {
-                let _ = snapshot.fetch(slot, &[hit.chunk]);
-            }
+    }
+    for exact in [true, false] {
+        let request = SearchRequest { key_heads: &key_heads, queries: &queries, top_k: 9, ef: Some(16), exact };
+        for hit in snapshot.search(&request).into_iter().flatten().flatten() {
+            let _ = snapshot.fetch_layers(&[hit.chunk]);
         }
     }
     Ok(())

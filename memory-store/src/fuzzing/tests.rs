@@ -77,15 +77,20 @@ fn make(target: &str) -> Vec<(String, Vec<u8>)> {
             all.dedup_by_key(|(_, kind)| *kind);
             let key = records.iter().find(|(key, _)| key[0] == b'n').map(|(key, _)| [b"k", &key[..]].concat());
             all.push((key.unwrap(), 'k'));
-            all.into_iter().map(|(seed, kind)| (kind.to_string(), seed)).collect()
+            let mut all: Vec<_> = all.into_iter().map(|(seed, kind)| (kind.to_string(), seed)).collect();
+            let heads = records.iter().find(|(key, _)| key.ends_with(b"heads")).unwrap();
+            all.push(("n-heads".into(), [b"n", &body(&heads.1)[..]].concat()));
+            all
         }
-        "chunk_blob" => blobs_of("chunks").take(2).cloned().collect(),
+        "chunk_blob" => blobs_of("chunks").take(2).chain(blobs_of("chunks").next_back()).cloned().collect(),
         "graph_blob" => {
             let of_tokens = blobs_of("graph").map(|(name, bytes)| (name.clone(), body(bytes))).next();
             [of_tokens.unwrap(), ("blocks".into(), graph_of_blocks())].into()
         }
         "catalog_copy" => vec![("copy".into(), a_copy())],
-        "archive" => vec![("memory".into(), store::archive().unwrap())],
+        "archive" => [("memory", "a"), ("heads", "heads")]
+            .map(|(seed, memory)| (seed.to_owned(), store::archive(memory).unwrap()))
+            .into(),
         "codes" => (0..5_u8)
             .map(|dtype| {
                 let bytes = (0..96_u8).map(|at| at.wrapping_mul(37));
@@ -164,7 +169,7 @@ fn every_seed_is_accepted_by_its_parser() {
         storage.write_blob(name, &[bytes]).unwrap();
     }
     let report = crate::check(&(Arc::new(storage) as Arc<dyn Storage>), false).unwrap();
-    assert!(report.is_sound() && report.documents == 2, "{report:#?}");
+    assert!(report.is_sound() && report.documents == 4, "{report:#?}");
 }
 
 /// Changes some bytes: flips, numbers at the borders of their types, pieces cut out, doubled or moved.

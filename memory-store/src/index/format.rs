@@ -10,7 +10,7 @@ use super::repair::Rows;
 use super::skeleton::Skeleton;
 use crate::codec::{Decoder, Encoder};
 use crate::storage::Storage;
-use crate::{ChunkId, Error, Result};
+use crate::{ChunkId, Error, KvGeometry, Result};
 
 const GRAPH_MAGIC: &[u8; 8] = b"MNMNGRPH";
 /// Version of graph blobs. Those of version 1 were referred to by records of another kind.
@@ -32,6 +32,15 @@ pub(crate) struct GraphOwner {
     pub(crate) segment: u64,
     pub(crate) slot: u32,
     pub(crate) head: u32,
+}
+
+impl GraphOwner {
+    /// Of the graph of the key head at `index`. Where all key/value heads of the stored layers have entries, slot and head
+    /// tell which; where key heads were chosen, the slot is the index and the head 0.
+    pub(crate) fn new(memory: u64, segment: u64, geometry: &KvGeometry, index: usize) -> Self {
+        let heads = if geometry.has_all_key_heads() { geometry.kv_heads.max(1) as usize } else { 1 };
+        Self { memory, segment, slot: (index / heads) as u32, head: (index % heads) as u32 }
+    }
 }
 
 /// Numbers that tell where everything is.

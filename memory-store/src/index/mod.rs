@@ -1,4 +1,4 @@
-//! Search by inner product over the entries of one slot and head.
+//! Search by inner product over the entries of one key head.
 //!
 //! | module | what | when |
 //! |---|---|---|

@@ -8,14 +8,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mnemon_memory_store::{
-    ChunkId, EntryPolicy, Fingerprint, Hit, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall, ResumePoint,
-    Sealing, SearchRequest, SourceSpan, Storage, Store, StoreOptions, Writer,
+    ChunkId, EntryPolicy, Fingerprint, Hit, KeyHead, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall,
+    ResumePoint, Sealing, SearchRequest, SourceSpan, Storage, Store, StoreOptions, Writer,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 pub fn geometry(dtype: KvDtype, entry_policy: EntryPolicy) -> KvGeometry {
-    KvGeometry { layers: vec![1, 3], kv_heads: 2, head_dim: 8, dtype, chunk_tokens: 8, entry_policy }
+    let (layers, key_heads) = (vec![1, 3], KvGeometry::all_key_heads(&[1, 3], 2));
+    KvGeometry { layers, key_heads, kv_heads: 2, head_dim: 8, dtype, chunk_tokens: 8, entry_policy }
+}
+
+/// Two stored layers of which one is not searched, and two key heads of other layers.
+pub fn chosen(dtype: KvDtype, entry_policy: EntryPolicy) -> KvGeometry {
+    let key_heads = [(0, 1), (1, 0), (5, 0)].map(|(layer, head)| KeyHead { layer, head }).to_vec();
+    KvGeometry { key_heads, ..geometry(dtype, entry_policy) }
+}
+
+/// No stored layer: only keys that are searched.
+pub fn keys_only(dtype: KvDtype, entry_policy: EntryPolicy) -> KvGeometry {
+    KvGeometry { layers: Vec::new(), ..chosen(dtype, entry_policy) }
 }
 
 pub fn spec(geometry: KvGeometry) -> MemorySpec {
@@ -67,8 +79,25 @@ pub fn chunk(geometry: &KvGeometry, at: (u64, u64), tokens: usize, seed: u64) ->
         keys: layers(len),
         values: layers(len),
         importance: layers(geometry.kv_heads as usize * tokens),
+        lone_keys: lone_keys(geometry, tokens, seed),
         tokens: (0..tokens).map(|token| (seed * 100) as u32 + token as u32).collect(),
         text,
+    }
+}
+
+fn lone_keys(geometry: &KvGeometry, tokens: usize, seed: u64) -> Vec<Vec<f32>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xabcd);
+    let mut keys = || (0..tokens * geometry.head_dim as usize).map(|_| rng.random_range(-1.0..1.0)).collect();
+    geometry.lone_key_heads().map(|_| keys()).collect()
+}
+
+/// Keys of a chunk at the key head with index `index`, `[tokens, head_dim]`.
+pub fn keys_at<'a>(geometry: &KvGeometry, chunk: &'a KvChunk, index: usize) -> &'a [f32] {
+    let key = geometry.key_heads[index];
+    let wide = chunk.tokens.len() * geometry.head_dim as usize;
+    match geometry.slot_of(key.layer) {
+        Some(slot) => &chunk.keys[slot][key.head as usize * wide..][..wide],
+        None => &chunk.lone_keys[geometry.lone_key_heads().position(|lone| lone == key).unwrap()],
     }
 }
 
@@ -105,7 +134,18 @@ pub fn search(
     top_k: usize,
     exact: bool,
 ) -> Vec<Vec<Hit>> {
-    recall.search(&SearchRequest { slot, queries, n_heads, top_k, ef: Some(top_k.max(64)), exact }).unwrap()
+    let key_heads = recall.geometry().searched_by(slot, n_heads).unwrap();
+    search_at(recall, &key_heads, queries, top_k, exact)
+}
+
+pub fn search_at(
+    recall: &dyn Recall,
+    key_heads: &[usize],
+    queries: &[f32],
+    top_k: usize,
+    exact: bool,
+) -> Vec<Vec<Hit>> {
+    recall.search(&SearchRequest { key_heads, queries, top_k, ef: Some(top_k.max(64)), exact }).unwrap()
 }
 
 /// Text of every chunk of the view, in its order.
