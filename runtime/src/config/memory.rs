@@ -7,7 +7,7 @@
 //! Every key may be missing. `entry_policy` is `per_token`, `block_mean:N` or `representative:N`; `position` is `rotary`,
 //! `sinusoidal` or `alibi`.
 
-use mnemon_memory_store::EntryPolicy;
+use mnemon_memory_store::{EntryPolicy, KeyHead};
 use serde::Deserialize;
 
 use super::{Fusion, MemoryConfig, bounded, invalid};
@@ -73,6 +73,24 @@ pub(crate) fn checked_layers(mut wanted: Vec<u32>, layers: usize) -> Result<Vec<
         return invalid(
             "memory_layers",
             format!("{wanted:?}; distinct layers below {layers}, at least one, are needed"),
+        );
+    }
+    Ok(wanted)
+}
+
+/// Ascending, distinct, existing key heads.
+pub(crate) fn checked_key_heads(mut wanted: Vec<KeyHead>, layers: usize, kv_heads: u32) -> Result<Vec<KeyHead>> {
+    wanted.sort_unstable();
+    let distinct = wanted.windows(2).all(|pair| pair[0] != pair[1]);
+    let exists = |key: &KeyHead| (key.layer as usize) < layers && key.head < kv_heads;
+    if wanted.is_empty() || !distinct || !wanted.iter().all(exists) {
+        let given: Vec<String> = wanted.iter().map(|key| format!("{}:{}", key.layer, key.head)).collect();
+        return invalid(
+            "key_heads",
+            format!(
+                "[{}]; distinct heads below {kv_heads} of layers below {layers}, at least one, are needed",
+                given.join(", ")
+            ),
         );
     }
     Ok(wanted)

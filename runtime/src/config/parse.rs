@@ -35,6 +35,9 @@ pub(super) struct Raw {
     pub(super) rope_parameters: Option<Value>,
     bos_token_id: Option<Value>,
     eos_token_id: Option<Value>,
+    quantization_config: Option<Value>,
+    /// As MLX names it.
+    quantization: Option<Value>,
     pub(super) mnemon: Option<memory::Raw>,
 }
 
@@ -44,6 +47,7 @@ impl ModelConfig {
         let raw: Raw = serde_json::from_str(json)
             .map_err(|error| Error::Config { key: "the file".into(), why: error.to_string() })?;
         let architecture = architecture(&raw)?;
+        refuse_quantization(&raw)?;
         let layers = bounded("num_hidden_layers", needed("num_hidden_layers", raw.num_hidden_layers)?, 1, 1024)?;
         let hidden_size = bounded("hidden_size", needed("hidden_size", raw.hidden_size)?, 1, 1 << 17)?;
         let heads = bounded("num_attention_heads", needed("num_attention_heads", raw.num_attention_heads)?, 1, 4096)?;
@@ -153,6 +157,27 @@ fn architecture(raw: &Raw) -> Result<Architecture> {
             supported: Architecture::SUPPORTED,
         }),
     }
+}
+
+/// Refuses weights that are packed: their tensors have other names and types than the family's.
+fn refuse_quantization(raw: &Raw) -> Result<()> {
+    const ORIGINAL: &str = "take the original weights (F32, F16 or BF16) or a GGUF file of the model";
+    let (method, advice) = match (&raw.quantization_config, &raw.quantization) {
+        (Some(settings), _) if !settings.is_null() => {
+            match settings.get("quant_method").and_then(Value::as_str).unwrap_or("(no method named)") {
+                "gptq" => ("GPTQ", ORIGINAL),
+                "awq" => ("AWQ", ORIGINAL),
+                "bitsandbytes" => (
+                    "bitsandbytes",
+                    "load and save the model without load_in_4bit or load_in_8bit, or take a GGUF file",
+                ),
+                other => (other, ORIGINAL),
+            }
+        }
+        (_, Some(settings)) if !settings.is_null() => ("MLX", ORIGINAL),
+        _ => return Ok(()),
+    };
+    Err(Error::UnsupportedQuantization { method: method.into(), advice })
 }
 
 /// The window of each layer. Mistral has one for all layers; Qwen has a switch, and either names the layers

@@ -9,7 +9,7 @@ use std::{
 use candle_core::{DType, Device};
 use serde::Deserialize;
 
-use super::weights::Weights;
+use super::{shard::refuse_pointer, weights::Weights};
 use crate::{Error, Result};
 
 /// Longest text file that is read: tokenizers of large vocabularies have some tens of megabytes.
@@ -44,10 +44,20 @@ pub(super) enum Folder {
 impl Folder {
     /// A text file that the model cannot do without.
     pub(super) fn needed(&self, name: &str) -> Result<String> {
-        self.optional(name)?.ok_or_else(|| Error::MissingFile {
-            path: self.path(name),
-            advice: "a model folder needs config.json, tokenizer.json and model.safetensors (or its shards)".into(),
-        })
+        self.optional(name)?.ok_or_else(|| Error::MissingFile { path: self.path(name), advice: self.advice().into() })
+    }
+
+    /// What a folder without a needed file should have.
+    fn advice(&self) -> &'static str {
+        let gguf_files = match self {
+            Self::Directory(folder) => super::gguf::files(folder).take(2).count(),
+            Self::Embedded => 0,
+        };
+        match gguf_files {
+            0 => "a model folder needs config.json, tokenizer.json and model.safetensors (or its shards)",
+            1 => "to load the .gguf file of this folder, give its path",
+            _ => "this folder has several .gguf files: give the path of one",
+        }
     }
 
     /// A text file that not every model has.
@@ -100,7 +110,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
             let why = format!("{} bytes, at most {TEXT_BYTES_MAX} are read", metadata.len());
             return Err(Error::Damaged { path: path.into(), why });
         }
-        Ok(_) => {}
+        Ok(_) => refuse_pointer(path)?,
     }
     fs::read(path).map(Some).map_err(read_error)
 }

@@ -160,6 +160,36 @@ impl Model {
         attention: &mut dyn Attention,
         want: Logits,
     ) -> Result<Option<Tensor>> {
+        let x = self.layers(tokens, state, attention, self.decoder.layers.len())?;
+        let x = match want {
+            Logits::None => return Ok(None),
+            Logits::Last => x.narrow(0, tokens.len() - 1, 1)?.contiguous()?,
+            Logits::All => x,
+        };
+        let eps = self.config.rms_norm_eps as f32;
+        let logits = self.decoder.output.forward(&rms_norm(&x, &self.decoder.norm, eps)?)?;
+        Ok(Some(logits.to_dtype(DType::F32)?))
+    }
+
+    /// The first `layers` layers of a forward pass, for what an attention strategy sees in them.
+    pub fn look(
+        &self,
+        tokens: &[u32],
+        state: &mut SequenceState,
+        attention: &mut dyn Attention,
+        layers: usize,
+    ) -> Result<()> {
+        self.layers(tokens, state, attention, layers).map(drop)
+    }
+
+    /// Hidden states `[n, hidden]` after the first `layers` layers.
+    fn layers(
+        &self,
+        tokens: &[u32],
+        state: &mut SequenceState,
+        attention: &mut dyn Attention,
+        layers: usize,
+    ) -> Result<Tensor> {
         let vocabulary = self.config.vocab_size;
         if tokens.is_empty() {
             return Err(Error::Invalid { what: "tokens", why: "none; at least one is needed".into() });
@@ -175,7 +205,7 @@ impl Model {
             let table = Tensor::from_vec(table, x.dims2()?, &self.device)?;
             x = (x + table.to_dtype(self.decoder.embedding.dtype())?)?;
         }
-        for (index, layer) in self.decoder.layers.iter().enumerate() {
+        for (index, layer) in self.decoder.layers.iter().take(layers).enumerate() {
             let normed = rms_norm(&x, &layer.input_norm, eps)?;
             let attended = self.attend(index, layer, &normed, state, attention)?;
             x = (x + layer.output.forward(&attended)?)?;
@@ -186,13 +216,7 @@ impl Model {
             x = (x + layer.down.forward(&gated)?)?;
         }
         state.position += tokens.len();
-        let x = match want {
-            Logits::None => return Ok(None),
-            Logits::Last => x.narrow(0, tokens.len() - 1, 1)?.contiguous()?,
-            Logits::All => x,
-        };
-        let logits = self.decoder.output.forward(&rms_norm(&x, &self.decoder.norm, eps)?)?;
-        Ok(Some(logits.to_dtype(DType::F32)?))
+        Ok(x)
     }
 
     /// Projects `x` `[n, hidden]` to queries, keys and values, and attends.

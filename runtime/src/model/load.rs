@@ -1,6 +1,6 @@
 //! Loading a model.
 
-use std::path::Path;
+use std::{path::Path, sync::OnceLock};
 
 use candle_core::{DType, Device};
 use mnemon_memory_store::{KvDtype, KvGeometry};
@@ -8,7 +8,8 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::{
-    LoadOptions, Model, ModelSource, adapter, fingerprint::fingerprint, folder::Folder, forward::Decoder, hub,
+    LoadOptions, Model, ModelSource, adapter, fingerprint, folder::Folder, forward::Decoder, gguf::Gguf, hub,
+    weights::Weights,
 };
 use crate::{
     ChatTemplate, Error, ModelConfig, PositionEncoding, Result, Rotary,
@@ -16,44 +17,52 @@ use crate::{
     position::alibi_slopes,
 };
 
+/// What the files of a model hold; the tensors are read later.
+struct Opened {
+    name: String,
+    config: ModelConfig,
+    weights: Weights,
+    /// Text of `tokenizer.json`.
+    tokenizer_text: String,
+    tokenizer: Tokenizer,
+    chat_template: Option<ChatTemplate>,
+}
+
 pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model> {
-    let (folder, name) = match source {
+    let device = options.device.open()?;
+    let dtype = dtype(options, &device)?;
+    let opened = match source {
         ModelSource::Directory(path) => {
             if !path.is_dir() {
                 return Err(Error::MissingFile { path: path.clone(), advice: "give the folder of a model".into() });
             }
-            (Folder::Directory(path.clone()), folder_name(path))
+            from_folder(&Folder::Directory(path.clone()), folder_name(path), &device, dtype)?
         }
-        ModelSource::Hub { id, revision } => (Folder::Directory(hub::folder(id, revision.as_deref())?), id.clone()),
-        ModelSource::Embedded => (Folder::Embedded, "mnemon-default".into()),
+        ModelSource::Hub { id, revision } => {
+            from_folder(&Folder::Directory(hub::folder(id, revision.as_deref())?), id.clone(), &device, dtype)?
+        }
+        ModelSource::Gguf(path) => from_gguf(path, &device, dtype)?,
+        ModelSource::Embedded => from_folder(&Folder::Embedded, "mnemon-default".into(), &device, dtype)?,
     };
-    let mut config = ModelConfig::parse(&folder.needed("config.json")?)?;
-    let device = options.device.open()?;
-    let dtype = dtype(options, &device)?;
-    let mut weights = folder.weights(&name, &device, dtype)?;
+    let Opened { name, mut config, mut weights, tokenizer_text, tokenizer, chat_template } = opened;
     if let Some(path) = &options.memory_adapter {
         adapter::apply(path, &mut weights, &mut config)?;
     }
     apply(&mut config, options)?;
+    let kv_heads = config.kv_heads as u32;
     let geometry = KvGeometry {
         layers: config.memory.layers.clone(),
-        kv_heads: config.kv_heads as u32,
+        key_heads: match &options.key_heads {
+            Some(chosen) => memory::checked_key_heads(chosen.clone(), config.layers, kv_heads)?,
+            None => KvGeometry::all_key_heads(&config.memory.layers, kv_heads),
+        },
+        kv_heads,
         head_dim: config.head_dim as u32,
         dtype: options.kv_dtype.unwrap_or(KvDtype::Int8),
         chunk_tokens: config.memory.chunk_tokens,
         entry_policy: config.memory.entry_policy,
     };
     geometry.validate()?;
-    let tokenizer_text = folder.needed("tokenizer.json")?;
-    let tokenizer = tokenizer(&folder, &tokenizer_text, config.vocab_size)?;
-    if let Some(generation) = json(&folder, "generation_config.json")? {
-        let more = token_ids("eos_token_id", generation.get("eos_token_id"))?;
-        config.eos_tokens.extend(more);
-        config.eos_tokens.sort_unstable();
-        config.eos_tokens.dedup();
-    }
-    let settings = json(&folder, "tokenizer_config.json")?;
-    let chat_template = ChatTemplate::find(folder.optional("chat_template.jinja")?, settings.as_ref())?;
     let decoder = Decoder::load(&mut weights, &config)?;
     if let Some((path, name)) = options.memory_adapter.as_ref().and_then(|path| Some((path, weights.unread(path)?))) {
         let why = format!("{} has a tensor '{name}', which belongs to nothing in this model", path.display());
@@ -64,14 +73,18 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
         PositionEncoding::Sinusoidal | PositionEncoding::Alibi => Rotary::none(config.head_dim),
     };
     let slopes = (config.positions == PositionEncoding::Alibi).then(|| alibi_slopes(config.heads));
-    let fingerprint = fingerprint(weights.digests(), &tokenizer_text, &config, &geometry);
+    let base = fingerprint::base(weights.digests(), &tokenizer_text, &config);
+    let fingerprint = fingerprint::with_geometry(&base, &geometry);
     let parameters = weights.parameters();
     tracing::info!(name, parameters, %fingerprint, ?device, ?dtype, "model loaded");
     Ok(Model {
         name,
         config,
         geometry,
+        base,
         fingerprint,
+        profile: None,
+        terms: OnceLock::new(),
         parameters,
         tokenizer,
         chat_template,
@@ -80,6 +93,34 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
         slopes,
         decoder,
     })
+}
+
+fn from_folder(folder: &Folder, name: String, device: &Device, dtype: DType) -> Result<Opened> {
+    let mut config = ModelConfig::parse(&folder.needed("config.json")?)?;
+    let weights = folder.weights(&name, device, dtype)?;
+    let tokenizer_text = folder.needed("tokenizer.json")?;
+    let tokenizer = tokenizer(&folder.path("tokenizer.json"), &tokenizer_text, config.vocab_size)?;
+    if let Some(generation) = json(folder, "generation_config.json")? {
+        let more = token_ids("eos_token_id", generation.get("eos_token_id"))?;
+        config.eos_tokens.extend(more);
+        config.eos_tokens.sort_unstable();
+        config.eos_tokens.dedup();
+    }
+    let settings = json(folder, "tokenizer_config.json")?;
+    let chat_template = ChatTemplate::find(folder.optional("chat_template.jinja")?, settings.as_ref())?;
+    Ok(Opened { name, config, weights, tokenizer_text, tokenizer, chat_template })
+}
+
+fn from_gguf(path: &Path, device: &Device, dtype: DType) -> Result<Opened> {
+    let gguf = Gguf::open(path)?;
+    let mut shard = gguf.shard()?;
+    let config = gguf.config(&mut shard)?;
+    let name = path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned());
+    let tokenizer_text = gguf.tokenizer()?;
+    let tokenizer = tokenizer(path, &tokenizer_text, config.vocab_size)?;
+    let chat_template = gguf.chat_template()?;
+    let weights = Weights::new(vec![shard], &name, device, dtype);
+    Ok(Opened { name, config, weights, tokenizer_text, tokenizer, chat_template })
 }
 
 fn folder_name(path: &Path) -> String {
@@ -99,7 +140,10 @@ fn apply(config: &mut ModelConfig, options: &LoadOptions) -> Result<()> {
         config.memory.sinks = memory::checked_sinks(sinks)?;
     }
     if let Some(layers) = &options.memory_layers {
-        config.memory.layers = memory::checked_layers(layers.clone(), config.layers)?;
+        config.memory.layers = match (&layers[..], &options.key_heads) {
+            ([], Some(_)) => Vec::new(),
+            _ => memory::checked_layers(layers.clone(), config.layers)?,
+        };
     }
     if let Some(chunk_tokens) = options.chunk_tokens {
         config.memory.chunk_tokens = chunk_tokens;
@@ -118,8 +162,8 @@ fn dtype(options: &LoadOptions, device: &Device) -> Result<DType> {
     }
 }
 
-fn tokenizer(folder: &Folder, text: &str, vocab_size: usize) -> Result<Tokenizer> {
-    let failed = |why: String| Error::Damaged { path: folder.path("tokenizer.json"), why };
+fn tokenizer(path: &Path, text: &str, vocab_size: usize) -> Result<Tokenizer> {
+    let failed = |why: String| Error::Damaged { path: path.into(), why };
     let mut tokenizer = Tokenizer::from_bytes(text.as_bytes()).map_err(|error| failed(error.to_string()))?;
     // Texts are cut by their readers, never silently by the tokenizer.
     tokenizer.with_truncation(None).map_err(|error| failed(error.to_string()))?;

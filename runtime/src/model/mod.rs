@@ -4,16 +4,25 @@ mod adapter;
 mod fingerprint;
 mod folder;
 mod forward;
+mod gguf;
 mod hub;
 mod load;
+mod shard;
 mod weights;
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use candle_core::{DType, Device, Tensor};
-use mnemon_memory_store::{EntryPolicy, Fingerprint, KvDtype, KvGeometry};
+use mnemon_memory_store::{EntryPolicy, Fingerprint, KeyHead, KvDtype, KvGeometry};
 
-use crate::{ChatTemplate, DeviceChoice, Error, ModelConfig, Result, Rotary};
+use crate::{
+    ChatTemplate, DeviceChoice, Error, ModelConfig, Result, Rotary,
+    passages::Terms,
+    profile::{Profile, RecallMode},
+};
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,16 +36,34 @@ pub enum ModelSource {
         /// Branch, tag or commit; `main` when `None`.
         revision: Option<String>,
     },
+    /// A GGUF file.
+    Gguf(PathBuf),
     /// The default model, built into the program.
     Embedded,
 }
 
 impl ModelSource {
-    /// An existing folder, or else a hub identifier `organisation/name`, with `@revision` if wanted.
+    /// An existing folder, a `.gguf` file (or a folder with nothing else of a model than one), or else a hub identifier
+    /// `organisation/name`, with `@revision` if wanted.
     pub fn parse(text: &str) -> Result<Self> {
         let path = PathBuf::from(text);
         if path.is_dir() {
-            return Ok(Self::Directory(path));
+            return Ok(match gguf::only_file(&path) {
+                Some(file) => Self::Gguf(file),
+                None => Self::Directory(path),
+            });
+        }
+        match (gguf::is_named(&path), path.exists()) {
+            (true, true) => return Ok(Self::Gguf(path)),
+            (true, false) => return Err(Error::MissingFile { path, advice: "give an existing .gguf file".into() }),
+            (false, true) => {
+                return Err(Error::ForeignFile {
+                    path,
+                    what: "is no model that can be read".into(),
+                    advice: "give the folder that holds config.json and the weights, or a .gguf file".into(),
+                });
+            }
+            (false, false) => {}
         }
         let (id, revision) = match text.split_once('@') {
             Some((id, revision)) => (id, Some(revision)),
@@ -69,6 +96,9 @@ pub struct LoadOptions {
     pub sinks: Option<usize>,
     /// Decoder layers that attend to memory.
     pub memory_layers: Option<Vec<u32>>,
+    /// Key heads that have entries in memories; every key/value head of the memory layers when `None`. With them there may
+    /// be no memory layer at all.
+    pub key_heads: Option<Vec<KeyHead>>,
     /// Type in which keys and values are stored; 8-bit codes when `None`, which cost nothing that `mnemon bench pareto`
     /// could measure.
     pub kv_dtype: Option<KvDtype>,
@@ -115,7 +145,12 @@ pub struct Model {
     name: String,
     config: ModelConfig,
     geometry: KvGeometry,
+    /// Hash of everything but the geometry.
+    base: blake3::Hasher,
     fingerprint: Fingerprint,
+    profile: Option<Arc<Profile>>,
+    /// Words behind tokens, once asked for.
+    terms: OnceLock<Terms>,
     parameters: u64,
     tokenizer: tokenizers::Tokenizer,
     chat_template: Option<ChatTemplate>,
@@ -132,7 +167,8 @@ impl Model {
         load::load(source, options)
     }
 
-    /// Name for people: the hub identifier, the folder's name, or `default`.
+    /// Name for people: the hub identifier, the folder's name, the name of a GGUF file without `.gguf`, or
+    /// `mnemon-default`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -145,6 +181,60 @@ impl Model {
     /// Trained parameters.
     pub fn parameters(&self) -> u64 {
         self.parameters
+    }
+
+    /// Gives a pretrained model what was measured of it: new memories keep what the profile says.
+    ///
+    /// # Errors
+    /// [`Error::Profile`] when it is the profile of another model, or the model was trained with memory.
+    pub fn set_profile(&mut self, profile: Profile) -> Result<()> {
+        if self.config.memory.fusion.is_some() {
+            return Err(Error::Profile { why: "the model was trained with memory and needs none".into() });
+        }
+        profile.validate(self)?;
+        let group = self.config.heads / self.config.kv_heads;
+        let geometry = KvGeometry {
+            layers: profile.kv_layers.clone(),
+            key_heads: profile.key_heads(group),
+            entry_policy: EntryPolicy::PerToken,
+            ..self.geometry.clone()
+        };
+        geometry.validate()?;
+        self.fingerprint = fingerprint::with_geometry(&self.base, &geometry);
+        self.config.memory.layers.clone_from(&geometry.layers);
+        self.geometry = geometry;
+        self.profile = Some(Arc::new(profile));
+        // Not while the first question waits.
+        self.terms();
+        Ok(())
+    }
+
+    /// What was measured of it, if it is a pretrained model.
+    pub fn profile(&self) -> Option<&Arc<Profile>> {
+        self.profile.as_ref()
+    }
+
+    /// Hash over weights, tokenizer and rotary settings, whatever memories keep.
+    pub fn base_fingerprint(&self) -> Fingerprint {
+        Fingerprint(*self.base.finalize().as_bytes())
+    }
+
+    /// The fingerprint of memories of `geometry`: a pretrained model reads memories of any shape that it made, one trained
+    /// with memory those of its own shape.
+    pub fn fingerprint_for(&self, geometry: &KvGeometry) -> Fingerprint {
+        if self.profile.is_some() { fingerprint::with_geometry(&self.base, geometry) } else { self.fingerprint }
+    }
+
+    /// What new memories keep that are made for a way of using passages.
+    pub fn geometry_for(&self, mode: RecallMode) -> KvGeometry {
+        match (mode, &self.profile) {
+            (RecallMode::Reread, Some(_)) => KvGeometry { layers: Vec::new(), ..self.geometry.clone() },
+            _ => self.geometry.clone(),
+        }
+    }
+
+    pub(crate) fn terms(&self) -> &Terms {
+        self.terms.get_or_init(|| Terms::new(&self.tokenizer))
     }
 
     /// Hash over weights, tokenizer, rotary settings and memory geometry.

@@ -1,93 +1,14 @@
-//! Tensors out of safetensors files, one at a time: peak memory is the model and its largest tensor.
+//! Tensors out of weight files, one at a time: peak memory is the model and its largest tensor.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
-    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::{Dtype, tensor::Metadata};
 
+use super::shard::Shard;
 use crate::{Error, Result};
-
-/// Longest header that is read; that of safetensors itself.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
-
-/// Bytes of one weight file.
-enum Bytes {
-    File(File),
-    Embedded(&'static [u8]),
-}
-
-/// One weight file.
-struct Shard {
-    path: PathBuf,
-    bytes: Bytes,
-    /// Where the tensors begin.
-    data_start: u64,
-    metadata: Metadata,
-}
-
-impl Shard {
-    fn open(path: &Path) -> Result<Self> {
-        let read_error = |source| Error::Read { path: path.into(), source };
-        let file = File::open(path).map_err(read_error)?;
-        let length = file.metadata().map_err(read_error)?.len();
-        Self::parse(path, Bytes::File(file), length)
-    }
-
-    /// Checks the header against the length: nothing is allocated for bytes that are not there.
-    fn parse(path: &Path, mut bytes: Bytes, length: u64) -> Result<Self> {
-        let truncated = |expected| Error::Truncated { path: path.into(), expected, got: length };
-        let damaged = |why: String| Error::Damaged { path: path.into(), why };
-        if length < 8 {
-            return Err(truncated(8));
-        }
-        let mut announced = [0; 8];
-        bytes.read(path, 0, &mut announced)?;
-        let header_bytes = u64::from_le_bytes(announced);
-        if header_bytes > HEADER_BYTES_MAX {
-            return Err(damaged(format!("its header claims {header_bytes} bytes; this is not a safetensors file")));
-        }
-        if length < 8 + header_bytes {
-            return Err(truncated(8 + header_bytes));
-        }
-        let mut header = vec![0; header_bytes as usize];
-        bytes.read(path, 8, &mut header)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&header).map_err(|error| damaged(format!("its header cannot be read: {error}")))?;
-        let data_start = 8 + header_bytes;
-        let expected = data_start + metadata.data_len() as u64;
-        if length < expected {
-            return Err(truncated(expected));
-        }
-        if length > expected {
-            return Err(damaged(format!("{} bytes follow its last tensor", length - expected)));
-        }
-        Ok(Self { path: path.into(), bytes, data_start, metadata })
-    }
-}
-
-impl Bytes {
-    fn read(&mut self, path: &Path, offset: u64, into: &mut [u8]) -> Result<()> {
-        let read_error = |source| Error::Read { path: path.into(), source };
-        match self {
-            Self::File(file) => {
-                file.seek(SeekFrom::Start(offset)).map_err(read_error)?;
-                file.read_exact(into).map_err(read_error)
-            }
-            Self::Embedded(bytes) => {
-                let wanted = usize::try_from(offset).ok().and_then(|from| bytes.get(from..)?.get(..into.len()));
-                let wanted =
-                    wanted.ok_or_else(|| Error::Damaged { path: path.into(), why: "it is too short".into() })?;
-                into.copy_from_slice(wanted);
-                Ok(())
-            }
-        }
-    }
-}
 
 /// All tensors of a model, converted as they are asked for.
 pub(super) struct Weights {
@@ -109,14 +30,12 @@ impl Weights {
     }
 
     pub(super) fn embedded(bytes: &'static [u8], model: &str, device: &Device, dtype: DType) -> Result<Self> {
-        let path = Path::new("model.safetensors");
-        let shard = Shard::parse(path, Bytes::Embedded(bytes), bytes.len() as u64)?;
-        Ok(Self::new(vec![shard], model, device, dtype))
+        Ok(Self::new(vec![Shard::embedded(bytes)?], model, device, dtype))
     }
 
-    fn new(shards: Vec<Shard>, model: &str, device: &Device, dtype: DType) -> Self {
+    pub(super) fn new(shards: Vec<Shard>, model: &str, device: &Device, dtype: DType) -> Self {
         let names = |(number, shard): (usize, &Shard)| {
-            shard.metadata.tensors().into_keys().map(move |name| (name, number)).collect::<Vec<_>>()
+            shard.names().map(move |name| (name.clone(), number)).collect::<Vec<_>>()
         };
         let index = shards.iter().enumerate().flat_map(names).collect();
         let (model, device) = (model.into(), device.clone());
@@ -126,7 +45,7 @@ impl Weights {
     /// Adds the tensors of another file, none of which may be there already; returns its metadata.
     pub(super) fn add(&mut self, path: &Path) -> Result<HashMap<String, String>> {
         let shard = Shard::open(path)?;
-        for name in shard.metadata.tensors().into_keys() {
+        for name in shard.names() {
             if self.index.insert(name.clone(), self.shards.len()).is_some() {
                 return Err(Error::Damaged {
                     path: path.into(),
@@ -134,7 +53,7 @@ impl Weights {
                 });
             }
         }
-        let metadata = shard.metadata.metadata().clone().unwrap_or_default();
+        let metadata = shard.metadata().clone();
         self.shards.push(shard);
         Ok(metadata)
     }
@@ -142,8 +61,7 @@ impl Weights {
     /// The first tensor of a file, by name, that was not read: something that would be ignored.
     pub(super) fn unread(&self, path: &Path) -> Option<String> {
         let shard = self.shards.iter().find(|shard| shard.path == path)?;
-        let names = shard.metadata.tensors().into_keys();
-        names.filter(|name| !self.digests.contains_key(name)).min()
+        shard.names().filter(|name| !self.digests.contains_key(*name)).min().cloned()
     }
 
     /// Number of weights read so far; the scales of 8-bit ones are none.
@@ -190,7 +108,7 @@ impl Weights {
     /// First dimension of a tensor, if it is there.
     fn rows_of(&self, name: &str) -> Option<usize> {
         let shard = self.shards.get(*self.index.get(name)?)?;
-        shard.metadata.info(name)?.shape.first().copied()
+        shard.shape(name)?.first().copied()
     }
 
     /// A tensor of the model as it is stored. A matrix of U8 `[rows, columns]` has its scales beside it, `NAME.scale`,
@@ -228,21 +146,8 @@ impl Weights {
     fn stored(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let missing = || Error::MissingTensor { name: name.into(), model: self.model.clone() };
         let shard = self.index.get(name).and_then(|&number| self.shards.get_mut(number)).ok_or_else(missing)?;
-        let info = shard.metadata.info(name).ok_or_else(missing)?;
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::U8 => DType::U8,
-            other => return Err(Error::UnsupportedDtype { name: name.into(), got: format!("{other:?}") }),
-        };
-        if info.shape != shape {
-            return Err(Error::WrongShape { name: name.into(), expected: shape.into(), got: info.shape.clone() });
-        }
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        shard.bytes.read(&shard.path, shard.data_start + start as u64, &mut bytes)?;
-        self.digests.insert(name.into(), blake3::hash(&bytes));
-        Ok(Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu)?)
+        let (tensor, digest) = shard.read(name, shape)?.ok_or_else(missing)?;
+        self.digests.insert(name.into(), digest);
+        Ok(tensor)
     }
 }
