@@ -6,8 +6,8 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The text given as a model is neither a folder nor a hub identifier.
-    #[error("'{given}' is neither an existing folder nor a hub identifier of the form organisation/name")]
+    /// The text given as a model is neither a folder, a GGUF file nor a hub identifier.
+    #[error("'{given}' is neither an existing folder or .gguf file nor a hub identifier of the form organisation/name")]
     UnknownSource {
         /// The text as given.
         given: String,
@@ -46,9 +46,37 @@ pub enum Error {
         /// The check that failed.
         why: String,
     },
+    /// A file is whole, but not of the kind that is needed.
+    #[error("{path} {what}; {advice}", path = path.display())]
+    ForeignFile {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// What to do.
+        advice: String,
+    },
+    /// The weights are packed in a way that is not read.
+    #[error("the weights are quantized with {method}, which is not read; {advice}")]
+    UnsupportedQuantization {
+        /// As named by `config.json`.
+        method: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A value in the metadata of a GGUF file is missing, contradictory or outside of what is accepted.
+    #[error("{path}: metadata: {key}: {why}", path = path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is accepted.
+        why: String,
+    },
     /// The weight files lack a tensor.
     #[error(
-        "tensor '{name}' is not in the weight files of {model}; the files are incomplete or config.json belongs to another model"
+        "tensor '{name}' is not in the weight files of {model}; the files are incomplete or the configuration belongs to another model"
     )]
     MissingTensor {
         /// The tensor.
@@ -58,7 +86,7 @@ pub enum Error {
     },
     /// A tensor does not have the shape that the configuration demands.
     #[error(
-        "tensor '{name}' has shape {got:?}, but config.json demands {expected:?}; the files belong to different models"
+        "tensor '{name}' has shape {got:?}, but the configuration demands {expected:?}; the files belong to different models"
     )]
     WrongShape {
         /// The tensor.
@@ -70,7 +98,7 @@ pub enum Error {
     },
     /// A tensor is stored in a type that is not read.
     #[error(
-        "tensor '{name}' is stored as {got}; only F32, F16, BF16 and, for matrices with scales, U8 are read: convert the weights first"
+        "tensor '{name}' is stored as {got}, which is not read; F32, F16, BF16, matrices of U8 with scales, and in GGUF files Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are: take or make the weights in one of these"
     )]
     UnsupportedDtype {
         /// The tensor.
@@ -98,6 +126,20 @@ pub enum Error {
     #[error("tokenizer: {why}")]
     Tokenizer {
         /// What it reported.
+        why: String,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A profile does not fit the model.
+    #[error("profile: {why}")]
+    Profile {
+        /// What does not fit, and what to do.
         why: String,
     },
     /// The chat template cannot be parsed or rendered.

@@ -7,9 +7,11 @@
 //! | module | idea |
 //! |---|---|
 //! | `config` | `config.json` read, checked and limited |
-//! | `model` | weights, loading, the forward pass |
+//! | `model` | weights from safetensors and GGUF files, loading, the forward pass |
 //! | `rotary`, `position` | rotary position encoding and its scalings; sinusoidal tables and ALiBi's slopes |
 //! | `attention` | the [`Attention`] seam: [`FullAttention`], [`LocalAttention`], [`CaptureAttention`], [`RecallAttention`] over one backend |
+//! | `profile` | what is measured of a pretrained model: [`Profile`] |
+//! | `passages` | passages of memory chosen for a question and placed in a prompt: [`Prompt`], [`select`] |
 //! | `generate` | [`Generation`], [`Scoring`], the sampler, streaming text |
 //! | `engine` | [`Engine`]: a bounded queue of tasks that take turns |
 //!
@@ -23,12 +25,14 @@ mod engine;
 mod error;
 mod generate;
 mod model;
+mod passages;
 mod position;
+mod profile;
 mod rotary;
 
 pub use attention::{
     Attention, CaptureAttention, CaptureOptions, Captured, FullAttention, LayerContext, LocalAttention, LocalMask,
-    MemoryParameters, PositionScheme, RecallAttention, RecallFrom, RecallOptions,
+    MemoryParameters, PassageAttention, PositionScheme, RecallAttention, RecallFrom, RecallOptions, Stretch,
 };
 pub use chat::{ChatTemplate, Message};
 pub use config::{Architecture, Fusion, MemoryConfig, ModelConfig, PositionEncoding, RopeConfig, RopeScaling};
@@ -36,7 +40,13 @@ pub use device::DeviceChoice;
 pub use engine::{Engine, EngineOptions, Task, Turn};
 pub use error::{Error, Result};
 pub use generate::{
-    Detokenizer, FinishReason, GenerateOptions, GenerateStep, Generation, SamplingOptions, ScoreStep, Scoring,
+    Detokenizer, FinishReason, GenerateOptions, GenerateStep, Generation, MemoryFrom, SamplingOptions, ScoreStep,
+    Scoring,
 };
 pub use model::{LoadOptions, Logits, Model, ModelSource, SequenceState};
+pub use passages::{
+    NEIGHBOURS_MAX, PASSAGES_MAX, Passage, PassageOptions, PassagesFrom, Prompt, Selection, select, split_chat,
+    split_text,
+};
+pub use profile::{Measured, PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead, Trial};
 pub use rotary::Rotary;

@@ -4,7 +4,7 @@
 //! pages of [`PAGE_TOKENS`] on the CPU, where a kernel takes many segments, and one buffer twice the window's size
 //! elsewhere, whose end is moved to the front when it is full.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
 use candle_core::{DType, Device, Tensor};
 use mnemon_kernels::Data;
@@ -70,7 +70,22 @@ impl Cache {
             && let Some(page) = pages.front_mut()
             && page.first < position
         {
-            page.truncate_before(position);
+            page.keep((position - page.first).min(page.len)..page.len);
+        }
+    }
+
+    /// Forgets the tokens from `position` on.
+    pub(crate) fn truncate_from(&mut self, position: usize) {
+        match self {
+            Self::Pages(Pages { pages }) => {
+                while pages.back().is_some_and(|page| page.first >= position) {
+                    pages.pop_back();
+                }
+                if let Some(page) = pages.back_mut() {
+                    page.keep(0..(position - page.first).min(page.len));
+                }
+            }
+            Self::Buffer(buffer) => buffer.len = buffer.len.min(position.saturating_sub(buffer.first)),
         }
     }
 
@@ -115,7 +130,12 @@ impl Pages {
         let mut done = 0;
         while done < n {
             let page = match self.pages.back_mut() {
-                Some(page) if page.len == 0 || !(page.first + page.len).is_multiple_of(PAGE_TOKENS) => page,
+                Some(page)
+                    if page.first + page.len == first + done
+                        && (page.len == 0 || !page.first.saturating_add(page.len).is_multiple_of(PAGE_TOKENS)) =>
+                {
+                    page
+                }
                 _ => {
                     let page = Page { first: first + done, len: 0, heads, keys: Vec::new(), values: Vec::new() };
                     self.pages.push_back(page);
@@ -134,15 +154,19 @@ impl Pages {
 }
 
 impl Page {
-    fn truncate_before(&mut self, position: usize) {
-        let gone = (position - self.first).min(self.len);
-        let row = self.keys.len() / (self.heads * self.len).max(1);
-        for data in [&mut self.keys, &mut self.values] {
-            let kept = data.chunks_exact(self.len * row).flat_map(|head| &head[gone * row..]).copied().collect();
-            *data = kept;
+    /// Forgets all but these tokens.
+    fn keep(&mut self, tokens: Range<usize>) {
+        if tokens == (0..self.len) {
+            return;
         }
-        self.first += gone;
-        self.len -= gone;
+        let row = self.keys.len() / (self.heads * self.len).max(1);
+        let values = tokens.start * row..tokens.end * row;
+        for data in [&mut self.keys, &mut self.values] {
+            let heads = data.chunks_exact((self.len * row).max(1));
+            *data = heads.flat_map(|head| &head[values.clone()]).copied().collect();
+        }
+        self.first += tokens.start;
+        self.len = tokens.len();
     }
 }
 

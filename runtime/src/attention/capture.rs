@@ -1,7 +1,7 @@
 //! Reading: a local window, and capture of what leaves it.
 
 use candle_core::Tensor;
-use mnemon_memory_store::EntryPolicy;
+use mnemon_memory_store::{EntryPolicy, KeyHead, KvGeometry};
 
 use super::{
     Attention, CaptureOptions, Captured, LayerContext, RecallFrom,
@@ -13,7 +13,8 @@ use super::{
 use crate::{Error, Model, Result};
 
 /// Attends as [`LocalAttention`](crate::LocalAttention) does, or, with recall, as
-/// [`RecallAttention`](crate::RecallAttention), and keeps keys and values of the memory layers for the store.
+/// [`RecallAttention`](crate::RecallAttention), and keeps keys and values of the memory layers, and keys of the key heads
+/// of other layers, for the store.
 pub struct CaptureAttention {
     sequence: Sequence,
     memory: Option<Remembering>,
@@ -21,9 +22,12 @@ pub struct CaptureAttention {
     chunk_tokens: usize,
     /// Tokens not yet handed over, for each memory layer.
     pending: Vec<Pending>,
+    /// Key heads of other layers, and their keys of these tokens.
+    lone: Vec<(KeyHead, Vec<f32>)>,
     /// Position of the first of them.
     handed_over: Option<usize>,
     weigh: bool,
+    geometry: KvGeometry,
     model_shape: super::memory::Shape,
 }
 
@@ -39,11 +43,15 @@ impl CaptureAttention {
     /// For a fresh document. A document continued in the middle begins at the first position given to it: sinks, and
     /// what [`drain`](Self::drain) returns, count from there.
     pub fn new(model: &Model, options: CaptureOptions) -> Result<Self> {
+        Self::for_geometry(model, model.geometry(), options)
+    }
+
+    /// [`new`](Self::new) for a memory that keeps something else than the model's own ones do.
+    pub fn for_geometry(model: &Model, geometry: &KvGeometry, options: CaptureOptions) -> Result<Self> {
         let CaptureOptions { window, sinks, local, recall } = options;
         if window == 0 {
             return Err(Error::Invalid { what: "window", why: "0; at least 1 is needed".into() });
         }
-        let geometry = model.geometry();
         let heads = geometry.kv_heads as usize;
         let empty = || vec![Vec::new(); heads];
         let pending = || Pending { keys: empty(), values: empty(), importance: empty() };
@@ -53,9 +61,11 @@ impl CaptureAttention {
             window,
             chunk_tokens: geometry.chunk_tokens as usize,
             pending: geometry.layers.iter().map(|_| pending()).collect(),
+            lone: geometry.lone_key_heads().map(|key_head| (key_head, Vec::new())).collect(),
             handed_over: None,
             weigh: matches!(geometry.entry_policy, EntryPolicy::Representative { .. }),
-            model_shape: super::memory::Shape::of(model),
+            geometry: geometry.clone(),
+            model_shape: super::memory::Shape::for_geometry(model, geometry),
         };
         fresh.set_recall(recall)?;
         Ok(fresh)
@@ -92,8 +102,15 @@ impl CaptureAttention {
         if len == 0 {
             return Ok(None);
         }
-        let mut captured =
-            Captured { token_start: start as u64, len, keys: Vec::new(), values: Vec::new(), importance: Vec::new() };
+        let lone_keys = self.lone.iter_mut().map(|(_, keys)| take(std::slice::from_mut(keys), next - start, len));
+        let mut captured = Captured {
+            token_start: start as u64,
+            len,
+            keys: Vec::new(),
+            values: Vec::new(),
+            importance: Vec::new(),
+            lone_keys: lone_keys.collect(),
+        };
         for pending in &mut self.pending {
             let tokens = next - start;
             captured.keys.push(take(&mut pending.keys, tokens, len));
@@ -119,8 +136,25 @@ impl CaptureAttention {
                 heads.iter_mut().for_each(Vec::clear);
             }
         }
+        self.lone.iter_mut().for_each(|(_, keys)| keys.clear());
         self.handed_over = self.handed_over.map(|_| position);
         Ok(())
+    }
+
+    /// Keeps a call's keys of the key heads of a layer whose values are not kept.
+    fn capture_lone(&mut self, layer: usize, k: &Tensor) -> Result<()> {
+        let (kv_heads, _, _) = k.dims3()?;
+        let mut kept = self.lone.iter_mut().filter(|(key, _)| key.layer as usize == layer).peekable();
+        if kept.peek().is_none() {
+            return Ok(());
+        }
+        host_values(k, |values| {
+            let wide = values.len() / kv_heads.max(1);
+            for (KeyHead { head, .. }, keys) in kept {
+                let start = *head as usize * wide;
+                keys.extend_from_slice(values.get(start..start + wide).unwrap_or_default());
+            }
+        })
     }
 
     /// Keeps a call's keys and values.
@@ -156,7 +190,8 @@ impl Attention for CaptureAttention {
     fn attend(&mut self, layer: &LayerContext<'_>, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let queries = self.sequence.append(layer, q, k, v)?;
         let start = *self.handed_over.get_or_insert(queries.first);
-        let Some(slot) = layer.slot else {
+        let Some(slot) = self.geometry.slot_of(layer.index as u32) else {
+            self.capture_lone(layer.index, k)?;
             return by_token(&self.sequence.attend(layer, &queries)?.context, q);
         };
         self.capture(slot, k, v)?;

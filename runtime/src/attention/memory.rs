@@ -29,7 +29,11 @@ pub(crate) struct Shape {
 
 impl Shape {
     pub(crate) fn of(model: &Model) -> Self {
-        Self { geometry: model.geometry().clone(), heads: model.config().heads, device: model.device().clone() }
+        Self::for_geometry(model, model.geometry())
+    }
+
+    pub(crate) fn for_geometry(model: &Model, geometry: &KvGeometry) -> Self {
+        Self { geometry: geometry.clone(), heads: model.config().heads, device: model.device().clone() }
     }
 }
 
@@ -68,8 +72,10 @@ impl Remembering {
     pub(crate) fn with_shape(shape: Shape, recall: Arc<dyn Recall>, options: RecallOptions) -> Result<Self> {
         options.validate()?;
         let describe = |geometry: &KvGeometry| {
-            let KvGeometry { layers, kv_heads, head_dim, .. } = geometry;
-            format!("layers {layers:?} with {kv_heads} heads of {head_dim}")
+            let KvGeometry { layers, kv_heads, head_dim, key_heads, .. } = geometry;
+            let of_heads =
+                if geometry.has_all_key_heads() { String::new() } else { format!(", {key_heads:?} searched") };
+            format!("layers {layers:?} with {kv_heads} heads of {head_dim}{of_heads}")
         };
         let (stored, needed) = (describe(recall.geometry()), describe(&shape.geometry));
         if stored != needed {
@@ -142,16 +148,16 @@ impl Remembering {
         let untrained = vec![layer.scale; heads];
         let scale = layer.memory.map_or(&untrained, |memory| &memory.scale);
         let choice = Choice { block_queries: block, scale, top_k_chunks: self.options.top_k_chunks };
+        let key_heads = self.shape.geometry.searched_by(slot, heads)?;
         let recall = |values: &[f32]| {
             let request = SearchRequest {
-                slot,
+                key_heads: &key_heads,
                 queries: values,
-                n_heads: heads,
                 top_k: self.options.entries_per_query,
                 ef: self.options.ef,
                 exact: self.options.exact,
             };
-            self.recall.recall(&request, &choice)
+            self.recall.recall(slot, &request, &choice)
         };
         // One query: [n_heads, 1, head_dim] is [1, n_heads, head_dim].
         let by_query = if n == 1 { queries.raw.clone() } else { queries.raw.transpose(0, 1)?.contiguous()? };
@@ -315,7 +321,7 @@ impl Placed {
     }
 }
 
-fn data(stored: &KvData) -> Data<'_> {
+pub(super) fn data(stored: &KvData) -> Data<'_> {
     match stored {
         KvData::F32(values) => Data::F32(values),
         KvData::F16(values) => Data::F16(values),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `full`, `local`, `capture`, `recall` | one strategy each |
 //! | `sequence` | sinks and recent tokens of a sequence: common to all strategies |
+//! | `passages` | passages of memory in the middle of a prompt, for models that were not trained with memory |
 //! | `memory` | recalled chunks: chosen, placed, attended to, weighed |
 //! | `importance` | attention that tokens receive while they are local |
 //! | `cache` | keys and values of the recent tokens of one layer |
@@ -18,6 +19,7 @@ mod importance;
 mod local;
 mod memory;
 mod options;
+mod passages;
 mod recall;
 mod sequence;
 mod tensors;
@@ -31,6 +33,7 @@ pub use full::FullAttention;
 pub(crate) use host::host_values;
 pub use local::LocalAttention;
 pub use options::{CaptureOptions, Captured, LocalMask, PositionScheme, RecallFrom, RecallOptions};
+pub use passages::{PassageAttention, Stretch};
 pub use recall::RecallAttention;
 
 use crate::{Fusion, Result, Rotary};

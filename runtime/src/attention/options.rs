@@ -117,4 +117,7 @@ pub struct Captured {
     /// key/value head and over queries), one vector per memory layer, each `[kv_heads, len]`; empty unless the entry
     /// policy is [`Representative`](mnemon_memory_store::EntryPolicy).
     pub importance: Vec<Vec<f32>>,
+    /// Keys before rotary encoding of the key heads of other layers
+    /// ([lone ones](mnemon_memory_store::KvGeometry::lone_key_heads)), one vector for each, `[len, head_dim]`.
+    pub lone_keys: Vec<Vec<f32>>,
 }

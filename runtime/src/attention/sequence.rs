@@ -20,6 +20,8 @@ pub(crate) struct Sequence {
     /// First tokens that stay visible.
     sinks: usize,
     local: LocalMask,
+    /// Whether tokens that leave the window are kept for now, because the sequence may be rewound.
+    holds: bool,
 }
 
 struct Layer {
@@ -27,6 +29,8 @@ struct Layer {
     sinks: Cache,
     /// The others, rotated at their positions (not rotated where frequencies change with the length).
     recent: Cache,
+    /// Those before a gap, if there is one.
+    earlier: Option<Cache>,
     /// Position of the first token of the sequence, and of the next one.
     bounds: Option<(usize, usize)>,
     /// Position before which tokens were handed over to memory.
@@ -65,9 +69,15 @@ impl Sequence {
     pub(crate) fn new(model: &Model, window: Option<usize>, sinks: usize, local: LocalMask) -> Self {
         let backend = Backend::for_device(model.device());
         let config = model.config();
-        let layer = |_| Layer { sinks: Cache::new(backend), recent: Cache::new(backend), bounds: None, handed_over: 0 };
+        let layer = |_| Layer {
+            sinks: Cache::new(backend),
+            recent: Cache::new(backend),
+            earlier: None,
+            bounds: None,
+            handed_over: 0,
+        };
         let layers = (0..config.layers).map(layer).collect();
-        Self { layers, backend, kv_heads: config.kv_heads, window, sinks, local }
+        Self { layers, backend, kv_heads: config.kv_heads, window, sinks, local, holds: false }
     }
 
     /// Computes with tensor operations even on the CPU.
@@ -81,11 +91,15 @@ impl Sequence {
 
     /// Tokens that a query sees locally at a layer.
     pub(crate) fn window(&self, layer: &LayerContext<'_>) -> Option<usize> {
+        self.window_at(layer.sliding_window)
+    }
+
+    fn window_at(&self, sliding_window: Option<usize>) -> Option<usize> {
         let own = match self.local {
             LocalMask::Sliding => self.window,
             LocalMask::SinceHandover => None,
         };
-        match (own, layer.sliding_window) {
+        match (own, sliding_window) {
             (Some(own), Some(sliding)) => Some(own.min(sliding)),
             (one, other) => one.or(other),
         }
@@ -93,15 +107,29 @@ impl Sequence {
 
     /// Sinks at a layer: none where the model itself was made to see no more than the window.
     pub(crate) fn sinks(&self, layer: &LayerContext<'_>) -> usize {
+        self.sinks_at(layer.sliding_window)
+    }
+
+    fn sinks_at(&self, sliding_window: Option<usize>) -> usize {
         match (self.local, self.window) {
-            (LocalMask::Sliding, Some(own)) if layer.sliding_window.is_none_or(|sliding| sliding > own) => self.sinks,
+            (LocalMask::Sliding, Some(own)) if sliding_window.is_none_or(|sliding| sliding > own) => self.sinks,
             _ => 0,
         }
     }
 
     /// Longest distance between a query and a key at a layer: decides the frequencies of dynamic scaling.
     pub(crate) fn span(&self, layer: &LayerContext<'_>) -> usize {
-        self.window(layer).map_or(0, |window| window + self.sinks(layer))
+        self.span_at(layer.sliding_window)
+    }
+
+    /// The [`span`](Self::span) of layers with this sliding window of their own.
+    pub(crate) fn span_at(&self, sliding_window: Option<usize>) -> usize {
+        self.window_at(sliding_window).map_or(0, |window| window + self.sinks_at(sliding_window))
+    }
+
+    /// Keeps tokens that leave the window until told otherwise: after a [`rewind`](Self::rewind) they may be in it again.
+    pub(crate) fn hold(&mut self, holds: bool) {
+        self.holds = holds;
     }
 
     /// Position of the first token of the sequence at a layer, and of the next one.
@@ -122,6 +150,7 @@ impl Sequence {
 
     /// Keeps the keys and values of a call's tokens, and returns its queries. Keys before rotary encoding.
     pub(crate) fn append(&mut self, context: &LayerContext<'_>, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Queries> {
+        let queries = self.queries(context, q)?;
         let (window, sinks, span) = (self.window(context), self.sinks(context), self.span(context));
         let (_, n, _) = q.dims3()?;
         let first = context.first_position;
@@ -133,11 +162,12 @@ impl Sequence {
         if first != next {
             return Err(Error::Position { expected: next, got: first });
         }
-        if let Some(window) = window {
-            layer.recent.release_before((first + 1).saturating_sub(window));
+        if let Some(window) = window.filter(|_| !self.holds) {
+            let seen_from = (first + 1).saturating_sub(window);
+            layer.recent.release_before(seen_from);
+            layer.earlier.iter_mut().for_each(|earlier| earlier.release_before(seen_from));
         }
         let positions: Vec<i64> = (first..first + n).map(|position| position as i64).collect();
-        let rotated = context.rotary.apply_within(q, &positions, span)?;
         let keys = if window.is_none() && context.rotary.is_dynamic() {
             k.clone()
         } else {
@@ -155,7 +185,40 @@ impl Sequence {
             }
         }
         layer.bounds = Some((base, first + n));
+        Ok(queries)
+    }
+
+    /// Queries of a call whose keys and values are not kept here.
+    pub(crate) fn queries(&self, context: &LayerContext<'_>, q: &Tensor) -> Result<Queries> {
+        let (first, n) = (context.first_position, q.dim(1)?);
+        let positions: Vec<i64> = (first..first + n).map(|position| position as i64).collect();
+        let rotated = context.rotary.apply_within(q, &positions, self.span(context))?;
         Ok(Queries { raw: q.clone(), rotated, first, n })
+    }
+
+    /// Goes on at `position`; what stands between is kept elsewhere. Once for a sequence.
+    pub(crate) fn leave_gap(&mut self, position: usize) -> Result<()> {
+        for layer in &mut self.layers {
+            let Some((base, next)) = layer.bounds else { continue };
+            if position < next {
+                return Err(Error::Position { expected: next, got: position });
+            }
+            // A cache holds consecutive tokens.
+            layer.earlier = Some(std::mem::replace(&mut layer.recent, Cache::new(self.backend)));
+            layer.bounds = Some((base, position));
+        }
+        Ok(())
+    }
+
+    /// Forgets the tokens from `position` on.
+    pub(crate) fn rewind(&mut self, position: usize) {
+        for layer in &mut self.layers {
+            let Some((base, next)) = layer.bounds.filter(|(_, next)| *next > position) else { continue };
+            layer.sinks.truncate_from(position);
+            layer.recent.truncate_from(position);
+            layer.earlier.iter_mut().for_each(|earlier| earlier.truncate_from(position));
+            layer.bounds = (position > base).then_some((base, position.min(next)));
+        }
     }
 
     /// Forgets the tokens before `position`, which memory holds now; only for [`LocalMask::SinceHandover`].
@@ -215,7 +278,8 @@ impl Sequence {
         let span = queries.first + queries.n - base;
         let seen_from =
             if dynamic { queries.at(context, span, |position| position as i64)? } else { queries.rotated.clone() };
-        for mut stretch in layer.recent.stretches()? {
+        let earlier = layer.earlier.as_ref().map_or_else(|| Ok(Vec::new()), Cache::stretches)?;
+        for mut stretch in earlier.into_iter().chain(layer.recent.stretches()?) {
             if dynamic {
                 stretch.keys = rotated_now(context, &stretch, queries, self.kv_heads, span)?;
             }

@@ -4,10 +4,12 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use mnemon_memory_store::{ChunkId, ChunkInfo, ChunkKv, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest};
+use mnemon_memory_store::{
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest, TermHit, TermRequest,
+};
 
 use super::*;
-use crate::{DeviceChoice, LoadOptions, Logits, Model, ModelSource, SequenceState};
+use crate::{DeviceChoice, LoadOptions, Logits, Model, ModelSource, QueryHead, SequenceState};
 
 fn model(name: &str) -> Model {
     let folder = tempfile::tempdir().unwrap();
@@ -87,6 +89,14 @@ impl Recall for Fetched {
         Ok(ids.iter().map(|id| Arc::clone(&self.chunks[id.0 as usize][slot])).collect())
     }
 
+    fn neighbours(&self, _: &[ChunkId], _: usize, _: usize) -> mnemon_memory_store::Result<Vec<Vec<ChunkId>>> {
+        Ok(Vec::new())
+    }
+
+    fn search_terms(&self, _: &TermRequest<'_>) -> mnemon_memory_store::Result<Vec<TermHit>> {
+        Ok(Vec::new())
+    }
+
     fn describe(&self, _: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {
         Ok(Vec::new())
     }
@@ -144,4 +154,129 @@ fn recalling_and_capturing_agree_between_backends() {
             }
         }
     }
+}
+
+#[test]
+fn passages_agree_between_backends() {
+    for name in ["llama", "mistral", "qwen2_sliding", "qwen3", "llama_dynamic"] {
+        let model = model(name);
+        let options = CaptureOptions { window: 90, sinks: 0, local: LocalMask::Sliding, recall: None };
+        let mut capture = CaptureAttention::new(&model, options).unwrap();
+        run(&model, &mut capture, &text(40), 40);
+        let captured = capture.drain(true).unwrap().unwrap();
+        let memory = Fetched::new(&model, &captured);
+        let heads = [QueryHead { layer: 0, head: 1 }, QueryHead { layer: 1, head: 2 }];
+        let layers = &model.geometry().layers;
+        let run = |mut attention: PassageAttention, step: usize| {
+            let mut state = SequenceState::new(&model);
+            let mut seen = Vec::new();
+            let mut go = |tokens: &[u32], state: &mut SequenceState, attention: &mut PassageAttention| {
+                for piece in tokens.chunks(step) {
+                    let logits = model.forward(piece, state, attention, Logits::All).unwrap().unwrap();
+                    seen.extend(logits.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                }
+            };
+            go(&text(12), &mut state, &mut attention);
+            // A look that reaches further back than a sliding window.
+            model.look(&text(20), &mut state, &mut attention, 2).unwrap();
+            attention.rewind(12);
+            let chunk = |at: usize| {
+                let stored: Vec<_> = memory.chunks[at].clone();
+                Stretch { chunk: Some(ChunkId(at as u64)), len: stored[0].len, stored }
+            };
+            let read = Stretch { chunk: None, len: 5, stored: Vec::new() };
+            let unread = attention.place(12, 30, vec![chunk(0), read, chunk(2)], model.rotary()).unwrap();
+            assert_eq!(unread, [(1..2, 12 + 9 + 8)]);
+            attention.read_at(Some(1..2));
+            state.position = unread[0].1;
+            go(&text(5), &mut state, &mut attention);
+            attention.read_at(None);
+            state.position = 42;
+            go(&text(25), &mut state, &mut attention);
+            let masses: Vec<f32> = attention.take_masses().iter().map(|(_, mass)| *mass).collect();
+            assert_eq!(masses.len(), 2);
+            (seen, masses, attention.take_queries())
+        };
+        let fresh = || PassageAttention::new(&model, 12, 60, layers, &heads, 100);
+        // The stretch in the middle is read in one call.
+        let host = run(fresh(), 90);
+        for step in [90, 7, 5] {
+            let tensors = run(fresh().on_tensors(), step);
+            let what = format!("{name}, {step} tokens a call");
+            assert_close(&host.0, &tensors.0, &what);
+            assert_close(&host.1, &tensors.1, &what);
+            assert_close(&host.2, &tensors.2, &what);
+        }
+    }
+}
+
+#[test]
+fn caches_forget_what_came_last() {
+    use candle_core::{Device, Tensor};
+    let made = |first: usize, n: usize| {
+        let value = |at: usize| (0..2).map(move |of| (first + at) as f32 + 0.25 * of as f32);
+        let head = |sign: f32| (0..n).flat_map(value).map(move |value| sign * value).collect::<Vec<_>>();
+        Tensor::from_vec([head(1.0), head(-1.0)].concat(), (2, n, 2), &Device::Cpu).unwrap()
+    };
+    // Positions and values of everything kept.
+    let kept = |cache: &cache::Cache| -> Vec<(usize, Vec<f32>)> {
+        let mut kept = Vec::new();
+        for stretch in cache.stretches().unwrap() {
+            let keys = stretch.keys.to_tensor((2, stretch.len, 2), &Device::Cpu).unwrap();
+            let values = stretch.values.to_tensor((2, stretch.len, 2), &Device::Cpu).unwrap();
+            for at in 0..stretch.len {
+                let row = |t: &Tensor| t.narrow(1, at, 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                kept.push((stretch.first + at, [row(&keys), row(&values)].concat()));
+            }
+        }
+        kept
+    };
+    for backend in [backend::Backend::Host, backend::Backend::Tensors] {
+        for first in [0, 5, 64] {
+            for (len, step) in [(200, 200), (200, 7), (64, 64), (130, 50)] {
+                for to in [0, first, first + 1, 63, 64, 65, 127, 128, 129, first + len, first + len + 9] {
+                    let mut cache = cache::Cache::new(backend);
+                    for at in (0..len).step_by(step) {
+                        let (k, v) =
+                            (made(first + at, step.min(len - at)), made(1000 + first + at, step.min(len - at)));
+                        cache.append(first + at, &k, &v).unwrap();
+                    }
+                    cache.truncate_from(to);
+                    let end = to.clamp(first, first + len);
+                    cache.append(end, &made(end, 3), &made(1000 + end, 3)).unwrap();
+                    let found = kept(&cache);
+                    let positions: Vec<usize> = found.iter().map(|(position, _)| *position).collect();
+                    assert_eq!(positions, (first..end + 3).collect::<Vec<_>>(), "{first} {len} {step} to {to}");
+                    for (position, values) in &found {
+                        let position = *position as f32;
+                        let wanted = [position, position + 0.25, -position, -position - 0.25, 1000.0 + position];
+                        let differ = values.iter().zip(wanted).any(|(value, wanted)| (value - wanted).abs() > 1e-6);
+                        assert!(!differ, "{values:?} {wanted:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A gap shorter than a sliding window: what stands before it is still seen after it.
+#[test]
+fn short_passages_agree_between_backends() {
+    let model = model("qwen2_sliding");
+    let run = |mut attention: PassageAttention| {
+        let mut state = SequenceState::new(&model);
+        model.forward(&text(12), &mut state, &mut attention, Logits::None).unwrap();
+        let read = Stretch { chunk: None, len: 3, stored: Vec::new() };
+        attention.place(12, 0, vec![read], model.rotary()).unwrap();
+        attention.read_at(Some(0..1));
+        model.forward(&text(15)[12..], &mut state, &mut attention, Logits::None).unwrap();
+        attention.read_at(None);
+        let logits = model.forward(&text(25)[15..], &mut state, &mut attention, Logits::All).unwrap().unwrap();
+        logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let fresh = || PassageAttention::new(&model, 12, 60, &[], &[], 0);
+    let whole = self::run(&model, &mut FullAttention::new(&model), &text(25), 25);
+    let wanted = &whole[15 * model.config().vocab_size..];
+    assert_close(&run(fresh()), wanted, "kernels");
+    assert_close(&run(fresh().on_tensors()), wanted, "tensors");
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use mnemon_memory_store::ChunkId;
 
-use super::{BLOCK_TOKENS, Detokenizer, SamplingOptions, Session, encode, sampler::Sampler, stop::StopFinder};
-use crate::{Error, Logits, Model, RecallFrom, Result, SequenceState};
+use super::{Detokenizer, MemoryFrom, SamplingOptions, reading::Reading, sampler::Sampler, stop::StopFinder};
+use crate::{Error, Logits, Model, Passage, Prompt, RecallMode, Result, passages::ReadStep};
 
 /// What to generate.
 #[derive(Clone)]
@@ -18,7 +18,10 @@ pub struct GenerateOptions {
     /// Texts at which generation stops; they are not part of the result. At most 16 of 1 to 1024 bytes.
     pub stop: Vec<String>,
     /// Memory.
-    pub recall: Option<RecallFrom>,
+    pub memory: MemoryFrom,
+    /// Positions that a pretrained model may use, at most those that it was trained with; its reading window when `None`
+    /// (with passages, all that it was trained with).
+    pub context_tokens: Option<usize>,
     /// Tokens that a prompt may have.
     pub prompt_tokens_max: usize,
 }
@@ -29,7 +32,8 @@ impl Default for GenerateOptions {
             max_tokens: 256,
             sampling: SamplingOptions::default(),
             stop: Vec::new(),
-            recall: None,
+            memory: MemoryFrom::Nothing,
+            context_tokens: None,
             prompt_tokens_max: 32_768,
         }
     }
@@ -42,7 +46,7 @@ pub enum FinishReason {
     EndOfText,
     /// A stop text appeared.
     Stop,
-    /// `max_tokens` were generated.
+    /// `max_tokens` were generated, or the positions that the model was trained with are used up.
     Length,
 }
 
@@ -81,8 +85,8 @@ pub enum GenerateStep {
 
 /// Where a generation stands.
 enum Phase {
-    /// So many tokens of the prompt were read.
-    Prefill(usize),
+    /// The prompt is being read.
+    Prefill,
     /// The next token is drawn from these logits, `[1, vocab]`.
     Draw(Tensor),
     /// This token was drawn; the model has not seen it yet.
@@ -96,9 +100,8 @@ enum Phase {
 /// A fresh sequence: what leaves the local window is forgotten; only the memory given is recalled.
 pub struct Generation {
     model: Arc<Model>,
-    session: Session,
-    state: SequenceState,
-    prompt: Vec<u32>,
+    reading: Reading,
+    prompt_tokens: usize,
     max_tokens: usize,
     generated: usize,
     sampler: Sampler,
@@ -108,38 +111,36 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Tokenizes the prompt and checks the options; computes nothing yet.
-    pub fn new(model: Arc<Model>, prompt: &str, options: GenerateOptions) -> Result<Self> {
-        let prompt = encode(&model, prompt)?.get_ids().to_vec();
+    /// Checks the options; computes nothing yet.
+    pub fn new(model: Arc<Model>, prompt: Prompt, options: GenerateOptions) -> Result<Self> {
         if prompt.len() > options.prompt_tokens_max {
             return Err(Error::PromptTooLong { tokens: prompt.len(), limit: options.prompt_tokens_max });
         }
         let mut sampler = Sampler::new(&options.sampling)?;
-        for &id in &prompt {
+        for id in prompt.tokens() {
             sampler.saw(id);
         }
         Ok(Self {
-            session: Session::new(&model, options.recall)?,
-            state: SequenceState::new(&model),
+            prompt_tokens: prompt.len(),
+            reading: Reading::new(&model, prompt, options.memory, options.context_tokens, false)?,
             model,
-            prompt,
             max_tokens: options.max_tokens,
             generated: 0,
             sampler,
             detokenizer: Detokenizer::new(),
             stop: StopFinder::new(options.stop)?,
-            phase: Phase::Prefill(0),
+            phase: Phase::Prefill,
         })
     }
 
     /// One bounded piece of work. After an error, every later step fails.
     pub fn step(&mut self) -> Result<GenerateStep> {
         match std::mem::replace(&mut self.phase, Phase::Failed) {
-            Phase::Prefill(done) => self.prefill(done),
+            Phase::Prefill => self.prefill(),
             Phase::Draw(logits) => self.draw(&logits),
             Phase::Feed(id) => {
-                let logits = self.forward(&[id], Logits::Last)?;
-                self.draw(&logits.ok_or(Error::NotFinite)?)
+                let logits = self.reading.feed(&[id], Logits::Last)?;
+                self.draw(&logits)
             }
             Phase::Finished(reason) => {
                 self.phase = Phase::Finished(reason);
@@ -149,28 +150,24 @@ impl Generation {
         }
     }
 
-    fn forward(&mut self, tokens: &[u32], want: Logits) -> Result<Option<Tensor>> {
-        self.model.forward(tokens, &mut self.state, &mut self.session, want)
-    }
-
-    fn prefill(&mut self, done: usize) -> Result<GenerateStep> {
-        let total = self.prompt.len();
-        let end = (done + BLOCK_TOKENS).min(total);
-        let block = self.prompt.get(done..end).unwrap_or_default().to_vec();
-        // The masses of earlier blocks say little about the answer.
-        self.take_masses();
-        self.phase = match self.forward(&block, if end == total { Logits::Last } else { Logits::None })? {
-            Some(logits) => Phase::Draw(logits),
-            None => Phase::Prefill(end),
-        };
-        Ok(GenerateStep::Prefill { done: end, total })
+    fn prefill(&mut self) -> Result<GenerateStep> {
+        Ok(match self.reading.step()? {
+            ReadStep::More(done, total) => {
+                self.phase = Phase::Prefill;
+                GenerateStep::Prefill { done, total }
+            }
+            ReadStep::Done(logits) => {
+                self.phase = Phase::Draw(logits);
+                GenerateStep::Prefill { done: self.prompt_tokens, total: self.prompt_tokens }
+            }
+        })
     }
 
     fn draw(&mut self, logits: &Tensor) -> Result<GenerateStep> {
-        if self.generated == self.max_tokens {
+        if self.generated == self.max_tokens || !self.reading.has_room() {
             return self.finish(FinishReason::Length);
         }
-        let masses = self.take_masses();
+        let masses = self.reading.take_masses();
         let id = self.sampler.draw(&logits.squeeze(0)?)?;
         if self.model.config().eos_tokens.contains(&id) {
             return self.finish(FinishReason::EndOfText);
@@ -201,13 +198,11 @@ impl Generation {
     }
 
     fn finished(&self, reason: FinishReason, text: String) -> GenerateStep {
-        GenerateStep::Finished { reason, text, prompt_tokens: self.prompt.len(), generated_tokens: self.generated }
+        GenerateStep::Finished { reason, text, prompt_tokens: self.prompt_tokens, generated_tokens: self.generated }
     }
 
-    fn take_masses(&mut self) -> Vec<(ChunkId, f32)> {
-        match &mut self.session {
-            Session::Local(_) => Vec::new(),
-            Session::Recall(attention) => attention.take_masses(),
-        }
+    /// The way in which passages are used, and the passages in use, best first; `None` without passages.
+    pub fn passages(&self) -> Option<(RecallMode, &[Passage])> {
+        self.reading.passages()
     }
 }

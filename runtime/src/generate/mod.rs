@@ -2,19 +2,20 @@
 
 mod detokenizer;
 mod generation;
+mod reading;
 mod sampler;
 mod scoring;
 mod stop;
 
 use candle_core::Tensor;
-use tokenizers::Encoding;
 
 pub use detokenizer::Detokenizer;
 pub use generation::{FinishReason, GenerateOptions, GenerateStep, Generation};
+pub use reading::MemoryFrom;
 pub use sampler::SamplingOptions;
 pub use scoring::{ScoreStep, Scoring};
 
-use crate::{Attention, Error, LayerContext, LocalAttention, Model, RecallAttention, RecallFrom, Result};
+use crate::{Attention, LayerContext, LocalAttention, Model, RecallAttention, RecallFrom, Result};
 
 /// Tokens of a prompt or text that one step reads.
 const BLOCK_TOKENS: usize = 128;
@@ -26,10 +27,10 @@ enum Session {
 }
 
 impl Session {
-    /// A fresh session with the model's window and sinks.
-    fn new(model: &Model, recall: Option<RecallFrom>) -> Result<Self> {
+    /// A fresh session with the model's sinks, and its window or a wider one.
+    fn new(model: &Model, recall: Option<RecallFrom>, context_tokens: Option<usize>) -> Result<Self> {
         let memory = &model.config().memory;
-        let (window, sinks) = (memory.window, memory.sinks);
+        let (window, sinks) = (context_tokens.unwrap_or(0).max(memory.window), memory.sinks);
         Ok(match recall {
             None => Self::Local(LocalAttention::new(model, window, sinks)),
             Some((recall, options)) => {
@@ -46,14 +47,4 @@ impl Attention for Session {
             Self::Recall(attention) => attention.attend(layer, q, k, v),
         }
     }
-}
-
-/// Tokenizes a text for the model. Special tokens are added as the tokenizer wants, unless the text begins with the
-/// model's own first token already, as rendered chat templates do.
-fn encode(model: &Model, text: &str) -> Result<Encoding> {
-    let first = model.config().bos_token.and_then(|id| model.tokenizer().id_to_token(id));
-    let begun = first.is_some_and(|first| !first.is_empty() && text.starts_with(&first));
-    let encoding =
-        model.tokenizer().encode(text, !begun).map_err(|error| Error::Tokenizer { why: error.to_string() })?;
-    if text.is_empty() || encoding.is_empty() { Err(Error::EmptyPrompt) } else { Ok(encoding) }
 }

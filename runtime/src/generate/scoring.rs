@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{BLOCK_TOKENS, Session, encode};
-use crate::{Error, Logits, Model, RecallFrom, Result, SequenceState, attention::host_values};
+use super::{BLOCK_TOKENS, MemoryFrom, reading::Reading};
+use crate::{Error, Logits, Model, Prompt, Result, attention::host_values, passages::encode};
 
 /// Logits in memory at once: vocabularies may be large.
 const LOGITS_MAX: usize = 1 << 22;
+
+/// Tokens of a context that passages are found by at first.
+const QUESTION_TOKENS: usize = 128;
 
 /// What one step of a [`Scoring`] did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,8 +35,7 @@ pub enum ScoreStep {
 /// The probability of a text, computed step by step, in a fresh sequence.
 pub struct Scoring {
     model: Arc<Model>,
-    session: Session,
-    state: SequenceState,
+    reading: Reading,
     tokens: Vec<u32>,
     done: usize,
     /// First token that is scored; it has at least one before it.
@@ -45,7 +47,19 @@ pub struct Scoring {
 
 impl Scoring {
     /// Tokenizes `context` and `text` as one; computes nothing yet. What begins in the context is read, not scored.
-    pub fn new(model: Arc<Model>, context: &str, text: &str, recall: Option<RecallFrom>) -> Result<Self> {
+    pub fn new(model: Arc<Model>, context: &str, text: &str, memory: MemoryFrom) -> Result<Self> {
+        Self::within(model, context, text, memory, None)
+    }
+
+    /// [`new`](Self::new) in at most `context_tokens` positions, for a pretrained model (see
+    /// [`GenerateOptions`](crate::GenerateOptions)).
+    pub fn within(
+        model: Arc<Model>,
+        context: &str,
+        text: &str,
+        memory: MemoryFrom,
+        context_tokens: Option<usize>,
+    ) -> Result<Self> {
         let encoding = encode(&model, &[context, text].concat())?;
         let special = encoding.get_special_tokens_mask();
         // What the tokenizer put around the text is not part of it. A text that spells a special token is.
@@ -63,12 +77,18 @@ impl Scoring {
         let first = (before + of_context).max(1);
         let bytes =
             encoding.get_offsets().get(first..end).and_then(|scored| Some(scored.last()?.1 - scored.first()?.0));
+        // Passages are found by the end of the context at first, then by what was read last. They stand behind the token that
+        // begins a sequence, if nothing is scored by it.
+        let begins = tokens.first().is_some_and(|&id| first > 1 && model.config().bos_token == Some(id));
+        let skipped = usize::from(begins && matches!(memory, MemoryFrom::Passages(_)));
+        let asked = tokens.get(before + of_context.saturating_sub(QUESTION_TOKENS)..before + of_context);
+        let after = asked.unwrap_or_default().to_vec();
+        let prompt = Prompt { before: tokens[..skipped].to_vec(), question: 0..after.len(), after };
         Ok(Self {
-            session: Session::new(&model, recall)?,
-            state: SequenceState::new(&model),
+            reading: Reading::new(&model, prompt, memory, context_tokens, true)?,
             model,
             tokens,
-            done: 0,
+            done: skipped,
             first,
             bytes: bytes.unwrap_or_default(),
             log_probability: 0.0,
@@ -91,14 +111,18 @@ impl Scoring {
             });
         }
         self.failed = true;
+        if self.reading.prepare()? {
+            self.failed = false;
+            return Ok(ScoreStep::Progress { done: 0, total });
+        }
         let vocabulary = self.model.config().vocab_size;
         let block = (LOGITS_MAX / vocabulary).clamp(1, BLOCK_TOKENS);
         let end = (self.done + block).min(total - 1);
         let tokens = self.tokens.get(self.done..end).unwrap_or_default();
-        let logits = self.model.forward(tokens, &mut self.state, &mut self.session, Logits::All)?;
+        let logits = self.reading.feed(tokens, Logits::All)?;
         let next = self.tokens.get(self.done + 1..=end).unwrap_or_default();
         let (done, first) = (self.done, self.first);
-        let sum = host_values(&logits.ok_or(Error::NotFinite)?, |logits| {
+        let sum = host_values(&logits, |logits| {
             let rows = logits.chunks_exact(vocabulary).zip(next).enumerate();
             rows.filter(|(row, _)| done + row + 1 >= first).map(|(_, (row, &id))| log_probability(row, id)).sum::<f64>()
         })?;

@@ -11,7 +11,8 @@ use std::{
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, EntryPolicy, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest,
+    ChunkId, ChunkInfo, ChunkKv, EntryPolicy, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest, TermHit,
+    TermRequest,
 };
 use mnemon_runtime::{
     Attention, Captured, DeviceChoice, FullAttention, LoadOptions, Logits, Model, ModelSource, SequenceState,
@@ -158,16 +159,16 @@ impl Recall for TestMemory {
 
     fn search(&self, request: &SearchRequest<'_>) -> mnemon_memory_store::Result<Vec<Vec<Hit>>> {
         let (heads, dim) = (self.geometry.kv_heads as usize, self.geometry.head_dim as usize);
-        let group = request.n_heads / heads;
         let block = match self.geometry.entry_policy {
             EntryPolicy::BlockMean { tokens } => tokens as usize,
             _ => 1,
         };
         let chunks = self.chunks.lock().unwrap();
+        let key_head = |index: usize| request.key_heads[index % request.key_heads.len()];
         let list = |(index, query): (usize, &[f32])| {
-            let head = index % request.n_heads / group;
+            let (slot, head) = (key_head(index) / heads, key_head(index) % heads);
             let mut hits = Vec::new();
-            for chunk in chunks.iter().map(|slots| &slots[request.slot]) {
+            for chunk in chunks.iter().map(|slots| &slots[slot]) {
                 let keys = chunk.keys.to_f32();
                 for start in (0..chunk.len).step_by(block) {
                     let len = block.min(chunk.len - start);
@@ -190,6 +191,14 @@ impl Recall for TestMemory {
     fn fetch(&self, slot: usize, ids: &[ChunkId]) -> mnemon_memory_store::Result<Vec<Arc<ChunkKv>>> {
         let chunks = self.chunks.lock().unwrap();
         Ok(ids.iter().map(|id| Arc::clone(&chunks[id.0 as usize][slot])).collect())
+    }
+
+    fn neighbours(&self, _: &[ChunkId], _: usize, _: usize) -> mnemon_memory_store::Result<Vec<Vec<ChunkId>>> {
+        Ok(Vec::new())
+    }
+
+    fn search_terms(&self, _: &TermRequest<'_>) -> mnemon_memory_store::Result<Vec<TermHit>> {
+        Ok(Vec::new())
     }
 
     fn describe(&self, _: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {

@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use mnemon_runtime::{
     CaptureAttention, CaptureOptions, Detokenizer, Error, FinishReason, GenerateOptions, GenerateStep, Generation,
-    LocalMask, Logits, Message, Model, ModelSource, RecallOptions, SamplingOptions, ScoreStep, Scoring, SequenceState,
+    LocalMask, Logits, MemoryFrom, Message, Model, ModelSource, Prompt, RecallOptions, SamplingOptions, ScoreStep,
+    Scoring, SequenceState,
 };
 
 use crate::common::{TestMemory, cpu};
@@ -32,8 +33,12 @@ impl Outcome {
     }
 }
 
+fn begin(prompt: &str, options: GenerateOptions) -> Result<Generation, Error> {
+    Generation::new(model(), Prompt::text(&model(), prompt)?, options)
+}
+
 fn run(prompt: &str, options: GenerateOptions) -> Outcome {
-    let mut generation = Generation::new(model(), prompt, options).unwrap();
+    let mut generation = begin(prompt, options).unwrap();
     let (mut pieces, mut ids, mut masses_seen, mut prefills) = (Vec::new(), Vec::new(), 0, Vec::new());
     loop {
         match generation.step().unwrap() {
@@ -101,13 +106,13 @@ fn stop_texts_are_found_over_token_borders_and_left_out() {
 
 #[test]
 fn prompts_out_of_bounds_are_refused() {
-    let refused = |prompt: &str, options| Generation::new(model(), prompt, options).err().unwrap();
+    let refused = |prompt: &str, options| begin(prompt, options).err().unwrap();
     assert!(matches!(refused("", greedy(1)), Error::EmptyPrompt));
     let options = GenerateOptions { prompt_tokens_max: 4, ..greedy(1) };
     assert!(matches!(refused(PROMPT, options), Error::PromptTooLong { limit: 4, .. }));
     let bad = SamplingOptions { temperature: -1.0, ..SamplingOptions::default() };
     assert!(matches!(refused("x", GenerateOptions { sampling: bad, ..greedy(1) }), Error::Invalid { .. }));
-    assert!(matches!(Scoring::new(model(), "", "", None).err().unwrap(), Error::EmptyPrompt));
+    assert!(matches!(Scoring::new(model(), "", "", MemoryFrom::Nothing).err().unwrap(), Error::EmptyPrompt));
 }
 
 #[test]
@@ -123,21 +128,21 @@ fn memory_is_cited_and_changes_the_answer() {
         model.forward(piece, &mut state, &mut capture, Logits::None).unwrap();
     }
     memory.add(&capture.drain(true).unwrap().unwrap(), 64);
-    let recall = Some((memory as _, RecallOptions::for_model(&model)));
-    let outcome = run("The house belonged to", GenerateOptions { recall: recall.clone(), ..greedy(10) });
+    let recall = MemoryFrom::Layers((memory as _, RecallOptions::for_model(&model)));
+    let outcome = run("The house belonged to", GenerateOptions { memory: recall.clone(), ..greedy(10) });
     assert_eq!(outcome.masses, 10);
     assert_ne!(outcome.ids, run("The house belonged to", greedy(10)).ids);
     let sentence = "The house belonged to Mr. Harrison of Thornfield Lane.";
-    let (with, without) = (score(sentence, recall), score(sentence, None));
+    let (with, without) = (score(sentence, recall), score(sentence, MemoryFrom::Nothing));
     println!("log-probability with memory {}, without {}", with.1, without.1);
     assert!(with.1 > without.1);
 }
 
-fn score(text: &str, recall: Option<mnemon_runtime::RecallFrom>) -> (usize, f64, usize) {
+fn score(text: &str, recall: MemoryFrom) -> (usize, f64, usize) {
     score_after("", text, recall)
 }
 
-fn score_after(context: &str, text: &str, recall: Option<mnemon_runtime::RecallFrom>) -> (usize, f64, usize) {
+fn score_after(context: &str, text: &str, recall: MemoryFrom) -> (usize, f64, usize) {
     let mut scoring = Scoring::new(model(), context, text, recall).unwrap();
     loop {
         if let ScoreStep::Finished { tokens, log_probability, bytes } = scoring.step().unwrap() {
@@ -163,20 +168,24 @@ fn scores_are_sums_of_log_softmax() {
             f64::from(row[id as usize]) - total.ln()
         })
         .sum();
-    let (tokens, log_probability, bytes) = score(&text, None);
+    let (tokens, log_probability, bytes) = score(&text, MemoryFrom::Nothing);
     assert_eq!(tokens, ids.len() - 1);
     assert!((log_probability - expected).abs() < 1e-2, "{log_probability} {expected}");
     assert!(bytes < text.len() && bytes > text.len() - 10);
-    assert_eq!(score("x", None).0, 0);
+    assert_eq!(score("x", MemoryFrom::Nothing).0, 0);
 
     // A text and what stands before it add up to both.
     let (context, rest) = text.split_at(text.len() / 2);
-    let (before, after) = (score(context, None), score_after(context, rest, None));
+    let (before, after) = (score(context, MemoryFrom::Nothing), score_after(context, rest, MemoryFrom::Nothing));
     assert_eq!((before.0 + after.0, before.2 + after.2), (tokens, bytes));
     assert!((before.1 + after.1 - log_probability).abs() < 1e-3, "{} {} {log_probability}", before.1, after.1);
-    assert_eq!(score_after("The end of th", "e", None).0, 0, "a token that begins in the context belongs to it");
-    assert_eq!(score_after("A context ends.", " x", None).2, 2);
-    assert!(matches!(Scoring::new(model, "context alone", "", None).err().unwrap(), Error::EmptyPrompt));
+    assert_eq!(
+        score_after("The end of th", "e", MemoryFrom::Nothing).0,
+        0,
+        "a token that begins in the context belongs to it"
+    );
+    assert_eq!(score_after("A context ends.", " x", MemoryFrom::Nothing).2, 2);
+    assert!(matches!(Scoring::new(model, "context alone", "", MemoryFrom::Nothing).err().unwrap(), Error::EmptyPrompt));
 }
 
 #[test]

@@ -381,6 +381,9 @@ fn the_fingerprint_tells_models_and_geometries_apart() {
 fn the_default_model_is_built_in() {
     let model = Model::load(&ModelSource::Embedded, &cpu()).unwrap();
     assert_eq!(model.name(), "mnemon-default");
+    // Memories that it made stay its own.
+    let fingerprint = "d693090d62ef1aa21e6a6ffae3ec6f64b96474d263d7ade0aa269d917606032d";
+    assert_eq!(model.fingerprint().to_hex(), fingerprint);
     assert!(model.parameters() > 1_000_000 && model.geometry().layers.len() == model.config().memory.layers.len());
     let (mut state, mut attention) = (SequenceState::new(&model), FullAttention::new(&model));
     let logits = model.forward(&[5, 6], &mut state, &mut attention, Logits::Last).unwrap().unwrap();

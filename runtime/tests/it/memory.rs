@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use mnemon_memory_store::{EntryPolicy, KvDtype, Recall};
+use mnemon_memory_store::{EntryPolicy, KeyHead, KvDtype, Recall};
 use mnemon_runtime::{
     CaptureAttention, CaptureOptions, Captured, LoadOptions, LocalAttention, LocalMask, Logits, Model, ModelSource,
     RecallAttention, RecallOptions, SequenceState,
@@ -185,6 +185,53 @@ fn what_is_captured_does_not_depend_on_the_pieces() {
     for head in &importance {
         assert!((head.iter().sum::<f32>() - 200.0).abs() < 1e-2);
     }
+}
+
+#[test]
+fn key_heads_of_other_layers_are_captured_alone() {
+    let text = some_tokens(100, 64, 3);
+    let key_head = |(layer, head)| KeyHead { layer, head };
+    let captured = |layers: Vec<u32>, key_heads: Option<Vec<KeyHead>>, step: usize| {
+        let options = LoadOptions { memory_layers: Some(layers), key_heads, chunk_tokens: Some(8), ..cpu() };
+        let model = load("qwen3", &options);
+        let capture = CaptureOptions { window: 16, sinks: 0, local: LocalMask::Sliding, recall: None };
+        let mut attention = CaptureAttention::new(&model, capture).unwrap();
+        let mut state = SequenceState::new(&model);
+        for piece in text.chunks(step) {
+            model.forward(piece, &mut state, &mut attention, Logits::None).unwrap();
+        }
+        attention.drain(true).unwrap().unwrap()
+    };
+    let whole = captured(vec![0, 1], None, 100);
+    let dim = whole.keys[0].len() / 2 / 100;
+    let keys_of = |layer: usize, head: usize| whole.keys[layer][head * 100 * dim..(head + 1) * 100 * dim].to_vec();
+    let chosen = [(1, 1), (0, 0)].map(key_head).to_vec();
+    for step in [100, 7] {
+        let some = captured(vec![1], Some(chosen.clone()), step);
+        assert!(
+            difference(&some.keys, &whole.keys[1..2]) < 1e-4 && difference(&some.values, &whole.values[1..2]) < 1e-4
+        );
+        assert!(difference(&some.lone_keys, &[keys_of(0, 0)]) < 1e-4, "{step}");
+        let keys = captured(Vec::new(), Some(chosen.clone()), step);
+        assert!(keys.keys.is_empty() && keys.values.is_empty() && keys.len == 100);
+        assert!(difference(&keys.lone_keys, &[keys_of(0, 0), keys_of(1, 1)]) < 1e-4, "{step}");
+    }
+    let wrong: [&[(u32, u32)]; 4] = [&[], &[(9, 0)], &[(0, 2)], &[(1, 0), (1, 0)]];
+    for wrong in wrong {
+        let key_heads = Some(wrong.iter().copied().map(key_head).collect());
+        let options = LoadOptions { memory_layers: Some(Vec::new()), key_heads, ..cpu() };
+        assert!(Model::load(&ModelSource::Directory(crate::common::fixture("qwen3")), &options).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn key_heads_are_part_of_the_fingerprint() {
+    let fingerprint = |key_heads: Option<Vec<KeyHead>>| {
+        load("qwen3", &LoadOptions { memory_layers: Some(vec![1]), key_heads, ..cpu() }).fingerprint()
+    };
+    let heads = |heads: &[u32]| Some(heads.iter().map(|&head| KeyHead { layer: 1, head }).collect());
+    assert_eq!(fingerprint(None), fingerprint(heads(&[1, 0])));
+    assert_ne!(fingerprint(None), fingerprint(heads(&[1])));
 }
 
 #[test]

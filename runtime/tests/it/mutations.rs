@@ -22,7 +22,7 @@ fn rounds() -> u64 {
 }
 
 /// Numbers at the borders of types, words in other places, bytes flipped, pieces cut out or doubled.
-fn mutate(rng: &mut ChaCha8Rng, bytes: &mut Vec<u8>) {
+pub(crate) fn mutate(rng: &mut ChaCha8Rng, bytes: &mut Vec<u8>) {
     let words: [&[u8]; 12] = [
         b"0",
         b"1",

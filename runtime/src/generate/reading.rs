@@ -1,0 +1,120 @@
+//! Who reads a prompt, and what follows it: a window with or without memory layers, or a window with passages in it.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use mnemon_memory_store::ChunkId;
+
+use super::{BLOCK_TOKENS, Session};
+use crate::{
+    Error, Logits, Model, Passage, PassagesFrom, Prompt, RecallFrom, RecallMode, Result, SequenceState,
+    passages::{PassageReader, ReadStep},
+};
+
+/// What a text is read with.
+#[derive(Clone, Default)]
+pub enum MemoryFrom {
+    /// The text alone.
+    #[default]
+    Nothing,
+    /// Memory layers look up chunks for each block of tokens: for models trained with memory.
+    Layers(RecallFrom),
+    /// Passages stand in the prompt: for pretrained models with a profile.
+    Passages(PassagesFrom),
+}
+
+/// See the module.
+pub(super) enum Reading {
+    Window { model: Arc<Model>, session: Session, state: SequenceState, prompt: Vec<u32>, done: usize },
+    Passages(Box<PassageReader>),
+}
+
+impl Reading {
+    /// Reads `prompt`, then tokens that are fed. `context_tokens` widens the window where there is more room; with `reserve`
+    /// the passages of a later choice may be longer than those of the first.
+    pub(super) fn new(
+        model: &Arc<Model>,
+        prompt: Prompt,
+        memory: MemoryFrom,
+        context_tokens: Option<usize>,
+        reserve: bool,
+    ) -> Result<Self> {
+        let context = context_tokens.map(|tokens| tokens.min(model.config().max_position_embeddings));
+        let recall = match memory {
+            MemoryFrom::Passages(from) => {
+                let context = context.unwrap_or(model.config().max_position_embeddings);
+                return Ok(Self::Passages(Box::new(PassageReader::new(model, prompt, from, context, reserve)?)));
+            }
+            MemoryFrom::Layers(from) => Some(from),
+            MemoryFrom::Nothing => None,
+        };
+        // A model that was trained with memory sees no more than its window.
+        let context = context.filter(|_| model.config().memory.fusion.is_none());
+        Ok(Self::Window {
+            session: Session::new(model, recall, context)?,
+            state: SequenceState::new(model),
+            model: Arc::clone(model),
+            prompt: prompt.tokens(),
+            done: 0,
+        })
+    }
+
+    /// One bounded piece of the prompt.
+    pub(super) fn step(&mut self) -> Result<ReadStep> {
+        match self {
+            Self::Passages(reader) => reader.step(),
+            Self::Window { model, session, state, prompt, done } => {
+                let total = prompt.len();
+                let end = (*done + BLOCK_TOKENS).min(total);
+                let want = if end == total { Logits::Last } else { Logits::None };
+                if let Session::Recall(attention) = session {
+                    // The masses of earlier blocks say little about the answer.
+                    attention.take_masses();
+                }
+                let logits = model.forward(prompt.get(*done..end).unwrap_or_default(), state, session, want)?;
+                *done = end;
+                Ok(logits.map_or(ReadStep::More(end, total), ReadStep::Done))
+            }
+        }
+    }
+
+    /// Reads tokens that follow the prompt.
+    pub(super) fn feed(&mut self, tokens: &[u32], want: Logits) -> Result<Tensor> {
+        let logits = match self {
+            Self::Passages(reader) => reader.feed(tokens, want)?,
+            Self::Window { model, session, state, .. } => model.forward(tokens, state, session, want)?,
+        };
+        logits.ok_or(Error::NotFinite)
+    }
+
+    /// One bounded piece of what precedes the prompt's text after the passages; `false` when that is next.
+    pub(super) fn prepare(&mut self) -> Result<bool> {
+        match self {
+            Self::Passages(reader) => Ok(reader.prepare()?.is_some()),
+            Self::Window { .. } => Ok(false),
+        }
+    }
+
+    /// Whether another token has a position within what the model was trained with. A window alone moves on for ever.
+    pub(super) fn has_room(&self) -> bool {
+        match self {
+            Self::Passages(reader) => reader.has_room(),
+            Self::Window { .. } => true,
+        }
+    }
+
+    pub(super) fn take_masses(&mut self) -> Vec<(ChunkId, f32)> {
+        match self {
+            Self::Passages(reader) => reader.take_masses(),
+            Self::Window { session: Session::Recall(attention), .. } => attention.take_masses(),
+            Self::Window { .. } => Vec::new(),
+        }
+    }
+
+    pub(super) fn passages(&self) -> Option<(RecallMode, &[Passage])> {
+        match self {
+            Self::Passages(reader) => Some((reader.mode(), reader.passages())),
+            Self::Window { .. } => None,
+        }
+    }
+}

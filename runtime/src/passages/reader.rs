@@ -1,0 +1,391 @@
+//! A prompt read with passages in it: the text before, a look at the question, the passages, the text after; then one token at a
+//! time, with passages chosen again as the text grows.
+
+use std::{ops::Range, sync::Arc};
+
+use candle_core::Tensor;
+use mnemon_memory_store::{ChunkId, ChunkInfo};
+
+use super::{Passage, PassagesFrom, Prompt, Selection, select};
+use crate::{
+    Error, Logits, Model, PassageAttention, Result, SequenceState, Stretch,
+    profile::{QueryHead, RecallMode},
+};
+
+/// Tokens of one forward pass.
+const BLOCK_TOKENS: usize = 128;
+/// Tokens whose queries are looked up, the last ones of a question: more say little that is new.
+const QUESTION_TOKENS_MAX: usize = 128;
+/// What stands between passages that are read, and after a line that dates one.
+const BETWEEN: &str = "\n\n";
+
+/// What one step did.
+pub(crate) enum ReadStep {
+    /// A piece was read: tokens read, and tokens of the prompt without passages.
+    More(usize, usize),
+    /// All of it; logits after the last token, `[1, vocab]`.
+    Done(Tensor),
+}
+
+/// Where reading stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// So many tokens before the passages were read.
+    Before(usize),
+    /// So many tokens after them were looked at, up to the last search head.
+    Look(usize),
+    Choose,
+    /// So many stretches were read again.
+    Passages(usize),
+    /// So many tokens after the passages were read.
+    After(usize),
+}
+
+/// Stretches that are read again in one pass.
+struct Unread {
+    stretches: Range<usize>,
+    position: usize,
+    tokens: Vec<u32>,
+}
+
+/// See the module.
+pub(crate) struct PassageReader {
+    model: Arc<Model>,
+    from: PassagesFrom,
+    mode: RecallMode,
+    prompt: Prompt,
+    attention: PassageAttention,
+    state: SequenceState,
+    stage: Stage,
+    passages: Vec<Passage>,
+    unread: Vec<Unread>,
+    /// Positions kept free for passages, at least.
+    reserved: usize,
+    /// Decoder layers up to the last search head.
+    looked_layers: usize,
+    /// Queries of the question's tokens.
+    asked: Vec<f32>,
+    /// Tokens since passages were chosen.
+    recent: Vec<u32>,
+}
+
+impl PassageReader {
+    /// Reads `prompt` in at most `context_tokens` positions; with `reserve`, as many as passages may take are
+    /// kept free for them even if the first choice takes fewer.
+    ///
+    /// # Errors
+    /// [`Error::PromptTooLong`] when the prompt leaves no room, [`Error::Invalid`] for a mode that the memory does not allow.
+    pub(crate) fn new(
+        model: &Arc<Model>,
+        prompt: Prompt,
+        from: PassagesFrom,
+        context_tokens: usize,
+        reserve: bool,
+    ) -> Result<Self> {
+        from.options.validate()?;
+        let mode = from.mode()?;
+        if prompt.len() >= context_tokens {
+            return Err(Error::PromptTooLong { tokens: prompt.len(), limit: context_tokens });
+        }
+        let geometry = from.recall.geometry();
+        let config = model.config();
+        if geometry.kv_heads as usize != config.kv_heads || geometry.head_dim as usize != config.head_dim {
+            return Err(Error::Geometry {
+                stored: format!("{} heads of {}", geometry.kv_heads, geometry.head_dim),
+                needed: format!("{} heads of {}", config.kv_heads, config.head_dim),
+            });
+        }
+        let passages = from.options.passages.unwrap_or(from.profile.passages);
+        let chunks = 2 * from.options.neighbours.unwrap_or(from.profile.neighbours) + 1;
+        let reserved = if reserve { passages * chunks * geometry.chunk_tokens as usize } else { 0 };
+        let heads: Vec<QueryHead> = from.profile.search.iter().map(|head| head.query).collect();
+        let looked_layers = heads.iter().map(|head| head.layer as usize + 1).max().unwrap_or(0);
+        let attention = PassageAttention::new(
+            model,
+            prompt.before.len(),
+            context_tokens,
+            &geometry.layers,
+            &heads,
+            QUESTION_TOKENS_MAX.max(prompt.after.len().min(context_tokens)),
+        );
+        Ok(Self {
+            model: Arc::clone(model),
+            mode,
+            state: SequenceState::new(model),
+            stage: Stage::Before(0),
+            passages: Vec::new(),
+            unread: Vec::new(),
+            reserved,
+            looked_layers,
+            asked: Vec::new(),
+            recent: Vec::new(),
+            attention,
+            prompt,
+            from,
+        })
+    }
+
+    /// The mode that is used.
+    pub(crate) fn mode(&self) -> RecallMode {
+        self.mode
+    }
+
+    /// The passages in use, best first.
+    pub(crate) fn passages(&self) -> &[Passage] {
+        &self.passages
+    }
+
+    /// Attention to passages since the last call (see [`PassageAttention::take_masses`]).
+    pub(crate) fn take_masses(&mut self) -> Vec<(ChunkId, f32)> {
+        self.attention.take_masses()
+    }
+
+    /// Whether another token has a position that the model was trained with.
+    pub(crate) fn has_room(&self) -> bool {
+        self.state.position < self.model.config().max_position_embeddings
+    }
+
+    /// One bounded piece of reading the prompt.
+    pub(crate) fn step(&mut self) -> Result<ReadStep> {
+        match self.prepare()? {
+            Some(done) => Ok(ReadStep::More(done, self.prompt.len())),
+            None => self.read_after(),
+        }
+    }
+
+    /// One bounded piece of what comes before the text after the passages: tokens done; `None` when that text is next.
+    pub(crate) fn prepare(&mut self) -> Result<Option<usize>> {
+        let before = self.prompt.before.len();
+        match self.stage {
+            Stage::Before(done) if done < before => {
+                let end = (done + BLOCK_TOKENS).min(before);
+                let block = self.prompt.before[done..end].to_vec();
+                self.forward(&block, Logits::None)?;
+                self.stage = Stage::Before(end);
+                Ok(Some(end))
+            }
+            Stage::Before(_) => {
+                self.attention.take_queries();
+                let asks = !self.prompt.question.is_empty() && self.looked_layers > 0;
+                self.stage = if asks { Stage::Look(0) } else { Stage::Choose };
+                self.prepare()
+            }
+            Stage::Look(done) => {
+                let end = (done + BLOCK_TOKENS).min(self.prompt.question.end);
+                let block = self.prompt.after[done..end].to_vec();
+                self.model.look(&block, &mut self.state, &mut self.attention, self.looked_layers)?;
+                self.stage = if end == self.prompt.question.end { Stage::Choose } else { Stage::Look(end) };
+                Ok(Some(before))
+            }
+            Stage::Choose => {
+                self.choose()?;
+                self.stage = Stage::Passages(0);
+                Ok(Some(before))
+            }
+            Stage::Passages(done) if done < self.unread.len() => {
+                self.read_again(done)?;
+                self.stage = Stage::Passages(done + 1);
+                Ok(Some(before))
+            }
+            Stage::Passages(_) => {
+                self.state.position = self.attention.region().map_or(before, |region| region.end);
+                self.stage = Stage::After(0);
+                Ok(None)
+            }
+            Stage::After(_) => Ok(None),
+        }
+    }
+
+    fn read_after(&mut self) -> Result<ReadStep> {
+        let Stage::After(done) = self.stage else { return Err(out_of_order()) };
+        let total = self.prompt.after.len();
+        let end = (done + BLOCK_TOKENS).min(total);
+        let block = self.prompt.after.get(done..end).unwrap_or_default().to_vec();
+        // The masses of earlier blocks say little about the answer.
+        self.attention.take_masses();
+        let logits = self.forward(&block, if end == total { Logits::Last } else { Logits::None })?;
+        self.stage = Stage::After(end);
+        self.attention.take_queries();
+        Ok(logits.map_or(ReadStep::More(self.prompt.before.len() + end, self.prompt.len()), ReadStep::Done))
+    }
+
+    /// Reads tokens that follow; before that, chooses passages again when enough came since the last choice.
+    pub(crate) fn feed(&mut self, tokens: &[u32], want: Logits) -> Result<Option<Tensor>> {
+        if self.from.options.choose_again_after.is_some_and(|after| self.recent.len() >= after) {
+            self.choose_again()?;
+        }
+        self.recent.extend(tokens);
+        self.forward(tokens, want)
+    }
+
+    fn forward(&mut self, tokens: &[u32], want: Logits) -> Result<Option<Tensor>> {
+        self.model.forward(tokens, &mut self.state, &mut self.attention, want)
+    }
+
+    /// The first choice, by the question.
+    fn choose(&mut self) -> Result<()> {
+        let queries = self.attention.take_queries();
+        let row = self.from.profile.search.len() * self.model.config().head_dim;
+        let asked = self.prompt.question.clone();
+        let first = asked.start.max(asked.end.saturating_sub(QUESTION_TOKENS_MAX));
+        let queries = queries.get(first * row..).unwrap_or_default();
+        let before = self.prompt.before.len();
+        self.attention.rewind(before);
+        self.state.position = before;
+        let terms = self.model.terms().of(self.prompt.after.get(asked).unwrap_or_default());
+        let passages = self.select(queries, &terms)?;
+        self.asked = queries.to_vec();
+        let room = self.room();
+        self.place(passages, room)
+    }
+
+    /// Another choice, by the question and what came since the last one.
+    fn choose_again(&mut self) -> Result<()> {
+        let queries = self.attention.take_queries();
+        let asked = self.prompt.after.get(self.prompt.question.clone()).unwrap_or_default();
+        let tokens: Vec<u32> = asked.iter().chain(&self.recent).copied().collect();
+        self.recent.clear();
+        let row = self.from.profile.search.len() * self.model.config().head_dim;
+        let from = queries.len().saturating_sub(QUESTION_TOKENS_MAX * row);
+        let terms = self.model.terms().of(&tokens);
+        let queries = [self.asked.as_slice(), queries.get(from..).unwrap_or_default()].concat();
+        let passages = self.select(&queries, &terms)?;
+        let chunks = |passages: &[Passage]| {
+            let mut chunks: Vec<ChunkId> = passages.iter().flat_map(|passage| passage.chunks.clone()).collect();
+            chunks.sort_unstable();
+            chunks
+        };
+        if chunks(&passages) == chunks(&self.passages) {
+            return Ok(());
+        }
+        let position = self.state.position;
+        let room = self.attention.region().map_or(0, |region| region.len());
+        self.place(passages, room)?;
+        for index in 0..self.unread.len() {
+            self.read_again(index)?;
+        }
+        self.state.position = position;
+        Ok(())
+    }
+
+    fn select(&self, queries: &[f32], terms: &[Vec<u32>]) -> Result<Vec<Passage>> {
+        let config = self.model.config();
+        let selection = Selection { queries, terms, group: config.heads / config.kv_heads };
+        select(self.from.recall.as_ref(), &self.from.profile, &selection, &self.from.options)
+    }
+
+    /// Tokens that passages may have: what the prompt leaves of the context, less an eighth of it for the answer.
+    fn room(&self) -> usize {
+        let context = self.attention.window();
+        (context - context / 8).saturating_sub(self.prompt.len())
+    }
+
+    /// Puts passages into the region, in the order of their commits, as many as fit in `room` tokens.
+    fn place(&mut self, mut passages: Vec<Passage>, room: usize) -> Result<()> {
+        let (stretches, tokens) = loop {
+            let (stretches, tokens) = self.stretches(&passages)?;
+            if passages.is_empty() || stretches.iter().map(|stretch| stretch.len).sum::<usize>() <= room {
+                break (stretches, tokens);
+            }
+            passages.pop();
+        };
+        if passages.is_empty() && !self.passages.is_empty() {
+            // Better than none: those in use stay.
+            self.unread.clear();
+            return Ok(());
+        }
+        let first = self.attention.region().map_or(self.prompt.before.len(), |region| region.start);
+        let unread = self.attention.place(first, self.reserved.min(room), stretches, self.model.rotary())?;
+        self.passages = passages;
+        self.unread.clear();
+        for (stretches, position) in unread {
+            // At most a block at a time, and at least one stretch.
+            let mut start = stretches.start;
+            let mut at = position;
+            while start < stretches.end {
+                let mut end = start + 1;
+                let mut len = tokens[start].len();
+                while end < stretches.end && len + tokens[end].len() <= BLOCK_TOKENS {
+                    len += tokens[end].len();
+                    end += 1;
+                }
+                self.unread.push(Unread { stretches: start..end, position: at, tokens: tokens[start..end].concat() });
+                at += len;
+                start = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// What stands among the passages, and the tokens of each.
+    fn stretches(&self, passages: &[Passage]) -> Result<(Vec<Stretch>, Vec<Vec<u32>>)> {
+        let mut ordered: Vec<&Passage> = passages.iter().collect();
+        // Identifiers ascend with commits.
+        ordered.sort_by_key(|passage| passage.chunks.first().copied());
+        let ids: Vec<ChunkId> = ordered.iter().flat_map(|passage| passage.chunks.iter().copied()).collect();
+        if ids.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let infos = self.from.recall.describe(&ids)?;
+        let layers = match self.mode {
+            RecallMode::Attend => self.from.recall.fetch_layers(&ids)?,
+            RecallMode::Reread => Vec::new(),
+        };
+        let (mut stretches, mut all_tokens) = (Vec::new(), Vec::new());
+        let mut at = 0;
+        let mut last: Option<&ChunkInfo> = None;
+        for passage in ordered {
+            for (place, _) in passage.chunks.iter().enumerate() {
+                let Some(info) = infos.get(at) else { return Err(out_of_order()) };
+                let follows = last
+                    .is_some_and(|last| last.document == info.document && last.span.token_end == info.span.token_start);
+                if place == 0 && !follows {
+                    let tokens = self.tokens(&self.introduction(info, last.is_some()))?;
+                    if !tokens.is_empty() {
+                        stretches.push(Stretch { chunk: None, len: tokens.len(), stored: Vec::new() });
+                        all_tokens.push(tokens);
+                    }
+                }
+                let stored = layers.iter().filter_map(|layer| layer.get(at).cloned()).collect();
+                stretches.push(Stretch { chunk: Some(info.id), len: info.tokens.len(), stored });
+                all_tokens.push(info.tokens.clone());
+                last = Some(info);
+                at += 1;
+            }
+        }
+        Ok((stretches, all_tokens))
+    }
+
+    /// What is said before a passage: its document's date and speaker, if it has them.
+    fn introduction(&self, info: &ChunkInfo, follows: bool) -> String {
+        let of = |key: &str| info.metadata.get(key).map(String::as_str).filter(|value| !value.is_empty());
+        let line = match (of("date"), of("speaker")) {
+            (Some(date), Some(speaker)) => format!("[{date}] {speaker}: "),
+            (Some(date), None) => format!("[{date}] "),
+            (None, Some(speaker)) => format!("{speaker}: "),
+            (None, None) => String::new(),
+        };
+        // A stored passage follows without a gap unless it is introduced: each read stretch costs a pass.
+        let gap = follows && (self.mode == RecallMode::Reread || !line.is_empty());
+        if gap { format!("{BETWEEN}{line}") } else { line }
+    }
+
+    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.model.tokenizer().encode(text, false);
+        Ok(encoding.map_err(|error| Error::Tokenizer { why: error.to_string() })?.get_ids().to_vec())
+    }
+
+    fn read_again(&mut self, index: usize) -> Result<()> {
+        let Some(Unread { stretches, position, tokens }) = self.unread.get(index) else { return Err(out_of_order()) };
+        self.state.position = *position;
+        self.attention.read_at(Some(stretches.clone()));
+        let tokens = tokens.clone();
+        self.forward(&tokens, Logits::None)?;
+        self.attention.read_at(None);
+        Ok(())
+    }
+}
+
+fn out_of_order() -> Error {
+    Error::Invalid { what: "passages", why: "they were read out of order".into() }
+}

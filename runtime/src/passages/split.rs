@@ -1,0 +1,57 @@
+//! What of a prompt is kept in sight when it is longer than the context: its end, and the system's messages. The rest is for a memory.
+
+use super::encode;
+use crate::{Message, Model, Result};
+
+/// The beginning of a text, and the end that is kept: about `keep_tokens` tokens of it, cut at a border of words where there is
+/// one nearby.
+pub fn split_text(model: &Model, text: &str, keep_tokens: usize) -> Result<(String, String)> {
+    let encoding = encode(model, text)?;
+    let offsets = encoding.get_offsets();
+    let Some((cut, _)) = offsets.len().checked_sub(keep_tokens).and_then(|from| offsets.get(from)) else {
+        return Ok((String::new(), text.to_owned()));
+    };
+    let mut cut = *cut;
+    while !text.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    let word = text[..cut].rfind(char::is_whitespace).filter(|at| cut - at < 64);
+    let cut = word.map_or(cut, |at| at + text[at..].chars().next().map_or(0, char::len_utf8));
+    Ok((text[..cut].to_owned(), text[cut..].to_owned()))
+}
+
+/// Earlier messages of a conversation as one text, and the messages that are kept: those of the system, and the latest of the
+/// others, about `keep_tokens` tokens of them. The last message is kept in any case, its end if it is longer.
+pub fn split_chat(model: &Model, messages: &[Message], keep_tokens: usize) -> Result<(String, Vec<Message>)> {
+    let tokens = |text: &str| if text.is_empty() { Ok(0) } else { encode(model, text).map(|encoding| encoding.len()) };
+    let mut left = keep_tokens;
+    for message in messages.iter().filter(|message| message.role == "system") {
+        left = left.saturating_sub(tokens(&message.content)?);
+    }
+    let mut first = messages.len();
+    while let Some(message) = first.checked_sub(1).and_then(|at| messages.get(at)) {
+        let needs = if message.role == "system" { 0 } else { tokens(&message.content)? };
+        if needs > left {
+            break;
+        }
+        left -= needs;
+        first -= 1;
+    }
+    // An answer without its question says little.
+    while first + 1 < messages.len() && messages[first].role == "assistant" {
+        first += 1;
+    }
+    let (mut earlier, mut kept) = (String::new(), Vec::new());
+    for (index, message) in messages.iter().enumerate() {
+        if message.role == "system" || index >= first {
+            kept.push(message.clone());
+        } else if index + 1 == messages.len() {
+            let (beginning, end) = split_text(model, &message.content, keep_tokens.max(1))?;
+            earlier.push_str(&beginning);
+            kept.push(Message { role: message.role.clone(), content: end });
+        } else {
+            earlier.extend([message.role.as_str(), ": ", message.content.as_str(), "\n\n"]);
+        }
+    }
+    Ok((earlier, kept))
+}

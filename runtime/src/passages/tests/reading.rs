@@ -1,0 +1,366 @@
+//! A prompt read with passages in it, against the same tokens in one plain prompt.
+
+use candle_core::Tensor;
+
+use super::super::{PassageOptions, PassageReader, PassagesFrom, Prompt, ReadStep};
+use super::*;
+use crate::{Error, FullAttention, PassageAttention, Stretch};
+
+const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "qwen2_sliding"];
+
+fn from(shelf: &Arc<Shelf>, profile: &Profile, options: &PassageOptions) -> PassagesFrom {
+    let recall: Arc<dyn Recall> = Arc::clone(shelf) as _;
+    PassagesFrom { recall, profile: Arc::new(profile.clone()), options: options.clone() }
+}
+
+fn reread() -> PassageOptions {
+    PassageOptions { mode: Some(RecallMode::Reread), choose_again_after: None, ..PassageOptions::default() }
+}
+
+fn attend() -> PassageOptions {
+    PassageOptions { mode: Some(RecallMode::Attend), ..reread() }
+}
+
+fn row(logits: &Tensor) -> Vec<f32> {
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Reads the whole prompt; logits after its last token.
+fn read(reader: &mut PassageReader) -> Vec<f32> {
+    let mut last = 0;
+    loop {
+        match reader.step().unwrap() {
+            ReadStep::More(done, total) => {
+                assert!(done >= last && done <= total, "{last} {done} {total}");
+                last = done;
+            }
+            ReadStep::Done(logits) => return row(&logits),
+        }
+    }
+}
+
+fn feed(reader: &mut PassageReader, token: u32) -> Vec<f32> {
+    row(&reader.feed(&[token], Logits::Last).unwrap().unwrap())
+}
+
+/// Logits after each of the last `count` tokens of a plain text.
+fn plain(model: &Model, tokens: &[u32], count: usize) -> Vec<Vec<f32>> {
+    let mut state = SequenceState::new(model);
+    let logits = model.forward(tokens, &mut state, &mut FullAttention::new(model), Logits::All).unwrap().unwrap();
+    logits.to_vec2::<f32>().unwrap().split_off(tokens.len() - count)
+}
+
+fn assert_close(found: &[f32], wanted: &[f32], what: &str) {
+    let worst = found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(found.len() == wanted.len() && worst < 1e-4, "{what}: {worst}");
+}
+
+/// Tokens of the passages in use, in the order of their commits.
+fn pasted(reader: &PassageReader, shelf: &Shelf) -> Vec<u32> {
+    let mut chunks: Vec<ChunkId> = reader.passages().iter().flat_map(|passage| passage.chunks.clone()).collect();
+    chunks.sort_unstable();
+    chunks.iter().flat_map(|chunk| shelf.infos[chunk.0 as usize].tokens.clone()).collect()
+}
+
+fn prompt(before: usize, after: usize, seed: u64) -> Prompt {
+    let tokens = words(before + after, seed);
+    let (before, after) = tokens.split_at(before);
+    Prompt { before: before.to_vec(), question: after.len() / 4..after.len() - 1, after: after.to_vec() }
+}
+
+#[test]
+fn read_again_they_are_part_of_the_prompt() {
+    for name in FAMILIES {
+        let model = model(name);
+        let profile = Profile { neighbours: 1, ..profile(&model, &[(0, 1), (1, 2)]) };
+        let mut shelf = Shelf::of(&model, &profile, &[]);
+        for seed in 0..3 {
+            shelf.read(&model, &words(200, seed), &[]);
+        }
+        let shelf = Arc::new(shelf);
+        // Of several blocks: a passage of 33 chunks has more than twice as many tokens as a block.
+        for (before, after, passages, neighbours) in [(0, 9, 2, 1), (5, 20, 3, 0), (150, 140, 1, 16)] {
+            let options = PassageOptions { passages: Some(passages), neighbours: Some(neighbours), ..reread() };
+            let prompt = prompt(before, after, 40);
+            let from = from(&shelf, &profile, &options);
+            let mut reader = PassageReader::new(&model, prompt.clone(), from, 800, false).unwrap();
+            let mut found = vec![read(&mut reader)];
+            assert_eq!((reader.mode(), reader.passages().len()), (RecallMode::Reread, passages));
+            let more = words(5, 41);
+            found.extend(more.iter().map(|token| feed(&mut reader, *token)));
+            let all = [prompt.before, pasted(&reader, &shelf), prompt.after, more].concat();
+            for (at, (found, wanted)) in found.iter().zip(plain(&model, &all, 6)).enumerate() {
+                assert_close(found, &wanted, &format!("{name}, {before} before, {after} after, {at} fed"));
+            }
+        }
+        assert_eq!(shelf.fetches(), 0, "no keys and values are asked for");
+    }
+}
+
+/// What stands before a passage is read, whether the passage is or not.
+#[test]
+fn dates_and_speakers_stand_before_their_passages() {
+    let model = model("llama");
+    // Found by words, so that as many passages are chosen as are asked for.
+    let profile = Profile { attention_weight: 0.0, lexical_weight: 1.0, ..profile(&model, &[(0, 1), (1, 2)]) };
+    let mut shelf = Shelf::of(&model, &profile, &[0, 1]);
+    shelf.read(&model, &words(24, 1), &[("date", "w50"), ("speaker", "w51")]);
+    shelf.read(&model, &words(24, 2), &[("speaker", "w52"), ("other", "w53")]);
+    shelf.read(&model, &words(24, 3), &[("date", "")]);
+    let shelf = Arc::new(shelf);
+    let tokens = |text: &str| model.tokenizer().encode(text, false).unwrap().get_ids().to_vec();
+    let lines = [tokens("[w50] w51: "), tokens("w52: "), Vec::new()];
+    assert!(lines[0].contains(&50) && lines[0].contains(&51), "{lines:?}");
+    let mut prompt = prompt(4, 12, 42);
+    let firsts = shelf.infos.iter().map(|info| info.tokens[0]);
+    prompt.after.splice(..0, firsts);
+    prompt.question = 0..shelf.infos.len();
+    for options in [reread(), attend()] {
+        for passages in [1, 3, 9] {
+            let options = PassageOptions { passages: Some(passages), ..options.clone() };
+            let mut reader =
+                PassageReader::new(&model, prompt.clone(), from(&shelf, &profile, &options), 500, false).unwrap();
+            let found = read(&mut reader);
+            // By hand: chunks in the order of their commits, each with its line, unless it follows the one before it.
+            let mut chunks: Vec<usize> =
+                reader.passages().iter().flat_map(|passage| passage.chunks.clone()).map(|id| id.0 as usize).collect();
+            chunks.sort_unstable();
+            assert_eq!(chunks.len(), passages);
+            let (mut stretches, mut texts) = (Vec::new(), Vec::new());
+            for (at, chunk) in chunks.iter().enumerate() {
+                let info = &shelf.infos[*chunk];
+                let follows = at > 0 && chunks[at - 1] + 1 == *chunk && info.span.token_start > 0;
+                let line = lines[info.document as usize].clone();
+                if !follows && !line.is_empty() {
+                    stretches.push(Stretch { chunk: None, len: line.len(), stored: Vec::new() });
+                    texts.push(line);
+                }
+                let stored =
+                    if options.mode == Some(RecallMode::Attend) { shelf.layers[*chunk].clone() } else { Vec::new() };
+                stretches.push(Stretch { chunk: Some(info.id), len: info.tokens.len(), stored });
+                texts.push(info.tokens.clone());
+            }
+            let mut attention = PassageAttention::new(&model, 4, 500, &[0, 1], &[], 0);
+            let mut state = SequenceState::new(&model);
+            model.forward(&prompt.before, &mut state, &mut attention, Logits::None).unwrap();
+            for (range, position) in attention.place(4, 0, stretches, model.rotary()).unwrap() {
+                attention.read_at(Some(range.clone()));
+                state.position = position;
+                model.forward(&texts[range].concat(), &mut state, &mut attention, Logits::None).unwrap();
+            }
+            attention.read_at(None);
+            state.position = 4 + texts.concat().len();
+            let wanted = model.forward(&prompt.after, &mut state, &mut attention, Logits::Last).unwrap().unwrap();
+            assert_close(&found, &row(&wanted), &format!("{:?}, {passages} passages", options.mode));
+        }
+    }
+}
+
+/// Finds by words alone.
+fn by_words(model: &Model) -> Profile {
+    Profile { attention_weight: 0.0, lexical_weight: 1.0, passages: 1, ..profile(model, &[(0, 1)]) }
+}
+
+/// Three documents of one chunk each, with words of their own, and a question for the first.
+fn three_documents(model: &Arc<Model>, profile: &Profile, len: [usize; 3]) -> (Arc<Shelf>, Prompt) {
+    let mut shelf = Shelf::of(model, profile, &[0, 1]);
+    for (document, len) in len.into_iter().enumerate() {
+        let first = 10 * (document as u32 + 1);
+        shelf.read(model, &(0..len as u32).map(|at| first + at).collect::<Vec<_>>(), &[]);
+    }
+    let prompt = Prompt { before: vec![5], after: vec![6, 10, 7], question: 0..3 };
+    (Arc::new(shelf), prompt)
+}
+
+fn chunks(reader: &PassageReader) -> Vec<u64> {
+    reader.passages().iter().flat_map(|passage| passage.chunks.iter().map(|id| id.0)).collect()
+}
+
+#[test]
+fn passages_are_chosen_again_as_the_text_goes_on() {
+    let model = model("qwen3");
+    let profile = by_words(&model);
+    let (shelf, prompt) = three_documents(&model, &profile, [8, 8, 8]);
+    for mode in [attend(), reread()] {
+        let attends = mode.mode == Some(RecallMode::Attend);
+        let options = PassageOptions { choose_again_after: Some(3), ..mode };
+        let before = shelf.fetches();
+        let fetched = |choices: usize| assert_eq!(shelf.fetches() - before, if attends { 2 * choices } else { 0 });
+        let mut reader =
+            PassageReader::new(&model, prompt.clone(), from(&shelf, &profile, &options), 200, false).unwrap();
+        read(&mut reader);
+        assert_eq!(chunks(&reader), [0]);
+        fetched(1);
+        // Words of no document: the choice stays, and nothing is fetched.
+        for token in [60, 61, 62, 60] {
+            feed(&mut reader, token);
+        }
+        assert_eq!(chunks(&reader), [0]);
+        fetched(1);
+        // Words of the second one: after three of them it is there, and it is what is seen.
+        let said = [20, 21, 22, 23];
+        let mut last = Vec::new();
+        for token in said {
+            last = feed(&mut reader, token);
+        }
+        assert_eq!(chunks(&reader), [1]);
+        fetched(2);
+        if !attends {
+            // What was said before was said with the other passage: only the first layer's keys are the same.
+            let all = [vec![5], pasted(&reader, &shelf), vec![6, 10, 7, 60, 61, 62, 60], said.to_vec()].concat();
+            let wanted = &plain(&model, &all, 1)[0];
+            assert!(last.iter().zip(wanted).any(|(a, b)| (a - b).abs() > 1e-4));
+        }
+        assert!(last.iter().all(|value| value.is_finite()));
+    }
+    // Never, if not wanted.
+    let mut reader = PassageReader::new(&model, prompt, from(&shelf, &profile, &attend()), 200, false).unwrap();
+    read(&mut reader);
+    for token in [20, 21, 22, 23, 24, 25] {
+        feed(&mut reader, token);
+    }
+    assert_eq!(chunks(&reader), [0]);
+}
+
+#[test]
+fn a_later_choice_has_the_room_of_the_first() {
+    let model = model("llama");
+    let profile = by_words(&model);
+    let (shelf, prompt) = three_documents(&model, &profile, [3, 8, 2]);
+    let options = PassageOptions { choose_again_after: Some(3), ..attend() };
+    for (reserve, wanted) in [(false, 0), (true, 1)] {
+        let from = from(&shelf, &profile, &options);
+        let mut reader = PassageReader::new(&model, prompt.clone(), from, 200, reserve).unwrap();
+        read(&mut reader);
+        assert_eq!(chunks(&reader), [0]);
+        for token in [20, 21, 22, 23] {
+            feed(&mut reader, token);
+        }
+        // Where the better one does not fit, the one in use stays.
+        assert_eq!(chunks(&reader), [wanted], "reserved: {reserve}");
+    }
+    // A shorter one takes the place.
+    let mut reader = PassageReader::new(&model, prompt, from(&shelf, &profile, &options), 200, false).unwrap();
+    read(&mut reader);
+    for token in [30, 31, 30, 31] {
+        feed(&mut reader, token);
+    }
+    assert_eq!(chunks(&reader), [2]);
+}
+
+#[test]
+fn what_does_not_fit_is_left_out_worst_first() {
+    let model = model("llama");
+    let profile = Profile { passages: 3, ..profile(&model, &[(0, 1), (1, 2)]) };
+    let mut shelf = Shelf::of(&model, &profile, &[0, 1]);
+    shelf.read(&model, &words(100, 7), &[]);
+    let shelf = Arc::new(shelf);
+    let prompt = prompt(3, 27, 43);
+    let passages = |context: usize| {
+        let from = from(&shelf, &profile, &attend());
+        let mut reader = PassageReader::new(&model, prompt.clone(), from, context, true).unwrap();
+        read(&mut reader);
+        reader.passages().to_vec()
+    };
+    let all = passages(200);
+    assert_eq!(all.len(), 3);
+    // An eighth of the context is kept for the answer.
+    for (context, fit) in [(31, 0), (42, 0), (43, 1), (51, 1), (52, 2), (60, 2), (61, 3)] {
+        assert_eq!(passages(context), all[..fit], "{context} positions");
+    }
+    for context in [0, 1, 29, 30] {
+        let from = from(&shelf, &profile, &attend());
+        let error = PassageReader::new(&model, prompt.clone(), from, context, false).err().unwrap();
+        assert!(matches!(error, Error::PromptTooLong { tokens: 30, limit } if limit == context), "{error}");
+    }
+}
+
+#[test]
+fn masses_are_those_of_the_last_piece() {
+    let model = model("llama");
+    let profile = profile(&model, &[(0, 1), (1, 2)]);
+    let mut shelf = Shelf::of(&model, &profile, &[0, 1]);
+    shelf.read(&model, &words(64, 7), &[]);
+    let shelf = Arc::new(shelf);
+    let mut reader =
+        PassageReader::new(&model, prompt(3, 150, 44), from(&shelf, &profile, &attend()), 400, false).unwrap();
+    read(&mut reader);
+    for _ in 0..2 {
+        let masses = reader.take_masses();
+        assert_eq!(masses.len(), 2);
+        assert!(masses.iter().all(|(chunk, mass)| *mass > 0.0 && chunks(&reader).contains(&chunk.0)), "{masses:?}");
+        assert!(masses.iter().map(|(_, mass)| mass).sum::<f32>() <= 1.0);
+        assert!(reader.take_masses().is_empty());
+        feed(&mut reader, 9);
+    }
+}
+
+#[test]
+fn modes_are_those_that_memory_allows() {
+    let model = model("llama");
+    let attending = profile(&model, &[(0, 1)]);
+    let rereading = Profile { mode: RecallMode::Reread, ..attending.clone() };
+    let (whole, bare) =
+        (Arc::new(Shelf::of(&model, &attending, &[0, 1])), Arc::new(Shelf::of(&model, &attending, &[])));
+    let mode = |shelf, profile, mode| from(shelf, profile, &PassageOptions { mode, ..attend() }).mode();
+    let (a, r) = (RecallMode::Attend, RecallMode::Reread);
+    for (wanted, found) in [
+        (a, mode(&whole, &attending, None)),
+        (r, mode(&whole, &rereading, None)),
+        (a, mode(&whole, &rereading, Some(a))),
+        (r, mode(&whole, &attending, Some(r))),
+        (r, mode(&bare, &attending, None)),
+        (r, mode(&bare, &rereading, None)),
+        (r, mode(&bare, &attending, Some(r))),
+    ] {
+        assert_eq!(found.unwrap(), wanted);
+    }
+    let error = mode(&bare, &attending, Some(a)).unwrap_err();
+    assert!(matches!(error, Error::Invalid { what: "mode", .. }), "{error}");
+    assert!(error.to_string().contains("use reread, or re-encode the memory"), "{error}");
+    // Refused before anything is read.
+    let refused = PassageReader::new(&model, prompt(1, 5, 1), from(&bare, &attending, &attend()), 100, false);
+    assert!(matches!(refused.err().unwrap(), Error::Invalid { what: "mode", .. }));
+}
+
+#[test]
+fn an_empty_memory_and_an_empty_question_change_nothing() {
+    let model = model("qwen2");
+    let profile = Profile { lexical_weight: 0.5, ..profile(&model, &[(0, 1), (1, 2)]) };
+    let empty = Arc::new(Shelf::of(&model, &profile, &[0, 1]));
+    let mut full = Shelf::of(&model, &profile, &[0, 1]);
+    full.read(&model, &words(40, 3), &[]);
+    let prompt = prompt(5, 20, 45);
+    let silent = Prompt { question: 3..3, ..prompt.clone() };
+    for (shelf, prompt) in [(empty, prompt), (Arc::new(full), silent)] {
+        for options in [attend(), reread()] {
+            let mut reader =
+                PassageReader::new(&model, prompt.clone(), from(&shelf, &profile, &options), 100, false).unwrap();
+            let found = read(&mut reader);
+            assert!(reader.passages().is_empty());
+            assert_close(&found, &plain(&model, &prompt.tokens(), 1)[0], "without passages");
+        }
+    }
+}
+
+#[test]
+fn numbers_out_of_range_and_memories_of_other_models_are_refused() {
+    let model = model("llama");
+    let profile = profile(&model, &[(0, 1)]);
+    let shelf = Arc::new(Shelf::of(&model, &profile, &[0, 1]));
+    let refused = |shelf: &Arc<Shelf>, options: PassageOptions| {
+        PassageReader::new(&model, prompt(1, 5, 1), from(shelf, &profile, &options), 100, false).err().unwrap()
+    };
+    for options in [
+        PassageOptions { passages: Some(0), ..attend() },
+        PassageOptions { passages: Some(65), ..attend() },
+        PassageOptions { passages: Some(usize::MAX), ..attend() },
+        PassageOptions { neighbours: Some(17), ..attend() },
+        PassageOptions { choose_again_after: Some(0), ..attend() },
+    ] {
+        assert!(matches!(refused(&shelf, options.clone()), Error::Invalid { .. }), "{options:?}");
+    }
+    let mut other = Shelf::of(&model, &profile, &[0, 1]);
+    other.geometry.head_dim = 16;
+    assert!(matches!(refused(&Arc::new(other), attend()), Error::Geometry { .. }));
+}

@@ -1,0 +1,124 @@
+//! What was measured of a pretrained model: which of its heads retrieve, what memories of it keep, and how passages are used.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `file` | the JSON file: version, limits, checks against a model |
+//!
+//! It is made by `mnemon-encoder`'s probe. `kv_layers` and the key heads of [`Profile::search`] decide what new memories keep. All else concerns reading alone: a memory
+//! that was made with another profile of the same model stays readable, by the heads that it has entries for.
+
+mod file;
+
+use mnemon_memory_store::{Fingerprint, KeyHead};
+
+pub use file::VERSION as PROFILE_VERSION;
+
+/// One query head of one decoder layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct QueryHead {
+    /// Decoder layer, zero-based.
+    pub layer: u32,
+    /// Query head, zero-based.
+    pub head: u32,
+}
+
+/// A query head that finds what a text asks for.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct SearchHead {
+    /// The head.
+    #[serde(flatten)]
+    pub query: QueryHead,
+    /// What it counts among the others, above 0.
+    pub weight: f32,
+    /// Mean of its queries, before rotary encoding, `[head_dim]`: subtracted from each query.
+    pub mean: Vec<f32>,
+    /// Mean reciprocal rank of the right chunk in the probe, 0 to 1.
+    pub reciprocal_rank: f32,
+}
+
+/// How passages reach the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecallMode {
+    /// Stored keys and values take the place of the passages' tokens.
+    Attend,
+    /// The passages' tokens run through the model again.
+    Reread,
+}
+
+/// What the probe measured for one way of using passages.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Trial {
+    /// How passages reached the model.
+    pub mode: RecallMode,
+    /// Passages used.
+    pub passages: usize,
+    /// First and last decoder layer that kept keys and values.
+    pub layers: [u32; 2],
+    /// Share of the probe's questions that were answered, 0 to 1.
+    pub answered: f32,
+}
+
+/// What to expect of the model, as the probe measured it on its own text.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Measured {
+    /// Tokens of the probe's text.
+    pub tokens: usize,
+    /// Questions asked.
+    pub questions: usize,
+    /// Share of questions whose passage was the first found.
+    pub found_first: f32,
+    /// Share of questions whose passage was among those used.
+    pub found: f32,
+    /// Share of questions answered without memory.
+    pub answered_without: f32,
+    /// Ways of using passages that were tried.
+    pub trials: Vec<Trial>,
+}
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Profile {
+    /// Format of the file.
+    pub version: u32,
+    /// The model, without the shape of its memories: [`Model::base_fingerprint`](crate::Model::base_fingerprint).
+    #[serde(with = "file::hex")]
+    pub model: Fingerprint,
+    /// Name of the model, for people.
+    pub model_name: String,
+    /// Seed of the probe's text.
+    pub seed: u64,
+    /// Decoder layers whose keys and values memories keep, ascending.
+    pub kv_layers: Vec<u32>,
+    /// Heads that search, best first, at least one.
+    pub search: Vec<SearchHead>,
+    /// What the attention of these heads counts in finding passages, 0 to 1; 0 where no head is good enough.
+    pub attention_weight: f32,
+    /// What likeness of words (BM25) counts beside it, 0 to 1.
+    pub lexical_weight: f32,
+    /// Passages used by a request that does not say how many.
+    pub passages: usize,
+    /// Chunks on each side that belong to a passage.
+    pub neighbours: usize,
+    /// How passages are used where the memory allows both.
+    pub mode: RecallMode,
+    /// What to expect.
+    pub measured: Measured,
+}
+
+impl QueryHead {
+    /// The key head that it attends to, where `group` query heads share one.
+    pub fn key_head(self, group: usize) -> KeyHead {
+        KeyHead { layer: self.layer, head: self.head / group.max(1) as u32 }
+    }
+}
+
+impl Profile {
+    /// Key heads that the search heads look in, where `group` query heads share one; ascending.
+    pub fn key_heads(&self, group: usize) -> Vec<KeyHead> {
+        let mut heads: Vec<KeyHead> = self.search.iter().map(|head| head.query.key_head(group)).collect();
+        heads.sort_unstable();
+        heads.dedup();
+        heads
+    }
+}
