@@ -9,6 +9,8 @@
 //! | `tokenizer` | [`StreamTokenizer`]: the tokens of the whole text, in bounded memory |
 //! | `document` | [`DocumentEncoder`]: segments, window, chunks, commits; create, append, resume |
 //! | `search` | [`search_text`]: the chunks nearest to a query |
+//! | `probe` | [`probe`]: measures a pretrained model and makes its profile |
+//! | `overflow` | [`Overflow`]: the part of a prompt that does not fit, as a memory of the request's own |
 //! | `options` | [`EncodeOptions`], [`Progress`] |
 //! | `utf8` | character borders, UTF-8 in pieces |
 //!
@@ -19,6 +21,8 @@
 mod document;
 mod error;
 mod options;
+mod overflow;
+mod probe;
 mod search;
 mod tokenizer;
 mod utf8;
@@ -26,5 +30,7 @@ mod utf8;
 pub use document::{DocumentEncoder, PUSH_BYTES_MAX};
 pub use error::{Error, Result};
 pub use options::{EncodeOptions, Progress};
+pub use overflow::Overflow;
+pub use probe::{ProbeOptions, ProbeStage, probe};
 pub use search::{QUERY_TOKENS_MAX, SEARCH_CHUNKS_MAX, search_text};
 pub use tokenizer::{HELD_BACK_BYTES_MAX, SafePoint, StreamTokenizer, Token};

@@ -1,15 +1,16 @@
 //! Search by text: the chunks whose keys are most like the keys of the query's own tokens.
 //!
-//! The query is read as a document would be. Each of its tokens looks for entries with a large inner product, in every
-//! memory layer and key/value head; the chunks that turn up high in most of these lists are candidates. They are then
+//! The query is read as a document would be. Each of its tokens looks for entries with a large inner product, at every
+//! key head; the chunks that turn up high in most of these lists are candidates. They are then
 //! ranked by late interaction (`ColBERT`, Khattab and Zaharia 2020, section 3.3): for each token of the query the best
 //! cosine with a key of the chunk, averaged over tokens, heads and layers. Since tokens are stored too, literal
 //! agreement counts as well: the share of the query's tokens that stand in the chunk between the same neighbours. So a
-//! passage finds itself even where a model's keys tell little, and a paraphrase is ranked by its keys alone.
+//! passage finds itself even where a model's keys tell little, and a paraphrase is ranked by its keys alone. Where a memory
+//! keeps no layer that has key heads, so that there are no keys to compare, the place in the lists stands for likeness.
 
 use std::collections::{HashMap, HashSet};
 
-use mnemon_memory_store::{ChunkId, Recall, SearchRequest};
+use mnemon_memory_store::{ChunkId, KeyHead, KvGeometry, Recall, SearchRequest};
 use mnemon_runtime::{CaptureAttention, CaptureOptions, Captured, LocalMask, Logits, Model, SequenceState};
 use tokenizers::Tokenizer;
 
@@ -27,7 +28,7 @@ const SEGMENT_TOKENS: usize = 512;
 /// Tokens of the query that look for entries and are compared, evenly spread if it has more.
 const VOICES_MAX: usize = 96;
 
-/// Pairs of memory layer and head that are used, evenly spread if the model has more.
+/// Key heads that are used, evenly spread if the model has more.
 const VIEWS_MAX: usize = 16;
 
 /// Entries that each token looks for.
@@ -63,7 +64,9 @@ pub fn search_text(
     if recall.is_empty() {
         return Ok(Vec::new());
     }
-    let views = Views::of(model, &read(model, &tokens)?);
+    // What the memory keeps, which need not be what new memories of the model keep.
+    let geometry = recall.geometry();
+    let views = Views::of(geometry, &read(model, geometry, &tokens)?);
     let (for_each, least) = CANDIDATES;
     let candidates = candidates(recall, &views, (for_each * k).max(least), exact)?;
     rank(recall, &views, &tokens, &candidates, k)
@@ -93,11 +96,11 @@ fn tokenize(model: &Model, query: &str) -> Result<Vec<u32>> {
 }
 
 /// Keys of all tokens, as they would be stored.
-fn read(model: &Model, tokens: &[u32]) -> Result<Captured> {
+fn read(model: &Model, geometry: &KvGeometry, tokens: &[u32]) -> Result<Captured> {
     let memory = &model.config().memory;
     let options =
         CaptureOptions { window: memory.window, sinks: memory.sinks, local: LocalMask::Sliding, recall: None };
-    let mut attention = CaptureAttention::new(model, options)?;
+    let mut attention = CaptureAttention::for_geometry(model, geometry, options)?;
     let mut state = SequenceState::new(model);
     for segment in tokens.chunks(SEGMENT_TOKENS) {
         model.forward(segment, &mut state, &mut attention, Logits::None)?;
@@ -114,48 +117,61 @@ fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
 /// The query's keys as seen by some layers and heads.
 struct Views {
     head_dim: usize,
-    kv_heads: usize,
     /// Tokens that speak.
     voices: usize,
-    /// For each memory layer: what it searches with, `[voices, kv_heads, head_dim]`.
-    searched: Vec<Vec<f32>>,
+    /// Key heads of a layer (indices), and what searches them, `[voices, key heads, head_dim]`.
+    searched: Vec<(Vec<usize>, Vec<f32>)>,
     /// Memory layer, head, and keys of unit length, `[voices, head_dim]`.
     compared: Vec<(usize, usize, Vec<f32>)>,
 }
 
+/// The key of a token at a key head.
+fn key_of<'a>(geometry: &KvGeometry, captured: &'a Captured, key_head: KeyHead, token: usize) -> &'a [f32] {
+    let dim = geometry.head_dim as usize;
+    let (keys, row) = if let Some(slot) = geometry.slot_of(key_head.layer) {
+        (captured.keys.get(slot), key_head.head as usize * captured.len + token)
+    } else {
+        let lone = geometry.lone_key_heads().position(|lone| lone == key_head);
+        (lone.and_then(|lone| captured.lone_keys.get(lone)), token)
+    };
+    keys.and_then(|keys| keys.get(row * dim..(row + 1) * dim)).unwrap_or_default()
+}
+
 impl Views {
-    fn of(model: &Model, captured: &Captured) -> Self {
-        let (kv_heads, head_dim) = (model.geometry().kv_heads as usize, model.geometry().head_dim as usize);
+    fn of(geometry: &KvGeometry, captured: &Captured) -> Self {
         let voices: Vec<usize> = spread(captured.len, VOICES_MAX).collect();
-        let key = |slot: usize, head: usize, token: usize| {
-            let at = (head * captured.len + token) * head_dim;
-            &captured.keys[slot][at..at + head_dim]
+        let key = |key_head: KeyHead, token: usize| key_of(geometry, captured, key_head, token);
+        let used: Vec<KeyHead> =
+            spread(geometry.key_heads.len(), VIEWS_MAX).map(|index| geometry.key_heads[index]).collect();
+        let mut layers: Vec<u32> = used.iter().map(|key_head| key_head.layer).collect();
+        layers.dedup();
+        let of_layer = |layer: u32| {
+            let all = geometry.key_heads.iter().enumerate();
+            let of_layer: Vec<(usize, KeyHead)> = all
+                .filter(|(_, key_head)| key_head.layer == layer)
+                .map(|(index, key_head)| (index, *key_head))
+                .collect();
+            let queries = voices.iter().flat_map(|&token| of_layer.iter().flat_map(move |(_, at)| key(*at, token)));
+            (of_layer.iter().map(|(index, _)| *index).collect(), queries.copied().collect())
         };
-        let slots = captured.keys.len();
-        let searched = (0..slots)
-            .map(|slot| {
-                voices
-                    .iter()
-                    .flat_map(|&token| (0..kv_heads).flat_map(move |head| key(slot, head, token)))
-                    .copied()
-                    .collect()
-            })
-            .collect();
-        let compared = spread(slots * kv_heads, VIEWS_MAX)
-            .map(|view| {
-                let (slot, head) = (view / kv_heads, view % kv_heads);
-                let unit = voices.iter().flat_map(|&token| {
-                    let key = key(slot, head, token);
-                    let shorten = unit_factor(key);
-                    key.iter().map(move |value| value * shorten)
-                });
-                (slot, head, unit.collect())
-            })
-            .collect();
-        Self { head_dim, kv_heads, voices: voices.len(), searched, compared }
+        let compare = |key_head: &KeyHead| {
+            let slot = geometry.slot_of(key_head.layer)?;
+            let unit = voices.iter().flat_map(|&token| {
+                let key = key(*key_head, token);
+                let shorten = unit_factor(key);
+                key.iter().map(move |value| value * shorten)
+            });
+            Some((slot, key_head.head as usize, unit.collect()))
+        };
+        Self {
+            head_dim: geometry.head_dim as usize,
+            voices: voices.len(),
+            searched: layers.into_iter().map(of_layer).collect(),
+            compared: used.iter().filter_map(compare).collect(),
+        }
     }
 
-    /// Memory layers that are searched: those that are compared.
+    /// Memory layers that are compared.
     fn slots(&self) -> Vec<usize> {
         let mut slots: Vec<usize> = self.compared.iter().map(|(slot, ..)| *slot).collect();
         slots.dedup();
@@ -181,19 +197,12 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
-/// Chunks whose entries stand high in the lists of many tokens.
-fn candidates(recall: &dyn Recall, views: &Views, most: usize, exact: bool) -> Result<Vec<ChunkId>> {
+/// Chunks whose entries stand high in the lists of many tokens, with their votes, most first.
+fn candidates(recall: &dyn Recall, views: &Views, most: usize, exact: bool) -> Result<Vec<(ChunkId, f32)>> {
     let mut votes: HashMap<ChunkId, f32> = HashMap::new();
     let mut seen: Vec<ChunkId> = Vec::with_capacity(ENTRIES);
-    for slot in views.slots() {
-        let request = SearchRequest {
-            slot,
-            queries: &views.searched[slot],
-            n_heads: views.kv_heads,
-            top_k: ENTRIES,
-            ef: None,
-            exact,
-        };
+    for (key_heads, queries) in &views.searched {
+        let request = SearchRequest { key_heads, queries, top_k: ENTRIES, ef: None, exact };
         for hits in recall.search(&request)? {
             seen.clear();
             for (rank, hit) in hits.iter().enumerate() {
@@ -204,7 +213,7 @@ fn candidates(recall: &dyn Recall, views: &Views, most: usize, exact: bool) -> R
             }
         }
     }
-    Ok(best(votes.into_iter().collect(), most).into_iter().map(|(chunk, _)| chunk).collect())
+    Ok(best(votes.into_iter().collect(), most))
 }
 
 /// Exact ranking of candidates.
@@ -212,16 +221,23 @@ fn rank(
     recall: &dyn Recall,
     views: &Views,
     tokens: &[u32],
-    candidates: &[ChunkId],
+    voted: &[(ChunkId, f32)],
     k: usize,
 ) -> Result<Vec<(ChunkId, f32)>> {
-    let literal = recall.describe(candidates)?.into_iter().map(|info| agreement(tokens, &info.tokens));
+    let candidates: Vec<ChunkId> = voted.iter().map(|(chunk, _)| *chunk).collect();
+    let literal = recall.describe(&candidates)?.into_iter().map(|info| agreement(tokens, &info.tokens));
     let whole = 1.0 + LITERAL_WEIGHT;
     let mut scored: Vec<(ChunkId, f32)> =
         candidates.iter().zip(literal).map(|(&chunk, share)| (chunk, LITERAL_WEIGHT * share / whole)).collect();
+    if views.compared.is_empty() {
+        let most = voted.first().map_or(1.0, |(_, votes)| *votes);
+        for (entry, (_, votes)) in scored.iter_mut().zip(voted) {
+            entry.1 += votes / most / whole;
+        }
+    }
     let share = whole * (views.compared.len() * views.voices).max(1) as f32;
     for slot in views.slots() {
-        for (entry, kv) in scored.iter_mut().zip(recall.fetch(slot, candidates)?) {
+        for (entry, kv) in scored.iter_mut().zip(recall.fetch(slot, &candidates)?) {
             let keys = kv.keys.to_f32();
             let wide = kv.len * views.head_dim;
             for (_, head, voices) in views.compared.iter().filter(|(view_slot, ..)| *view_slot == slot) {

@@ -77,9 +77,8 @@ fn found(model: &Model, memory: &Memory) -> Found {
     let wide = (geometry.kv_heads * geometry.head_dim) as usize;
     let queries: Vec<f32> = (0..wide * 5).map(|at| ((at * 37 % 101) as f32 - 50.0) / 50.0).collect();
     let request = SearchRequest {
-        slot: 1,
+        key_heads: &geometry.searched_by(1, geometry.kv_heads as usize).unwrap(),
         queries: &queries,
-        n_heads: geometry.kv_heads as usize,
         top_k: 40,
         ef: None,
         exact: true,

@@ -11,7 +11,7 @@ use common::{long_text, tokenizers as build};
 use mnemon_encoder::{
     DocumentEncoder, EncodeOptions, Error, HELD_BACK_BYTES_MAX, PUSH_BYTES_MAX, Progress, search_text,
 };
-use mnemon_memory_store::{self as store, EntryPolicy, Memory, Recall};
+use mnemon_memory_store::{self as store, EntryPolicy, KeyHead, Memory, Recall, SearchRequest};
 use mnemon_runtime::{LoadOptions, Model, ModelSource, RecallOptions};
 use serde_json::json;
 
@@ -254,6 +254,58 @@ fn a_verbatim_passage_finds_its_own_chunk_first() {
         }
         println!("{}: {first} of {tried} passages found first among {} chunks", model.name(), snapshot.len());
         assert!(tried > 5 && first == tried, "{first} of {tried}");
+    }
+}
+
+#[test]
+fn chosen_key_heads_are_read_and_searched_as_all_of_them() {
+    let text = long_text(3_000, 20);
+    let read = |layers: &[u32], key_heads: Option<&[(u32, u32)]>| {
+        let chosen = |heads: &[(u32, u32)]| heads.iter().map(|&(layer, head)| KeyHead { layer, head }).collect();
+        let load = LoadOptions {
+            window: Some(64),
+            chunk_tokens: Some(48),
+            memory_layers: Some(layers.to_vec()),
+            key_heads: key_heads.map(chosen),
+            entry_policy: Some(EntryPolicy::BlockMean { tokens: 5 }),
+            ..options()
+        };
+        let model = Arc::new(model(Family::Qwen3, &build::qwen(), &json!({}), &load));
+        let memory = stores::memory_for(&stores::in_memory(), &model, "memory");
+        let encode = EncodeOptions::for_geometry(model.geometry());
+        let create = DocumentEncoder::create(Arc::clone(&model), Arc::new(memory.clone()), "d", [].into(), encode);
+        read_all(create.unwrap(), text.as_bytes(), 700);
+        (model, memory)
+    };
+    let (_, all) = read(&[0, 1, 2], None);
+    let whole = stored(&all, "d");
+    let heads = [(0, 1), (1, 0), (2, 1)];
+    for layers in [&[1][..], &[]] {
+        let (model, some) = read(layers, Some(&heads));
+        assert_eq!(model.geometry().layers, layers);
+        let (all_view, view) = (all.snapshot().unwrap(), some.snapshot().unwrap());
+        let geometry = model.geometry();
+        let queries: Vec<f32> =
+            (0..4 * geometry.head_dim as usize).map(|at| ((at * 37 % 101) as f32 - 50.0) / 50.0).collect();
+        let found = |view: &dyn Recall, key_head: usize| {
+            let key_heads = &[key_head];
+            let request = SearchRequest { key_heads, queries: &queries, top_k: 9, ef: None, exact: true };
+            view.search(&request).unwrap()
+        };
+        for (index, (layer, head)) in heads.into_iter().enumerate() {
+            let of_all = all.geometry().key_head_index(KeyHead { layer, head }).unwrap();
+            assert_eq!(found(&view, index), found(&all_view, of_all), "head {head} of layer {layer}");
+        }
+        let chunks = stored(&some, "d").chunks;
+        assert_eq!(chunks.len(), whole.chunks.len());
+        for ((info, kv), (whole_info, whole_kv)) in chunks.iter().zip(&whole.chunks) {
+            assert_eq!(info, whole_info);
+            assert_eq!(kv.as_slice(), layers.iter().map(|_| whole_kv[1].clone()).collect::<Vec<_>>());
+        }
+        let wanted = some.document_chunks("d", 3, 1).unwrap().remove(0);
+        let hits = search_text(&model, &view, passage(&wanted.text), 3, true).unwrap();
+        assert!(hits.len() == 3 && hits.iter().any(|(chunk, _)| *chunk == wanted.id), "{hits:?}");
+        assert!(hits.iter().all(|(_, score)| (0.0..1.001).contains(score)));
     }
 }
 

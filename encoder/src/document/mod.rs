@@ -123,7 +123,7 @@ impl DocumentEncoder {
         metadata: BTreeMap<String, String>,
         options: EncodeOptions,
     ) -> Result<Self> {
-        memory.require_fingerprint(&model.fingerprint())?;
+        memory.require_fingerprint(&model.fingerprint_for(memory.geometry()))?;
         options.validate(memory.geometry())?;
         let writer = memory.writer(document_id, metadata)?;
         let document_id = document_id.to_owned();
@@ -302,7 +302,7 @@ impl DocumentEncoder {
         let state = self.writer.state();
         let model = || Arc::clone(&self.model);
         let recalls = self.options.recall_while_reading.is_some();
-        let mut reader = Reader::new(model(), recalls)?;
+        let mut reader = Reader::new(model(), self.memory.geometry(), recalls)?;
         if state.tokens == 0 {
             let input = Input::new(model(), SafePoint::default(), None, (Vec::new(), 0, 0), 0);
             return Ok(Reading::new(input, reader, Packer::default(), (0, 0), 0));

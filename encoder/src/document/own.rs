@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use mnemon_memory_store::{ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest};
+use mnemon_memory_store::{
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHit, TermRequest,
+};
 
 /// How many times more entries are searched than wanted, where a memory holds more than this document.
 const OVERSAMPLING: usize = 8;
@@ -44,6 +46,27 @@ impl Recall for OwnChunks {
 
     fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> {
         self.view.fetch(slot, chunks)
+    }
+
+    fn fetch_layers(&self, chunks: &[ChunkId]) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        self.view.fetch_layers(chunks)
+    }
+
+    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> Result<Vec<Vec<ChunkId>>> {
+        let mut lists = self.view.neighbours(chunks, before, after)?;
+        for list in &mut lists {
+            list.retain(|chunk| self.set.contains(chunk));
+        }
+        Ok(lists)
+    }
+
+    /// Statistics are those of the whole memory; chunks of this document may be missed as in [`search`](Self::search).
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
+        let top_k = request.top_k.saturating_mul(OVERSAMPLING).min(4096).max(request.top_k);
+        let mut hits = self.view.search_terms(&TermRequest { top_k, ..*request })?;
+        hits.retain(|hit| self.set.contains(&hit.chunk));
+        hits.truncate(request.top_k);
+        Ok(hits)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

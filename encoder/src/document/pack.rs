@@ -81,7 +81,7 @@ impl Packer {
             self.next_token = span.token_end;
             if span.token_start >= keep {
                 let heads = geometry.kv_heads as usize;
-                let rows = |all: &[Vec<f32>], width| {
+                let rows = |all: &[Vec<f32>], heads, width| {
                     all.iter().map(|layer| columns(layer, heads, captured.len, width, from..to)).collect()
                 };
                 let head_dim = geometry.head_dim as usize;
@@ -90,9 +90,10 @@ impl Packer {
                     span,
                     tokens,
                     text,
-                    keys: rows(&captured.keys, head_dim),
-                    values: rows(&captured.values, head_dim),
-                    importance: rows(&captured.importance, 1),
+                    keys: rows(&captured.keys, heads, head_dim),
+                    values: rows(&captured.values, heads, head_dim),
+                    importance: rows(&captured.importance, heads, 1),
+                    lone_keys: rows(&captured.lone_keys, 1, head_dim),
                 })?;
             }
             from = to;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mnemon_memory_store::KvGeometry;
 use mnemon_runtime::{CaptureAttention, CaptureOptions, Captured, LocalMask, Logits, Model, RecallFrom, SequenceState};
 
 use crate::Result;
@@ -20,13 +21,13 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// A reader at the start of a document.
-    pub(super) fn new(model: Arc<Model>, since_handover: bool) -> Result<Self> {
+    /// A reader at the start of a document, for a memory that keeps what `geometry` says.
+    pub(super) fn new(model: Arc<Model>, geometry: &KvGeometry, since_handover: bool) -> Result<Self> {
         let memory = &model.config().memory;
         let (local, sinks) =
             if since_handover { (LocalMask::SinceHandover, 0) } else { (LocalMask::Sliding, memory.sinks) };
         let options = CaptureOptions { window: memory.window, sinks, local, recall: None };
-        let attention = CaptureAttention::new(&model, options)?;
+        let attention = CaptureAttention::for_geometry(&model, geometry, options)?;
         Ok(Self { state: SequenceState::new(&model), attention, model, prelude: None })
     }
 

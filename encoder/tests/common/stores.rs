@@ -60,7 +60,8 @@ pub fn stored(memory: &Memory, document: &str) -> Stored {
     let layers: Vec<_> = (0..memory.geometry().layers.len()).map(|slot| snapshot.fetch(slot, &ids).unwrap()).collect();
     let chunks = infos.into_iter().enumerate().map(|(at, info)| {
         let kv = layers.iter().map(|layer| ChunkKv { id: ChunkId(0), document: 0, ..ChunkKv::clone(&layer[at]) });
-        (ChunkInfo { id: ChunkId(0), memory: String::new(), document_id: String::new(), ..info }, kv.collect())
+        let (memory, document_id) = (String::new(), String::new());
+        (ChunkInfo { id: ChunkId(0), memory, document: 0, document_id, ..info }, kv.collect())
     });
     Stored { chunks: chunks.collect() }
 }
