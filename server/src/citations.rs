@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mnemon_memory_store::{Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest};
+use mnemon_memory_store::{
+    Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHit, TermRequest,
+};
 use mnemon_proto::v1;
-use mnemon_runtime::{RecallFrom, RecallOptions};
+use mnemon_runtime::{MemoryFrom, PassageOptions, PassagesFrom, RecallOptions};
 use tonic::Status;
 
 use crate::auth::Tenant;
@@ -29,7 +31,7 @@ impl Recalled {
         if memories.is_empty() {
             return Ok(None);
         }
-        let (common, fingerprint) = (Arc::clone(&parts.common), parts.model.fingerprint());
+        let (common, model) = (Arc::clone(&parts.common), Arc::clone(&parts.model));
         tasks::store(&parts.common, move || {
             let mut names: Vec<String> = Vec::with_capacity(memories.len());
             for name in memories {
@@ -37,7 +39,7 @@ impl Recalled {
                     names.push(name);
                 }
             }
-            let inner = common.memories.view(tenant.name(), &names, Some(&fingerprint))?;
+            let inner = common.memories.view(tenant.name(), &names, &model)?;
             Ok::<_, mnemon_memory_store::Error>(Some(Arc::new(Self { inner, fetched: Mutex::default() })))
         })
         .await
@@ -53,14 +55,26 @@ impl Recalled {
         Self::open(parts, tenant, memories).await
     }
 
-    /// For the runtime.
-    pub(crate) fn recall_from(self: &Arc<Self>, parts: &Parts, options: &v1::MemoryOptions) -> RecallFrom {
+    /// For the runtime: passages for a pretrained model with a profile, memory layers for others.
+    pub(crate) fn memory_from(self: &Arc<Self>, parts: &Parts, options: &v1::MemoryOptions) -> MemoryFrom {
+        let recall: Arc<dyn Recall> = Arc::clone(self) as _;
+        let ef = options.ef_search.map(|ef| ef as usize);
+        if let Some(profile) = parts.model.profile() {
+            let options = PassageOptions {
+                mode: convert::recall_mode(options.mode()),
+                passages: options.passages.map(|passages| passages as usize),
+                neighbours: options.neighbours.map(|neighbours| neighbours as usize),
+                exact: options.exact,
+                ef,
+                ..PassageOptions::default()
+            };
+            return MemoryFrom::Passages(PassagesFrom { recall, profile: Arc::clone(profile), options });
+        }
         let defaults = RecallOptions::for_model(&parts.model);
         let top_k_chunks = options.top_k_chunks.map_or(defaults.top_k_chunks, |k| k as usize);
         let entries_per_query = defaults.entries_per_query.max(top_k_chunks);
-        let recall: Arc<dyn Recall> = Arc::clone(self) as _;
-        let ef = options.ef_search.map(|ef| ef as usize);
-        (recall, RecallOptions { top_k_chunks, entries_per_query, exact: options.exact, ef, ..defaults })
+        let options = RecallOptions { top_k_chunks, entries_per_query, exact: options.exact, ef, ..defaults };
+        MemoryFrom::Layers((recall, options))
     }
 
     /// Chunks recalled so far, counted once each.
@@ -83,11 +97,24 @@ impl Recall for Recalled {
         self.inner.fetch(slot, chunks)
     }
 
-    fn recall(&self, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
-        let recalled = self.inner.recall(request, choice)?;
+    fn fetch_layers(&self, chunks: &[ChunkId]) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
+        self.inner.fetch_layers(chunks)
+    }
+
+    fn recall(&self, slot: usize, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        let recalled = self.inner.recall(slot, request, choice)?;
         let ids = recalled.iter().flatten().map(|chunk| chunk.id);
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
         Ok(recalled)
+    }
+
+    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> Result<Vec<Vec<ChunkId>>> {
+        self.inner.neighbours(chunks, before, after)
+    }
+
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
+        self.inner.search_terms(request)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

@@ -1,14 +1,32 @@
 //! The store's words to the contract's.
 
 use mnemon_encoder::Progress;
-use mnemon_memory_store::{ChunkInfo, DocumentInfo, KvGeometry, MemoryInfo, SourceSpan};
+use mnemon_memory_store::{ChunkInfo, DocumentInfo, KeyHead, KvGeometry, MemoryInfo, SourceSpan};
 use mnemon_proto::v1;
+use mnemon_runtime::RecallMode;
 use prost_types::Timestamp;
 
 use crate::lifetime::duration;
 
+/// The mode asked for; none leaves it to the profile.
+pub(crate) fn recall_mode(mode: v1::RecallMode) -> Option<RecallMode> {
+    match mode {
+        v1::RecallMode::Unspecified => None,
+        v1::RecallMode::Attend => Some(RecallMode::Attend),
+        v1::RecallMode::Reread => Some(RecallMode::Reread),
+    }
+}
+
+/// The mode used, as the contract names it.
+pub(crate) fn used_mode(mode: RecallMode) -> v1::RecallMode {
+    match mode {
+        RecallMode::Attend => v1::RecallMode::Attend,
+        RecallMode::Reread => v1::RecallMode::Reread,
+    }
+}
+
 pub(crate) fn memory(info: MemoryInfo) -> v1::Memory {
-    let slots_and_heads = u64::from(info.geometry.kv_heads) * info.geometry.layers.len() as u64;
+    let key_heads = info.geometry.key_heads.len() as u64;
     v1::Memory {
         name: info.name,
         description: info.description,
@@ -22,9 +40,9 @@ pub(crate) fn memory(info: MemoryInfo) -> v1::Memory {
         text_bytes: info.text_bytes,
         stored_bytes: info.stored_bytes + info.index_bytes,
         index_bytes: info.index_bytes,
-        entries: info.entries * slots_and_heads,
+        entries: info.entries * key_heads,
         sequence: info.sequence,
-        unsealed_entries: info.unsealed_entries * slots_and_heads,
+        unsealed_entries: info.unsealed_entries * key_heads,
         damaged: info.damaged.unwrap_or_default(),
         ttl: info.limits.ttl_ms.map(duration),
         document_ttl: info.limits.document_ttl_ms.map(duration),
@@ -59,6 +77,12 @@ pub(crate) fn geometry(geometry: &KvGeometry) -> v1::Geometry {
         dtype: geometry.dtype.to_string(),
         chunk_tokens: geometry.chunk_tokens,
         entry_policy: geometry.entry_policy.to_string(),
+        key_heads: if geometry.has_all_key_heads() {
+            Vec::new()
+        } else {
+            let key_head = |key: &KeyHead| v1::KeyHead { layer: key.layer, head: key.head };
+            geometry.key_heads.iter().map(key_head).collect()
+        },
     }
 }
 
@@ -69,6 +93,7 @@ pub(crate) fn chunk(info: ChunkInfo) -> v1::Chunk {
         document_id: info.document_id,
         span: Some(span(info.span)),
         text: info.text,
+        metadata: info.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
     }
 }
 

@@ -67,6 +67,9 @@ pub enum Error {
     /// The model could not be loaded.
     #[error(transparent)]
     Model(#[from] mnemon_runtime::Error),
+    /// The model could not be measured.
+    #[error("the model could not be measured: {0}")]
+    Probe(#[from] mnemon_encoder::Error),
     /// The connections could not be served.
     #[error("serving failed: {0}")]
     Serve(#[from] tonic::transport::Error),

@@ -37,6 +37,7 @@
 //! | `citations.rs` | which chunks an answer drew on |
 //! | `convert.rs` | the store's words to the contract's |
 //! | `lifetime.rs` | times to live and quotas, from the contract's words to the store's |
+//! | `profile.rs` | what is known of a pretrained model: read, or measured at the first start |
 //! | `sweep.rs` | what expired gives back its space |
 //! | `status.rs` | every error of every crate to a gRPC status |
 //!
@@ -57,6 +58,7 @@ mod lifetime;
 mod logging;
 mod memories;
 mod parts;
+mod profile;
 mod remote;
 mod server;
 mod services;
@@ -70,6 +72,8 @@ mod wire;
 pub use embedded::Embedded;
 pub use error::{Error, Result};
 pub use logging::init_logging;
+pub use mnemon_encoder::ProbeStage;
+pub use profile::make_profile;
 pub use server::{Server, bind, run};
 pub use settings::{
     CacheSizes, DEFAULT_PORT, DEFAULT_TENANT, EMBEDDED_MODEL, Limits, LogFormat, PartialCacheSizes, PartialLimits,

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mnemon_memory_store::{Fingerprint, OpenMemory, Recall, Result, Store, UnionRecall};
+use mnemon_memory_store::{Fingerprint, KvGeometry, OpenMemory, Recall, Result, Store, UnionRecall};
+use mnemon_runtime::Model;
 
 use crate::remote::RemoteStore;
 
@@ -17,37 +18,46 @@ pub(crate) enum Memories {
 
 impl Memories {
     /// Opens a memory of `tenant` to read documents into it, refusing one that another model made. Blocks.
-    pub(crate) fn open(&self, tenant: &str, name: &str, model: &Fingerprint) -> Result<Arc<dyn OpenMemory>> {
+    pub(crate) fn open(&self, tenant: &str, name: &str, model: &Model) -> Result<Arc<dyn OpenMemory>> {
         let memory: Arc<dyn OpenMemory> = match self {
             Self::Here(store) => Arc::new(store.memory(tenant, name)?),
             Self::There(store) => Arc::new(store.memory(tenant, name)?),
         };
-        memory.require_fingerprint(model)?;
+        memory.require_fingerprint(&model.fingerprint_for(memory.geometry()))?;
         Ok(memory)
     }
 
-    /// A view of several memories of `tenant` as one, each of them named once; refuses those of another model, if one is
-    /// given. Blocks.
-    pub(crate) fn view(&self, tenant: &str, names: &[String], model: Option<&Fingerprint>) -> Result<Arc<dyn Recall>> {
+    /// A view of several memories of `tenant` as one, each of them named once; refuses those of another model. Blocks.
+    pub(crate) fn view(&self, tenant: &str, names: &[String], model: &Model) -> Result<Arc<dyn Recall>> {
         match self {
-            Self::Here(store) => Ok(view_of(store, tenant, names, model)?.0),
-            Self::There(store) => store.view(tenant, names, model),
+            Self::Here(store) => {
+                Ok(view_of(store, tenant, names, Some(&|geometry| model.fingerprint_for(geometry)))?.0)
+            }
+            Self::There(store) => {
+                // Memories that are seen as one have one shape: that of the first.
+                let fingerprint = match (names.first(), model.profile()) {
+                    (Some(name), Some(_)) => model.fingerprint_for(store.memory(tenant, name)?.geometry()),
+                    _ => model.fingerprint(),
+                };
+                store.view(tenant, names, Some(&fingerprint))
+            }
         }
     }
 }
 
-/// As [`Memories::view`], with the sequence number of each memory.
+/// As [`Memories::view`], with the sequence number of each memory; `fingerprint` tells which one a memory of a geometry
+/// must have.
 pub(crate) fn view_of(
     store: &Store,
     tenant: &str,
     names: &[String],
-    model: Option<&Fingerprint>,
+    fingerprint: Option<&dyn Fn(&KvGeometry) -> Fingerprint>,
 ) -> Result<(Arc<dyn Recall>, Vec<u64>)> {
     let (mut members, mut sequences): (Vec<Arc<dyn Recall>>, Vec<u64>) = Default::default();
     for name in names {
         let memory = store.memory(tenant, name)?;
-        if let Some(model) = model {
-            memory.require_fingerprint(model)?;
+        if let Some(fingerprint) = fingerprint {
+            memory.require_fingerprint(&fingerprint(memory.geometry()))?;
         }
         let snapshot = memory.snapshot()?;
         sequences.push(snapshot.sequence());

@@ -19,7 +19,7 @@ use crate::memories::Memories;
 use crate::parts::{Common, Life, Parts};
 use crate::remote::RemoteStore;
 use crate::settings::{EMBEDDED_MODEL, Settings};
-use crate::{Error, Result, connection, front, services, sweep};
+use crate::{Error, Result, connection, front, profile, services, sweep};
 
 /// How often an idle connection is probed, and how long its answer may take: peers that vanished are noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -60,7 +60,9 @@ impl Server {
             return Ok(Self { settings, memories, model: None });
         }
         let (source, options) = (model_source(&settings.model)?, load_options(&settings)?);
-        let model = blocking("loading the model", move || Ok(Model::load(&source, &options)?)).await?;
+        let asked = settings.clone();
+        let load = move || profile::provide(&asked, Model::load(&source, &options)?);
+        let model = blocking("loading the model", load).await?;
         Ok(Self { settings, memories, model: Some(Arc::new(model)) })
     }
 
@@ -218,7 +220,7 @@ async fn read(path: &std::path::Path) -> Result<Vec<u8>> {
     tokio::fs::read(path).await.map_err(|source| Error::File { path: path.to_owned(), source })
 }
 
-fn model_source(model: &str) -> Result<ModelSource> {
+pub(crate) fn model_source(model: &str) -> Result<ModelSource> {
     Ok(if model == EMBEDDED_MODEL { ModelSource::Embedded } else { ModelSource::parse(model)? })
 }
 

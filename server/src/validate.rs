@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use mnemon_proto::v1;
+use mnemon_runtime::{NEIGHBOURS_MAX, PASSAGES_MAX};
 use tonic::Status;
 use tonic_types::FieldViolation;
 
@@ -85,6 +86,18 @@ impl Checks {
                 format!("{k}; 1 to {TOP_K_CHUNKS_MAX} is accepted, and nothing takes the model's default")
             });
         }
+        let most = PASSAGES_MAX as u32;
+        if let Some(passages) = options.passages {
+            self.require((1..=most).contains(&passages), "memory.passages", || {
+                format!("{passages}; 1 to {most} is accepted; omit to use the profile's number")
+            });
+        }
+        if let Some(neighbours) = options.neighbours {
+            self.require(neighbours <= NEIGHBOURS_MAX as u32, "memory.neighbours", || {
+                format!("{neighbours}; 0 to {NEIGHBOURS_MAX} is accepted; omit to use the profile's number")
+            });
+        }
+        self.recall_mode("memory.mode", options.mode);
         if let Some(ef) = options.ef_search {
             self.require((1..=EF_SEARCH_MAX).contains(&ef), "memory.ef_search", || {
                 format!("{ef}; 1 to {EF_SEARCH_MAX} is accepted, and nothing leaves the choice to the server")
@@ -93,6 +106,12 @@ impl Checks {
                 "exact search has no breadth; set one of the two".into()
             });
         }
+    }
+
+    fn recall_mode(&mut self, field: &str, mode: i32) {
+        self.require(v1::RecallMode::try_from(mode).is_ok(), field, || {
+            format!("{mode}; 0 (the server chooses), 1 (attend) and 2 (reread) are accepted")
+        });
     }
 
     fn ttl(&mut self, field: &str, ttl: Option<&prost_types::Duration>) {
@@ -164,6 +183,8 @@ pub(crate) fn create_memory(request: &v1::CreateMemoryRequest) -> Result<(), Sta
     checks.require(request.description.len() <= DESCRIPTION_BYTES_MAX, "description", || {
         format!("{} bytes; at most {DESCRIPTION_BYTES_MAX} are accepted", request.description.len())
     });
+    checks.recall_mode("mode", request.mode);
+    checks.require(request.spec.is_none() || request.mode == 0, "mode", || "a memory with a spec has no mode".into());
     checks.ttl("ttl", request.ttl.as_ref());
     checks.ttl("document_ttl", request.document_ttl.as_ref());
     checks.done()

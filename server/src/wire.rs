@@ -1,9 +1,11 @@
 //! Chunks, numbers and shapes to messages and back: what a store and whoever runs the model tell each other.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Fingerprint, Hit, KvChunk, KvData, KvGeometry, MemorySpec, ResumePoint, SourceSpan,
-    WriterState,
+    ChunkId, ChunkInfo, ChunkKv, Fingerprint, Hit, KeyHead, KvChunk, KvData, KvGeometry, MemorySpec, ResumePoint,
+    SourceSpan, TermHit, WriterState,
 };
 use mnemon_proto::v1;
 use prost::bytes::Bytes;
@@ -77,6 +79,7 @@ pub(crate) fn chunk_to_store(chunk: KvChunk) -> v1::KvChunk {
         keys: bytes(chunk.keys),
         values: bytes(chunk.values),
         importance: bytes(chunk.importance),
+        lone_keys: bytes(chunk.lone_keys),
     }
 }
 
@@ -91,6 +94,7 @@ pub(crate) fn stored_chunk(chunk: v1::KvChunk) -> Result<KvChunk, Status> {
         keys: layers("keys", &chunk.keys)?,
         values: layers("values", &chunk.values)?,
         importance,
+        lone_keys: layers("lone_keys", &chunk.lone_keys)?,
         span: span(given("span", chunk.span)?),
         tokens: chunk.tokens,
         text: chunk.text,
@@ -122,7 +126,7 @@ pub(crate) fn received_kv(kv: &v1::ChunkKv) -> Result<ChunkKv, Status> {
 }
 
 pub(crate) fn text_to_send(info: ChunkInfo) -> v1::ChunkText {
-    v1::ChunkText { tokens: info.tokens.clone(), chunk: Some(convert::chunk(info)) }
+    v1::ChunkText { tokens: info.tokens.clone(), document: info.document, chunk: Some(convert::chunk(info)) }
 }
 
 pub(crate) fn received_text(text: v1::ChunkText) -> Result<ChunkInfo, Status> {
@@ -130,7 +134,9 @@ pub(crate) fn received_text(text: v1::ChunkText) -> Result<ChunkInfo, Status> {
     Ok(ChunkInfo {
         id: ChunkId(chunk.chunk_id),
         memory: chunk.memory,
+        document: text.document,
         document_id: chunk.document_id,
+        metadata: Arc::new(chunk.metadata.into_iter().collect()),
         span: span(given("span", chunk.span)?),
         tokens: text.tokens,
         text: chunk.text,
@@ -169,6 +175,29 @@ pub(crate) fn received_hits(hits: &v1::EntryHits) -> Result<Vec<Vec<Hit>>, Statu
     Ok(hits.counts.iter().map(list).collect())
 }
 
+pub(crate) fn term_hits_to_send(hits: &[TermHit]) -> v1::TermHits {
+    v1::TermHits {
+        chunk_ids: hits.iter().map(|hit| hit.chunk.0).collect(),
+        scores: hits.iter().map(|hit| hit.score).collect(),
+    }
+}
+
+pub(crate) fn received_term_hits(hits: &v1::TermHits) -> Result<Vec<TermHit>, Status> {
+    if hits.chunk_ids.len() != hits.scores.len() {
+        return refuse("term_hits", "the lists are not of one length");
+    }
+    let hit = |(chunk, score): (&u64, &f32)| TermHit { chunk: ChunkId(*chunk), score: *score };
+    Ok(hits.chunk_ids.iter().zip(&hits.scores).map(hit).collect())
+}
+
+pub(crate) fn list_to_send<'a>(chunks: impl IntoIterator<Item = &'a ChunkId>) -> v1::ChunkList {
+    v1::ChunkList { chunk_ids: chunks.into_iter().map(|chunk| chunk.0).collect() }
+}
+
+pub(crate) fn received_list(list: &v1::ChunkList) -> Vec<ChunkId> {
+    list.chunk_ids.iter().copied().map(ChunkId).collect()
+}
+
 pub(crate) fn spec_to_send(spec: &MemorySpec) -> v1::MemorySpec {
     v1::MemorySpec {
         fingerprint: spec.fingerprint.to_hex(),
@@ -192,7 +221,13 @@ pub(crate) fn fingerprint(field: &str, hex: &str) -> Result<Fingerprint, Status>
 
 fn geometry(field: &str, geometry: v1::Geometry) -> Result<KvGeometry, Status> {
     let refused = |error: mnemon_memory_store::Error| invalid(vec![violation(field, error.to_string())]);
+    let chosen = geometry.key_heads.iter().map(|key| KeyHead { layer: key.layer, head: key.head }).collect();
     let geometry = KvGeometry {
+        key_heads: if geometry.key_heads.is_empty() {
+            KvGeometry::all_key_heads(&geometry.layers, geometry.kv_heads)
+        } else {
+            chosen
+        },
         layers: geometry.layers,
         kv_heads: geometry.kv_heads,
         head_dim: geometry.head_dim,

@@ -13,6 +13,8 @@
 
 mod driver;
 mod patience;
+#[cfg(test)]
+mod tests;
 mod view;
 mod writer;
 

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 use mnemon_client::Transport;
 use mnemon_memory_store::{
-    Choice, ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MemorySpec, Recall, Result, SearchRequest,
+    Choice, ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MAX_NEIGHBOURS, MemorySpec, Recall, Result,
+    SearchRequest, TermHit, TermRequest,
 };
 use mnemon_proto::v1;
 use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
@@ -149,10 +150,15 @@ impl RemoteView {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn query(request: &SearchRequest<'_>) -> v1::EntryQuery {
+    /// `slot` is of no matter to a search of chosen key heads.
+    fn query(&self, slot: usize, request: &SearchRequest<'_>) -> v1::EntryQuery {
+        let of_layer = self.spec.geometry.searched_by(slot, request.key_heads.len());
+        // Those of a layer need not be named.
+        let named = if of_layer.is_ok_and(|of_layer| of_layer == request.key_heads) { &[] } else { request.key_heads };
         v1::EntryQuery {
-            slot: request.slot as u32,
-            n_heads: request.n_heads as u32,
+            slot: slot as u32,
+            n_heads: request.key_heads.len() as u32,
+            key_heads: named.iter().map(|key_head| *key_head as u32).collect(),
             queries: wire::f32_bytes(request.queries),
             top_k: request.top_k as u32,
             ef_search: request.ef.map(|ef| ef as u32),
@@ -170,6 +176,32 @@ impl RemoteView {
         Ok(received.into_iter().map(|kv| (kv.id, kv)).collect())
     }
 
+    /// Bytes of keys and values of a chunk at one layer at most, at least 1.
+    fn chunk_bytes(&self) -> usize {
+        let geometry = &self.spec.geometry;
+        8 * geometry.kv_heads as usize * geometry.head_dim as usize * (geometry.chunk_tokens as usize).max(1)
+    }
+
+    /// Fetches all layers of chunks that have no gap among those kept, a message for as many as it may have.
+    fn fetch_all_layers(&self, chunks: &[u64], found: &mut [HashMap<ChunkId, Arc<ChunkKv>>]) -> Result<()> {
+        let layers = found.len();
+        for chunk_ids in chunks.chunks((FETCH_BYTES / (layers * self.chunk_bytes()).max(1)).max(1)) {
+            let query = v1::ChunkQuery { slot: 0, chunk_ids: chunk_ids.to_vec() };
+            let fetched = self.ask(&Request::FetchLayers(query), |answer| match answer {
+                Answer::FetchedLayers(fetched) => Some(fetched.chunks),
+                _ => None,
+            })?;
+            if fetched.len() != layers * chunk_ids.len() {
+                return Err(remote(unexpected()));
+            }
+            for (slot, fetched) in fetched.chunks(chunk_ids.len()).enumerate() {
+                let received = self.receive(slot, fetched)?;
+                found[slot].extend(received);
+            }
+        }
+        Ok(())
+    }
+
     /// Fetches what is not among `found`, into it.
     fn fetch_missing(
         &self,
@@ -180,9 +212,7 @@ impl RemoteView {
         let mut missing: Vec<u64> = chunks.filter(|chunk| !found.contains_key(chunk)).map(|chunk| chunk.0).collect();
         missing.sort_unstable();
         missing.dedup();
-        let geometry = &self.spec.geometry;
-        let chunk_bytes = 8 * geometry.kv_heads as usize * geometry.head_dim as usize * geometry.chunk_tokens as usize;
-        for chunk_ids in missing.chunks((FETCH_BYTES / chunk_bytes.max(1)).max(1)) {
+        for chunk_ids in missing.chunks((FETCH_BYTES / self.chunk_bytes()).max(1)) {
             let query = v1::ChunkQuery { slot: slot as u32, chunk_ids: chunk_ids.to_vec() };
             let fetched = self.ask(&Request::Fetch(query), |answer| match answer {
                 Answer::Fetched(fetched) => Some(fetched.chunks),
@@ -208,18 +238,21 @@ impl Recall for RemoteView {
     }
 
     fn search(&self, request: &SearchRequest<'_>) -> Result<Vec<Vec<Hit>>> {
-        let hits = self.ask(&Request::Search(Self::query(request)), |answer| match answer {
+        let geometry = &self.spec.geometry;
+        let first = request.key_heads.first().and_then(|first| geometry.key_heads.get(*first));
+        let slot = first.and_then(|key_head| geometry.slot_of(key_head.layer)).unwrap_or(0);
+        let hits = self.ask(&Request::Search(self.query(slot, request)), |answer| match answer {
             Answer::Hits(hits) => Some(hits),
             _ => None,
         })?;
         wire::received_hits(&hits).map_err(remote)
     }
 
-    fn recall(&self, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+    fn recall(&self, slot: usize, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
         // Held until the answer is put together, so that what is said to be known stays.
-        let mut found = self.kept().latest(request.slot);
+        let mut found = self.kept().latest(slot);
         let query = v1::RecallQuery {
-            search: Some(Self::query(request)),
+            search: Some(self.query(slot, request)),
             block_queries: choice.block_queries as u32,
             scale: choice.scale.to_vec(),
             top_k_chunks: choice.top_k_chunks as u32,
@@ -229,11 +262,10 @@ impl Recall for RemoteView {
             Answer::Recalled(recalled) => Some(recalled),
             _ => None,
         })?;
-        found.extend(self.receive(request.slot, &recalled.chunks)?);
-        let ids = |block: &v1::ChunkList| block.chunk_ids.iter().copied().map(ChunkId).collect::<Vec<_>>();
-        let blocks: Vec<Vec<ChunkId>> = recalled.blocks.iter().map(ids).collect();
-        self.fetch_missing(request.slot, blocks.iter().flatten().copied(), &mut found)?;
-        self.kept().touch(request.slot, blocks.iter().flatten());
+        found.extend(self.receive(slot, &recalled.chunks)?);
+        let blocks: Vec<Vec<ChunkId>> = recalled.blocks.iter().map(wire::received_list).collect();
+        self.fetch_missing(slot, blocks.iter().flatten().copied(), &mut found)?;
+        self.kept().touch(slot, blocks.iter().flatten());
         blocks.into_iter().map(|block| in_order(block.into_iter(), &found)).collect()
     }
 
@@ -241,6 +273,46 @@ impl Recall for RemoteView {
         let mut found = self.kept().of(slot, chunks);
         self.fetch_missing(slot, chunks.iter().copied(), &mut found)?;
         in_order(chunks.iter().copied(), &found)
+    }
+
+    fn fetch_layers(&self, chunks: &[ChunkId]) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        let mut found: Vec<_> = (0..self.spec.geometry.layers.len()).map(|slot| self.kept().of(slot, chunks)).collect();
+        let whole = |chunk: &ChunkId| found.iter().all(|found| found.contains_key(chunk));
+        let mut missing: Vec<u64> = chunks.iter().filter(|chunk| !whole(chunk)).map(|chunk| chunk.0).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        self.fetch_all_layers(&missing, &mut found)?;
+        found.iter().map(|found| in_order(chunks.iter().copied(), found)).collect()
+    }
+
+    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> Result<Vec<Vec<ChunkId>>> {
+        if before.max(after) > MAX_NEIGHBOURS {
+            let why = format!("{before} before and {after} after; at most {MAX_NEIGHBOURS} are accepted");
+            return Err(Error::Invalid { what: "neighbours", why });
+        }
+        let each = before + 1 + after;
+        let mut lists = Vec::with_capacity(chunks.len());
+        for chunks in chunks.chunks((LIST_CHUNKS / each).max(1)) {
+            let chunk_ids = chunks.iter().map(|chunk| chunk.0).collect();
+            let query = v1::NeighbourQuery { chunk_ids, before: before as u32, after: after as u32 };
+            let found = self.ask(&Request::Neighbours(query), |answer| match answer {
+                Answer::Neighbours(found) => Some(found.lists),
+                _ => None,
+            })?;
+            lists.extend(found.iter().map(wire::received_list));
+        }
+        Ok(lists)
+    }
+
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
+        request.validate()?;
+        let terms = request.terms.iter().map(|tokens| v1::Term { tokens: tokens.clone() }).collect();
+        let query = v1::TermQuery { terms, top_k: request.top_k as u32, k1: request.k1, b: request.b };
+        let hits = self.ask(&Request::SearchTerms(query), |answer| match answer {
+            Answer::TermHits(hits) => Some(hits),
+            _ => None,
+        })?;
+        wire::received_term_hits(&hits).map_err(remote)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

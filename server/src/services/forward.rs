@@ -6,7 +6,7 @@ use mnemon_client::Transport;
 use mnemon_proto::v1;
 use mnemon_proto::v1::memory_service_client::MemoryServiceClient;
 use mnemon_proto::v1::memory_service_server::MemoryService;
-use mnemon_runtime::Model;
+use mnemon_runtime::{Model, RecallMode};
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -14,7 +14,7 @@ use super::memory::spec_of;
 use crate::auth::tenant;
 use crate::parts::Common;
 use crate::remote::RemoteStore;
-use crate::{status, wire};
+use crate::{convert, status, wire};
 
 /// `MemoryService` that hands each call on, on behalf of its caller.
 pub(super) struct ForwardedCalls {
@@ -51,7 +51,9 @@ macro_rules! forwarded {
             ) -> Result<Response<v1::Memory>, Status> {
                 let (mut service, mut request) = self.service(request)?;
                 if request.spec.is_none() {
-                    request.spec = Some(wire::spec_to_send(&spec_of(&self.model)));
+                    let mode = convert::recall_mode(request.mode()).unwrap_or(RecallMode::Attend);
+                    request.mode = v1::RecallMode::Unspecified.into();
+                    request.spec = Some(wire::spec_to_send(&spec_of(&self.model, mode)));
                 }
                 service.create_memory(request).await
             }

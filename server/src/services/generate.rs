@@ -8,21 +8,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mnemon_memory_store::ChunkId;
+use mnemon_encoder::Overflow;
+use mnemon_memory_store::{ChunkId, Recall as _};
 use mnemon_proto::v1;
-use mnemon_runtime::{Error, FinishReason, GenerateOptions, GenerateStep, Generation, Message, SamplingOptions, Turn};
+use mnemon_runtime::{
+    Error, FinishReason, GenerateOptions, GenerateStep, Generation, MemoryFrom, Message, Model, Prompt,
+    SamplingOptions, Turn,
+};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::Instrument as _;
 
+use super::long_prompt;
 use crate::auth::Tenant;
 use crate::citations::{self, Masses, Recalled};
 use crate::parts::Parts;
 use crate::status::{self, IntoStatus};
 use crate::tasks::{self, Job};
-use crate::validate;
+use crate::{convert, validate};
 
 /// Tokens made ahead of what was told.
 const TOKENS_AHEAD: usize = 32;
@@ -51,15 +56,20 @@ pub(super) async fn start(
         max_tokens: request.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT) as usize,
         sampling: sampling(&request.sampling.unwrap_or_default()),
         stop: request.stop.clone(),
-        recall: recalled.as_ref().map(|recalled| recalled.recall_from(parts, &memory)),
+        memory: match &recalled {
+            Some(recalled) if !recalled.is_empty() => recalled.memory_from(parts, &memory),
+            _ => MemoryFrom::Nothing,
+        },
+        context_tokens: Some(parts.common.settings.context_tokens as usize),
         prompt_tokens_max: parts.common.settings.limits.prompt_tokens as usize,
     };
     let (tokens, made) = mpsc::channel(TOKENS_AHEAD);
     let job = GenerateJob {
         parts: Arc::clone(parts),
         cut: parts.common.life.cut.clone(),
-        prompt: prompt(parts, request)?,
+        asked: Asked::of(request),
         options: Some(options),
+        overflow: None,
         generation: None,
         tokens,
         prefill: Duration::ZERO,
@@ -90,7 +100,7 @@ async fn make(parts: &Arc<Parts>, job: GenerateJob) -> Result<(), Status> {
     let mut job = tasks::run_new(parts, job).await?;
     loop {
         if let Some(outcome) = job.outcome.take() {
-            return outcome.map_err(|error| error.into_status("prompt"));
+            return outcome;
         }
         tokio::select! {
             room = job.tokens.reserve() => match room {
@@ -104,18 +114,27 @@ async fn make(parts: &Arc<Parts>, job: GenerateJob) -> Result<(), Status> {
     }
 }
 
-/// The text that the model reads.
-fn prompt(parts: &Parts, request: v1::GenerateRequest) -> Result<String, Status> {
-    if request.messages.is_empty() {
-        return Ok(request.prompt);
+/// What the model is asked: a text to continue, or a conversation to answer.
+pub(super) enum Asked {
+    Text(String),
+    Chat(Vec<Message>),
+}
+
+impl Asked {
+    fn of(request: v1::GenerateRequest) -> Self {
+        if request.messages.is_empty() {
+            return Self::Text(request.prompt);
+        }
+        let message = |message: v1::ChatMessage| Message { role: message.role, content: message.content };
+        Self::Chat(request.messages.into_iter().map(message).collect())
     }
-    let template = parts.model.chat_template().ok_or_else(|| {
-        let why = "the model has no chat template; give a prompt instead";
-        status::invalid(vec![status::violation("messages", why)])
-    })?;
-    let messages: Vec<Message> =
-        request.messages.into_iter().map(|message| Message { role: message.role, content: message.content }).collect();
-    template.render(&messages, true).map_err(|error| error.into_status("messages"))
+
+    pub(super) fn prompt(&self, model: &Model, for_passages: bool) -> Result<Prompt, Error> {
+        match self {
+            Self::Text(text) => Prompt::text(model, text),
+            Self::Chat(messages) => Prompt::chat(model, messages, for_passages),
+        }
+    }
 }
 
 fn sampling(options: &v1::SamplingOptions) -> SamplingOptions {
@@ -131,16 +150,18 @@ fn sampling(options: &v1::SamplingOptions) -> SamplingOptions {
 /// What the job makes.
 enum Made {
     Token { id: u32, text: String, masses: Vec<(ChunkId, f32)> },
-    End { text: String, finish: v1::GenerateFinish },
+    End { text: String, finish: v1::GenerateFinish, passages: Vec<ChunkId> },
 }
 
 /// A generation on the engine.
 struct GenerateJob {
     parts: Arc<Parts>,
     cut: CancellationToken,
-    prompt: String,
+    asked: Asked,
     /// Taken when the generation begins.
     options: Option<GenerateOptions>,
+    /// What does not fit of the prompt, while it is read and as long as it is recalled.
+    overflow: Option<Overflow>,
     /// Begun in the first step: tokenizing is work.
     generation: Option<Generation>,
     /// Closed when nobody listens any more.
@@ -149,28 +170,52 @@ struct GenerateJob {
     prefill: Duration,
     decode: Duration,
     /// Set at the end; `None` when it left the engine for lack of room.
-    outcome: Option<Result<(), Error>>,
+    outcome: Option<Result<(), Status>>,
 }
 
 impl GenerateJob {
+    /// Begins to generate, once what does not fit of the prompt was read.
+    fn begin(&mut self) -> Result<(), Status> {
+        let model = &self.parts.model;
+        if let Some(overflow) = &mut self.overflow
+            && overflow.step().map_err(|error| error.into_status("prompt"))?
+        {
+            return Ok(());
+        }
+        let mut options = self.options.take().unwrap_or_default();
+        if let Some(overflow) = &self.overflow {
+            long_prompt::recall_from(model, &mut options, overflow).map_err(|error| error.into_status("prompt"))?;
+        } else if let Some(overflow) = long_prompt::shorten(model, &mut self.asked, &options)? {
+            self.overflow = Some(overflow);
+            self.options = Some(options);
+            return Ok(());
+        }
+        let for_passages = matches!(options.memory, MemoryFrom::Passages(_));
+        let prompt = self.asked.prompt(model, for_passages).map_err(|error| error.into_status("prompt"))?;
+        let generation = Generation::new(Arc::clone(model), prompt, options);
+        self.generation = Some(generation.map_err(|error| error.into_status("prompt"))?);
+        Ok(())
+    }
+
     /// One piece of work; what was made, if anything.
-    fn work(&mut self) -> Result<Option<Made>, Error> {
+    fn work(&mut self) -> Result<Option<Made>, Status> {
         let begun = Instant::now();
         let Some(generation) = &mut self.generation else {
-            let options = self.options.take().unwrap_or_default();
-            self.generation = Some(Generation::new(Arc::clone(&self.parts.model), &self.prompt, options)?);
+            self.begin()?;
             self.prefill += begun.elapsed();
             return Ok(None);
         };
-        let step = generation.step()?;
+        let step = generation.step().map_err(|error| error.into_status("prompt"))?;
         let took = begun.elapsed();
         Ok(match step {
             GenerateStep::Prefill { .. } => {
                 self.prefill += took;
                 None
             }
-            GenerateStep::Token { id, text, masses } => {
+            GenerateStep::Token { id, text, mut masses } => {
                 self.decode += took;
+                // What went to the prompt is not cited, wherever it was kept.
+                masses.retain(|(chunk, _)| !Overflow::holds(*chunk));
                 Some(Made::Token { id, text, masses })
             }
             GenerateStep::Finished { reason, text, prompt_tokens, generated_tokens } => {
@@ -187,8 +232,18 @@ impl GenerateJob {
                     FinishReason::Stop => v1::FinishReason::StopString,
                     FinishReason::Length => v1::FinishReason::MaxTokens,
                 };
-                let finish = v1::GenerateFinish { reason: reason.into(), usage: Some(usage), citations: Vec::new() };
-                Some(Made::End { text, finish })
+                let used = generation.passages();
+                let mode = used.map_or(v1::RecallMode::Unspecified, |(mode, _)| convert::used_mode(mode));
+                let passages = used.map_or(&[][..], |(_, passages)| passages);
+                let passages = passages.iter().flat_map(|passage| passage.chunks.clone());
+                let passages = passages.filter(|chunk| !Overflow::holds(*chunk)).collect();
+                let finish = v1::GenerateFinish {
+                    reason: reason.into(),
+                    usage: Some(usage),
+                    mode: mode.into(),
+                    ..v1::GenerateFinish::default()
+                };
+                Some(Made::End { text, finish, passages })
             }
         })
     }
@@ -197,7 +252,7 @@ impl GenerateJob {
 impl Job for GenerateJob {
     fn step(&mut self) -> Turn {
         if self.cut.is_cancelled() {
-            self.outcome = Some(Err(Error::ShuttingDown));
+            self.outcome = Some(Err(status::shutting_down()));
             return Turn::Done;
         }
         if self.tokens.is_closed() || self.tokens.capacity() == 0 {
@@ -256,6 +311,7 @@ impl Teller {
     async fn message(&mut self, batch: impl Iterator<Item = Made>) -> Result<v1::GenerateResponse, Status> {
         let mut message = v1::GenerateResponse::default();
         let mut masses = Masses::default();
+        let mut used = Vec::new();
         for made in batch {
             match made {
                 Made::Token { id, text, masses: of_token } => {
@@ -264,7 +320,8 @@ impl Teller {
                     masses.add(&of_token);
                     self.total.add(&of_token);
                 }
-                Made::End { text, finish } => {
+                Made::End { text, finish, passages } => {
+                    used = passages;
                     message.text.push_str(&text);
                     message.finish = Some(finish);
                 }
@@ -273,8 +330,11 @@ impl Teller {
         message.citations = self.cite(masses.heaviest(CITATIONS_MAX)).await?;
         if let Some(finish) = &mut message.finish {
             finish.citations = self.cite(self.total.heaviest(FINAL_CITATIONS_MAX)).await?;
+            let shown = used.len();
+            let passages = self.cite(used.into_iter().map(|chunk| (chunk, 0.0)).collect()).await?;
+            finish.passages = passages.into_iter().filter_map(|citation| citation.chunk).collect();
             if let (Some(usage), Some(recalled)) = (&mut finish.usage, &self.recalled) {
-                usage.recalled_chunks = recalled.count() as u32;
+                usage.recalled_chunks = recalled.count().max(shown) as u32;
             }
         }
         Ok(message)

@@ -204,7 +204,7 @@ impl Ingest {
 /// Opens the memory and the document in it. Blocks.
 fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<DocumentEncoder, Error> {
     let mode = start.mode();
-    let memory = parts.common.memories.open(tenant.name(), &start.memory, &parts.model.fingerprint())?;
+    let memory = parts.common.memories.open(tenant.name(), &start.memory, &parts.model)?;
     let options = encode::options(parts, memory.geometry());
     let begin = match mode {
         v1::IngestMode::Unspecified | v1::IngestMode::Create => DocumentEncoder::create,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mnemon_memory_store::{MemorySpec, Store};
 use mnemon_proto::v1;
 use mnemon_proto::v1::memory_service_server::MemoryService;
-use mnemon_runtime::Model;
+use mnemon_runtime::{Model, RecallMode};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -49,9 +49,10 @@ impl MemoryService for MemoryCalls {
         let request = request.into_inner();
         validate::create_memory(&request)?;
         let limits = lifetime::limits(&request);
+        let mode = convert::recall_mode(request.mode()).unwrap_or(RecallMode::Attend);
         let spec = match (request.spec, &self.parts) {
             (Some(spec), _) => wire::spec(spec, request.description)?,
-            (None, Some(parts)) => MemorySpec { description: request.description, ..spec_of(&parts.model) },
+            (None, Some(parts)) => MemorySpec { description: request.description, ..spec_of(&parts.model, mode) },
             (None, None) => {
                 let why = "this server has no model, so the shape of the memory must be given";
                 return Err(status::invalid(vec![status::violation("spec", why)]));
@@ -204,11 +205,12 @@ impl MemoryService for MemoryCalls {
     }
 }
 
-/// What memories of `model` are made for.
-pub(super) fn spec_of(model: &Model) -> MemorySpec {
+/// What memories of `model` are made for: what passages need that are used in this way.
+pub(super) fn spec_of(model: &Model, mode: RecallMode) -> MemorySpec {
+    let geometry = model.geometry_for(mode);
     MemorySpec {
-        fingerprint: model.fingerprint(),
-        geometry: model.geometry().clone(),
+        fingerprint: model.fingerprint_for(&geometry),
+        geometry,
         model_name: shortened(model.name()),
         description: String::new(),
     }

@@ -17,6 +17,7 @@ mod forward;
 mod generate;
 mod import;
 mod ingest;
+mod long_prompt;
 mod memory;
 mod no_model;
 mod recall;

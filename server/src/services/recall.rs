@@ -62,6 +62,8 @@ impl RecallService for RecallCalls {
             prompt_tokens_max: limits.prompt_tokens.min(u64::from(u32::MAX)) as u32,
             device: device_name(model),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            answers_messages: model.chat_template().is_some(),
+            uses_passages: model.profile().is_some(),
         }))
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use mnemon_memory_store::{Error as StoreError, Memory, MemorySpec, Store};
 use mnemon_proto::v1;
-use mnemon_runtime::Model;
+use mnemon_runtime::{Model, RecallMode};
 use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -106,7 +106,7 @@ fn open(store: &Store, model: &Model, tenant: &str, name: &str, into: &str) -> R
     let refused = |message: String, reason: &str| Err(status::with_reason(Code::FailedPrecondition, message, reason));
     let source = store.memory(tenant, name).map_err(told)?;
     // The text of any model may be read; its keys and values are not touched.
-    if source.require_fingerprint(&model.fingerprint()).is_ok() {
+    if source.require_fingerprint(&model.fingerprint_for(source.geometry())).is_ok() {
         let message = format!("memory '{name}' is of the model being served already; there is nothing to re-encode");
         return refused(message, "SAME_MODEL");
     }
@@ -127,7 +127,7 @@ fn open(store: &Store, model: &Model, tenant: &str, name: &str, into: &str) -> R
     }
     let target = match store.memory(tenant, into) {
         Ok(target) if target.is_becoming(&source).map_err(told)? => {
-            if target.require_fingerprint(&model.fingerprint()).is_err() {
+            if target.require_fingerprint(&model.fingerprint_for(target.geometry())).is_err() {
                 let message = format!(
                     "memory '{into}' is an unfinished re-encoding by another model than the one being served; \
                      delete it (mnemon memory delete {into}), or serve that model"
@@ -138,7 +138,8 @@ fn open(store: &Store, model: &Model, tenant: &str, name: &str, into: &str) -> R
         }
         Ok(_) => return Err(told(StoreError::MemoryExists { name: into.to_owned() })),
         Err(StoreError::UnknownMemory { .. }) => {
-            let spec = MemorySpec { description: source.spec().description.clone(), ..spec_of(model) };
+            let spec =
+                MemorySpec { description: source.spec().description.clone(), ..spec_of(model, RecallMode::Attend) };
             store.create_copy(tenant, into, spec, &source).map_err(told)?
         }
         Err(error) => return Err(told(error)),

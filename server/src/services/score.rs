@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use mnemon_memory_store::Recall as _;
 use mnemon_proto::v1;
-use mnemon_runtime::{Error, ScoreStep, Scoring, Turn};
+use mnemon_runtime::{Error, MemoryFrom, ScoreStep, Scoring, Turn};
 use tonic::Status;
 
 use crate::auth::Tenant;
@@ -73,8 +74,12 @@ impl ScoreJob {
     fn begin(&self) -> Result<Scoring, Error> {
         let whole = [self.context.as_str(), self.text.as_str()].concat();
         super::check_tokens(&self.parts.model, &whole, self.parts.common.settings.limits.score_tokens)?;
-        let recall = self.recalled.as_ref().map(|recalled| recalled.recall_from(&self.parts, &self.options));
-        Scoring::new(Arc::clone(&self.parts.model), &self.context, &self.text, recall)
+        let memory = match &self.recalled {
+            Some(recalled) if !recalled.is_empty() => recalled.memory_from(&self.parts, &self.options),
+            _ => MemoryFrom::Nothing,
+        };
+        let context_tokens = Some(self.parts.common.settings.context_tokens as usize);
+        Scoring::within(Arc::clone(&self.parts.model), &self.context, &self.text, memory, context_tokens)
     }
 
     fn work(&mut self) -> Result<Option<Scored>, Error> {

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub(super) const PREFIX: &str = "MNEMON_";
 
 /// Settings whose value is text whatever it looks like.
-const TEXTS: [&str; 11] = [
+const TEXTS: [&str; 12] = [
     "listen",
     "data",
     "model",
@@ -21,6 +21,7 @@ const TEXTS: [&str; 11] = [
     "entry_policy",
     "kv_dtype",
     "memory_adapter",
+    "profile",
     "tls_cert",
     "tls_key",
     "log_format",
@@ -28,7 +29,8 @@ const TEXTS: [&str; 11] = [
 ];
 
 /// Settings whose value is a number or a truth value.
-const LITERALS: [&str; 5] = ["window", "chunk_tokens", "commit_tokens", "allow_insecure_remote", "shutdown_grace_s"];
+const LITERALS: [&str; 6] =
+    ["window", "context_tokens", "chunk_tokens", "commit_tokens", "allow_insecure_remote", "shutdown_grace_s"];
 
 impl PartialSettings {
     /// Reads the layer from names and values of variables.

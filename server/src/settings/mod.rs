@@ -91,7 +91,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Folder of the memories; created if missing.
     pub data: PathBuf,
-    /// Model: [`EMBEDDED_MODEL`], a folder, or a hub identifier `organisation/name`.
+    /// Model: [`EMBEDDED_MODEL`], a folder, a GGUF file, or a hub identifier `organisation/name`.
     pub model: String,
     /// Where the model runs: `auto`, `cpu` or `cuda:N`.
     pub device: String,
@@ -99,6 +99,12 @@ pub struct Settings {
     pub window: Option<u32>,
     /// File that gives memory to a pretrained model, as `training/` makes it.
     pub memory_adapter: Option<PathBuf>,
+    /// File that says how a pretrained model uses memory (`mnemon model profile`). `None`: the one in the data folder, made at
+    /// the first start.
+    pub profile: Option<PathBuf>,
+    /// Positions that a request to a pretrained model may use: prompt, passages and answer. At most what the model was
+    /// trained with.
+    pub context_tokens: u32,
     /// Tokens of a chunk of new memories; the model's own when `None`. Like the next two it is part of the fingerprint:
     /// memories made with other values are refused.
     pub chunk_tokens: Option<u32>,
@@ -144,6 +150,8 @@ impl Default for Settings {
             device: "auto".into(),
             window: None,
             memory_adapter: None,
+            profile: None,
+            context_tokens: 8192,
             chunk_tokens: None,
             entry_policy: None,
             kv_dtype: None,
@@ -204,6 +212,9 @@ impl Settings {
         self.validate_quotas()?;
         if self.commit_tokens == 0 {
             return invalid("commit_tokens", "0; at least 1 is needed".into());
+        }
+        if !(64..=1 << 20).contains(&self.context_tokens) {
+            return invalid("context_tokens", format!("{}; 64 to 1048576 are accepted", self.context_tokens));
         }
         if self.window == Some(0) {
             return invalid("window", "0; at least 1 token is needed".into());

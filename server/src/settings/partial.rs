@@ -60,6 +60,10 @@ layer! {
         window: u32,
         /// See [`Settings::memory_adapter`].
         memory_adapter: PathBuf,
+        /// See [`Settings::profile`].
+        profile: PathBuf,
+        /// See [`Settings::context_tokens`].
+        context_tokens: u32,
         /// See [`Settings::chunk_tokens`].
         chunk_tokens: u32,
         /// See [`Settings::entry_policy`].
@@ -159,6 +163,8 @@ impl PartialSettings {
             device,
             window,
             memory_adapter,
+            profile,
+            context_tokens,
             chunk_tokens,
             entry_policy,
             kv_dtype,
@@ -183,6 +189,8 @@ impl PartialSettings {
         set(&mut settings.device, device);
         settings.window = window;
         settings.memory_adapter = memory_adapter;
+        settings.profile = profile;
+        settings.context_tokens = context_tokens.unwrap_or(settings.context_tokens);
         settings.chunk_tokens = chunk_tokens;
         settings.entry_policy = entry_policy;
         settings.kv_dtype = kv_dtype;

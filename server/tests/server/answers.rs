@@ -172,7 +172,7 @@ async fn bad_generations_are_refused() {
     }
     let messages = vec![v1::ChatMessage { role: "user".into(), content: "hi".into() }];
     let chat = v1::GenerateRequest { messages: messages.clone(), ..request("", from(&["m"])) };
-    assert_status(&refused(client, chat).await, Code::InvalidArgument, "no chat template", "messages");
+    assert_status(&refused(client, chat).await, Code::InvalidArgument, "the model has none; give a prompt", "messages");
     let both = v1::GenerateRequest { messages, ..request("text", from(&["m"])) };
     assert_status(&refused(client, both).await, Code::InvalidArgument, "not both", "messages");
 }

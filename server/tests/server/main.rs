@@ -10,6 +10,7 @@ mod killed;
 mod life;
 mod limits;
 mod model;
+mod passages;
 mod reencode;
 mod remote;
 mod store;

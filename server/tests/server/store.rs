@@ -31,6 +31,7 @@ fn spec(fingerprint: u8) -> v1::MemorySpec {
             dtype: "f32".into(),
             chunk_tokens: 2,
             entry_policy: "per_token".into(),
+            key_heads: Vec::new(),
         }),
         model: "test".into(),
     }
@@ -63,6 +64,7 @@ fn chunk(ordinal: u64) -> v1::KvChunk {
         keys: vec![numbers(&key).into(); 2],
         values: vec![numbers(&values).into(); 2],
         importance: Vec::new(),
+        lone_keys: Vec::new(),
     }
 }
 
@@ -264,6 +266,25 @@ async fn bad_questions_end_a_view() {
         ),
         (Request::Fetch(v1::ChunkQuery { slot: 0, chunk_ids: vec![999] }), "chunk 999", Code::NotFound),
         (Request::List(v1::ListQuery { skip: 0, limit: 0 }), "1 to 65536", Code::InvalidArgument),
+        (Request::Search(v1::EntryQuery { key_heads: vec![2], ..query(0, 1) }), "key head 2", Code::InvalidArgument),
+        (Request::Search(v1::EntryQuery { key_heads: vec![0; 4097], ..query(0, 1) }), "4096", Code::InvalidArgument),
+        (
+            Request::Search(v1::EntryQuery { key_heads: vec![0; 2], ..query(0, 1) }),
+            "2 key heads",
+            Code::InvalidArgument,
+        ),
+        (Request::Search(v1::EntryQuery { n_heads: 0, ..query(0, 1) }), "1 to 4096", Code::InvalidArgument),
+        (Request::FetchLayers(v1::ChunkQuery { slot: 0, chunk_ids: vec![999] }), "chunk 999", Code::NotFound),
+        (neighbours(&[999], 1), "chunk 999", Code::NotFound),
+        (neighbours(&[1], 1025), "0 to 1024", Code::InvalidArgument),
+        (neighbours(&[1; 100], 1000), "is accepted", Code::InvalidArgument),
+        (terms(&[&[7]], 0), "1 to 4096", Code::InvalidArgument),
+        (terms(&vec![&[7][..]; 1025], 1), "at most 1024", Code::InvalidArgument),
+        (
+            Request::SearchTerms(v1::TermQuery { top_k: 1, k1: f32::NAN, ..Default::default() }),
+            "k1 of NaN",
+            Code::InvalidArgument,
+        ),
         (Request::Open(v1::OpenView::default()), "open already", Code::InvalidArgument),
     ];
     for (request, part, code) in requests {
@@ -284,6 +305,69 @@ async fn bad_questions_end_a_view() {
     let many = Request::Search(v1::EntryQuery { queries: vec![0; DIM * 4 * 64].into(), ..query(0, 65_536) });
     let (mut view, _) = View::open(&client, &["m"]).await;
     assert_status(&view.ask(many).await.unwrap_err().into(), Code::InvalidArgument, "hits at most", "top_k");
+}
+
+fn neighbours(chunk_ids: &[u64], before: u32) -> Request {
+    Request::Neighbours(v1::NeighbourQuery { chunk_ids: chunk_ids.to_vec(), before, after: 1 })
+}
+
+fn terms(terms: &[&[u32]], top_k: u32) -> Request {
+    let terms = terms.iter().map(|tokens| v1::Term { tokens: tokens.to_vec() }).collect();
+    Request::SearchTerms(v1::TermQuery { terms, top_k, k1: 1.2, b: 0.75 })
+}
+
+#[tokio::test]
+async fn chosen_key_heads_are_kept_and_searched() {
+    let (server, _data) = store_only(|_| {}).await;
+    let client = connect(&server).await;
+    let spec = spec(7);
+    let key_heads = [0, 3].map(|layer| v1::KeyHead { layer, head: 0 }).to_vec();
+    let geometry = v1::Geometry { key_heads: key_heads.clone(), ..spec.geometry.unwrap() };
+    let spec = v1::MemorySpec { geometry: Some(geometry.clone()), model: spec.model, ..spec };
+    let made = create(&client, "m", Some(spec)).await.unwrap();
+    assert_eq!(made.geometry, Some(geometry.clone()));
+    // The lone key points along another axis than the others.
+    let lone = |ordinal: u64| chunk(ordinal + 1).keys[0].clone();
+    let chunks = (0..6).map(|ordinal| Message::Chunk(v1::KvChunk { lone_keys: vec![lone(ordinal)], ..chunk(ordinal) }));
+    let begin = std::iter::once(Message::Start(start(0, 0)));
+    append(&client, begin.chain(chunks).chain([commit(12)]).collect()).await.unwrap();
+    let lacking = append_chunks(&client, 1, 6, 6..7).await.unwrap_err();
+    assert_status(&lacking.into(), Code::InvalidArgument, "lone key heads", "");
+
+    let (mut view, _) = View::open(&client, &["m"]).await;
+    let both = numbers(&[0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+    let both = v1::EntryQuery { key_heads: vec![0, 1], n_heads: 0, queries: both.into(), ..query(1, 1) };
+    let Answer::Hits(hits) = view.ask(Request::Search(both)).await.unwrap() else { panic!() };
+    assert_eq!((hits.counts, hits.scores), (vec![1, 1], vec![6.0, 6.0]));
+    let [before, at] = hits.chunk_ids[..] else { panic!() };
+    assert_eq!(before + 1, at, "the key at the lone head is that of the next chunk");
+
+    let layers = v1::ChunkQuery { slot: 0, chunk_ids: vec![at, before] };
+    let Answer::FetchedLayers(layers) = view.ask(Request::FetchLayers(layers)).await.unwrap() else { panic!() };
+    let ids: Vec<u64> = layers.chunks.iter().map(|kv| kv.chunk_id).collect();
+    assert_eq!(ids, [at, before, at, before], "layer by layer");
+    assert_eq!(layers.chunks[2].values, chunk(5).values[1]);
+    let Answer::Neighbours(lists) = view.ask(neighbours(&[at, before], 2)).await.unwrap() else { panic!() };
+    let lists: Vec<_> = lists.lists.into_iter().map(|list| list.chunk_ids).collect();
+    assert_eq!(lists, [vec![at - 2, at - 1, at], vec![at - 3, at - 2, at - 1, at]]);
+    let Answer::TermHits(found) = view.ask(terms(&[&[3, 100]], 4)).await.unwrap() else { panic!() };
+    assert_eq!((found.chunk_ids, found.scores.len()), (vec![at - 2], 1));
+
+    // No layer at all.
+    let only = v1::Geometry { layers: Vec::new(), ..geometry };
+    let only = v1::MemorySpec { fingerprint: "07".repeat(32), geometry: Some(only), model: "test".into() };
+    create(&client, "only", Some(only)).await.unwrap();
+    let chunk = v1::KvChunk { keys: Vec::new(), values: Vec::new(), lone_keys: vec![lone(0), lone(1)], ..chunk(0) };
+    let begin = Message::Start(v1::AppendStart { memory: "only".into(), ..start(0, 0) });
+    append(&client, vec![begin, Message::Chunk(chunk), commit(2)]).await.unwrap();
+    let (mut view, opened) = View::open(&client, &["only"]).await;
+    assert_eq!(opened.spec.unwrap().geometry.unwrap().key_heads, key_heads);
+    let search = v1::EntryQuery { key_heads: vec![1], ..query(2, 1) };
+    let Answer::Hits(hits) = view.ask(Request::Search(search)).await.unwrap() else { panic!() };
+    assert_eq!(hits.scores, [3.0]);
+    let layers = v1::ChunkQuery { slot: 0, chunk_ids: hits.chunk_ids };
+    let Answer::FetchedLayers(layers) = view.ask(Request::FetchLayers(layers)).await.unwrap() else { panic!() };
+    assert!(layers.chunks.is_empty());
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use mnemon_memory_store::{Choice, ChunkId, KvDtype, KvGeometry, Recall, SearchRequest, Store};
+use mnemon_memory_store::{
+    Choice, ChunkId, ChunkKv, KvDtype, KvGeometry, MAX_NEIGHBOURS, Recall, SearchRequest, Store, TermRequest,
+};
 use mnemon_proto::v1;
 use mnemon_proto::v1::view_request::Request;
 use mnemon_proto::v1::view_response::Answer;
@@ -30,6 +32,8 @@ pub(super) const DESCRIBED_MAX: u32 = 1000;
 const LISTED_MAX: u32 = 65_536;
 /// Chunks recalled for a block.
 const TOP_K_CHUNKS_MAX: u32 = 256;
+/// Query heads of one search.
+const QUERY_HEADS_MAX: u32 = 4096;
 /// Breadth of a walk.
 const EF_SEARCH_MAX: u32 = 4096;
 
@@ -122,7 +126,10 @@ async fn open(
     };
     let (store, tenant) = (store.clone(), tenant.clone());
     tasks::store(common, move || {
-        let (view, sequences) = view_of(&store, tenant.name(), &open.memories, model.as_ref())?;
+        let (view, sequences) = match model {
+            Some(fingerprint) => view_of(&store, tenant.name(), &open.memories, Some(&|_| fingerprint)),
+            None => view_of(&store, tenant.name(), &open.memories, None),
+        }?;
         let spec = store.memory(tenant.name(), &open.memories[0])?.spec().clone();
         let opened = v1::ViewOpened { spec: Some(wire::spec_to_send(&spec)), chunks: view.len(), sequences };
         Ok::<_, mnemon_memory_store::Error>((opened, view))
@@ -137,6 +144,9 @@ fn answer(view: &dyn Recall, request: Request) -> Result<Answer, Status> {
         Request::Search(query) => Answer::Hits(search(view, &query)?),
         Request::Recall(query) => Answer::Recalled(recall(view, query)?),
         Request::Fetch(query) => Answer::Fetched(fetch(view, &query)?),
+        Request::FetchLayers(query) => Answer::FetchedLayers(fetch_layers(view, &query)?),
+        Request::Neighbours(query) => Answer::Neighbours(neighbours(view, &query)?),
+        Request::SearchTerms(query) => Answer::TermHits(search_terms(view, query)?),
         Request::Describe(query) => {
             validate::within("describe.chunk_ids", query.chunk_ids.len() as u32, 0, DESCRIBED_MAX)?;
             let infos = view.describe(&ids(&query.chunk_ids)).map_err(|error| error.into_status(""))?;
@@ -157,6 +167,21 @@ fn ids(chunks: &[u64]) -> Vec<ChunkId> {
     chunks.iter().copied().map(ChunkId).collect()
 }
 
+/// The key heads that are searched: those named, or those of a layer.
+fn key_heads(geometry: &KvGeometry, query: &v1::EntryQuery) -> Result<Vec<usize>, Status> {
+    if query.key_heads.is_empty() {
+        validate::within("n_heads", query.n_heads, 1, QUERY_HEADS_MAX)?;
+        let searched = geometry.searched_by(query.slot as usize, query.n_heads as usize);
+        return searched.map_err(|error| error.into_status("slot"));
+    }
+    let named = query.key_heads.len() as u32;
+    validate::within("key_heads", named, 1, QUERY_HEADS_MAX)?;
+    if query.n_heads != 0 && query.n_heads != named {
+        return wire::refuse("n_heads", format!("{}, but {named} key heads are named", query.n_heads));
+    }
+    Ok(query.key_heads.iter().map(|key_head| *key_head as usize).collect())
+}
+
 /// Checks what the store does not, and hands over the queries.
 fn with_query<T>(
     view: &dyn Recall,
@@ -171,10 +196,10 @@ fn with_query<T>(
     if lists.saturating_mul(query.top_k as usize) > HITS_MAX {
         return wire::refuse("top_k", format!("{} for {lists} queries; {HITS_MAX} hits at most", query.top_k));
     }
+    let key_heads = key_heads(view.geometry(), query)?;
     let request = SearchRequest {
-        slot: query.slot as usize,
+        key_heads: &key_heads,
         queries: &queries,
-        n_heads: query.n_heads as usize,
         top_k: query.top_k as usize,
         ef: query.ef_search.map(|ef| ef as usize),
         exact: query.exact,
@@ -196,7 +221,8 @@ fn recall(view: &dyn Recall, query: v1::RecallQuery) -> Result<v1::RecalledChunk
     };
     let search = wire::given("search", query.search)?;
     let geometry = view.geometry();
-    let row = 4 * (search.n_heads as usize).saturating_mul(geometry.head_dim as usize).max(1);
+    let heads = search.key_heads.len().max(search.n_heads as usize);
+    let row = 4 * heads.saturating_mul(geometry.head_dim as usize).max(1);
     let blocks = (search.queries.len() / row).div_ceil(choice.block_queries.max(1));
     let bytes = blocks.saturating_mul(choice.top_k_chunks * kv_bytes(geometry, geometry.chunk_tokens as usize));
     if bytes > RECALLED_BYTES_MAX {
@@ -205,7 +231,7 @@ fn recall(view: &dyn Recall, query: v1::RecallQuery) -> Result<v1::RecalledChunk
             format!("{} for {blocks} blocks; ask for fewer at once", choice.top_k_chunks),
         );
     }
-    let blocks = with_query(view, &search, |request| view.recall(request, &choice))?;
+    let blocks = with_query(view, &search, |request| view.recall(search.slot as usize, request, &choice))?;
     let mut sent: HashSet<u64> = query.known.iter().copied().collect();
     let (mut chunks, mut room) = (Vec::new(), KV_BYTES_MAX);
     for kv in blocks.iter().flatten() {
@@ -215,22 +241,46 @@ fn recall(view: &dyn Recall, query: v1::RecallQuery) -> Result<v1::RecalledChunk
             chunks.push(wire::kv_to_send(kv));
         }
     }
-    let list = |block: &Vec<_>| v1::ChunkList { chunk_ids: block.iter().map(|kv: &Arc<_>| id(kv)).collect() };
+    let list = |block: &Vec<Arc<ChunkKv>>| wire::list_to_send(block.iter().map(|kv| &kv.id));
     Ok(v1::RecalledChunks { blocks: blocks.iter().map(list).collect(), chunks })
 }
 
-fn id(kv: &Arc<mnemon_memory_store::ChunkKv>) -> u64 {
-    kv.id.0
+/// Refuses more chunks, at `layers` layers each, than one answer may have.
+fn check_size(geometry: &KvGeometry, layers: usize, chunks: usize) -> Result<(), Status> {
+    let most = KV_BYTES_MAX / kv_bytes(geometry, geometry.chunk_tokens as usize).saturating_mul(layers).max(1);
+    if chunks > most.max(1) {
+        let message = format!("{chunks} chunks are more than one answer may have; ask for {most} at most");
+        return Err(status::with_reason(Code::ResourceExhausted, message, "ANSWER_TOO_LARGE"));
+    }
+    Ok(())
+}
+
+fn fetch_layers(view: &dyn Recall, query: &v1::ChunkQuery) -> Result<v1::ChunkKvs, Status> {
+    validate::within("fetch_layers.chunk_ids", query.chunk_ids.len() as u32, 0, LISTED_MAX)?;
+    check_size(view.geometry(), view.geometry().layers.len(), query.chunk_ids.len())?;
+    let layers = view.fetch_layers(&ids(&query.chunk_ids)).map_err(|error| error.into_status(""))?;
+    Ok(v1::ChunkKvs { chunks: layers.iter().flatten().map(|kv| wire::kv_to_send(kv)).collect() })
+}
+
+fn neighbours(view: &dyn Recall, query: &v1::NeighbourQuery) -> Result<v1::ChunkLists, Status> {
+    validate::within("neighbours.before", query.before, 0, MAX_NEIGHBOURS as u32)?;
+    validate::within("neighbours.after", query.after, 0, MAX_NEIGHBOURS as u32)?;
+    let most = LISTED_MAX / (query.before + 1 + query.after);
+    validate::within("neighbours.chunk_ids", u32::try_from(query.chunk_ids.len()).unwrap_or(u32::MAX), 0, most)?;
+    let lists = view.neighbours(&ids(&query.chunk_ids), query.before as usize, query.after as usize);
+    let lists = lists.map_err(|error| error.into_status(""))?;
+    Ok(v1::ChunkLists { lists: lists.iter().map(wire::list_to_send).collect() })
+}
+
+fn search_terms(view: &dyn Recall, query: v1::TermQuery) -> Result<v1::TermHits, Status> {
+    let terms: Vec<Vec<u32>> = query.terms.into_iter().map(|term| term.tokens).collect();
+    let request = TermRequest { terms: &terms, top_k: query.top_k as usize, k1: query.k1, b: query.b };
+    let hits = view.search_terms(&request).map_err(|error| error.into_status("search_terms"))?;
+    Ok(wire::term_hits_to_send(&hits))
 }
 
 pub(super) fn fetch(view: &dyn Recall, query: &v1::ChunkQuery) -> Result<v1::ChunkKvs, Status> {
-    let geometry = view.geometry();
-    let most = KV_BYTES_MAX / kv_bytes(geometry, geometry.chunk_tokens as usize).max(1);
-    if query.chunk_ids.len() > most.max(1) {
-        let message =
-            format!("{} chunks are more than one answer may have; ask for {most} at most", query.chunk_ids.len());
-        return Err(status::with_reason(Code::ResourceExhausted, message, "ANSWER_TOO_LARGE"));
-    }
+    check_size(view.geometry(), 1, query.chunk_ids.len())?;
     let fetched = view.fetch(query.slot as usize, &ids(&query.chunk_ids)).map_err(|error| error.into_status(""))?;
     Ok(v1::ChunkKvs { chunks: fetched.iter().map(|kv| wire::kv_to_send(kv)).collect() })
 }
