@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Search(Search),
     Generate(Generate),
     Score(Score),
+    #[command(subcommand)]
+    Model(Model),
     Demo(Demo),
     /// Measure Mnemon: what the README quotes, one subcommand each.
     #[command(subcommand)]
@@ -102,6 +104,7 @@ pub(crate) enum Command {
 Examples:
   mnemon serve                                            the built-in model, loopback only
   mnemon serve --data ./memories --model ./qwen3-0.6b     a model in the Hugging Face layout
+  mnemon serve --model ./SmolLM2-135M-Instruct.gguf       a model in one GGUF file
   mnemon serve --model HuggingFaceTB/SmolLM2-135M         a model of the hub, downloaded once
   mnemon serve --listen 127.0.0.1:0 --json                any free port; prints it as JSON
   mnemon serve --config mnemon.toml --device cuda:0
@@ -116,8 +119,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 
-    /// Folder of a model in the Hugging Face layout, or its id on the hub. [default: the built-in model]
-    #[arg(long, value_name = "DIR|HUB_ID")]
+    /// Folder of a model in the Hugging Face layout, a GGUF file, or an id on the hub. [default: the built-in model]
+    #[arg(long, value_name = "DIR|FILE.gguf|HUB_ID")]
     pub(crate) model: Option<String>,
 
     /// auto, cpu or cuda:N. [default: auto]
@@ -135,6 +138,16 @@ pub(crate) struct Serve {
     /// File that gives memory to a pretrained model (python -m mnemon_training.adapt makes one).
     #[arg(long, value_name = "FILE")]
     pub(crate) memory_adapter: Option<PathBuf>,
+
+    /// File that says how a pretrained model uses memory (mnemon model profile makes one). [default: the one in the data
+    /// folder, made at the first start]
+    #[arg(long, value_name = "FILE", conflicts_with = "memory_adapter")]
+    pub(crate) profile: Option<PathBuf>,
+
+    /// Positions that a request to a pretrained model may use: prompt, passages and answer. [default: 8192, at most what
+    /// the model was trained with]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) context_tokens: Option<u32>,
 
     /// Tokens of a chunk, the unit of storing and citing. Memories of other chunks, policies or types are refused.
     /// [default: the model's]
@@ -154,7 +167,7 @@ pub(crate) struct Serve {
     pub(crate) commit_tokens: Option<u32>,
 
     /// Keep memories for servers with a model, without one of its own.
-    #[arg(long, conflicts_with_all = ["store", "model", "device", "window", "memory_adapter"])]
+    #[arg(long, conflicts_with_all = ["store", "model", "device", "window", "memory_adapter", "profile"])]
     pub(crate) store_only: bool,
 
     /// Server that keeps the memories (one with --store-only), instead of a folder here. Its token comes from the TOML
@@ -221,6 +234,10 @@ Examples:
         /// What it is for.
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         description: String,
+        /// What a memory of a pretrained model keeps: attend (keys and values of all that is read; allows both ways of using
+        /// passages) or reread (only what finds passages, and their text: a fifth of the bytes).
+        #[arg(long, value_name = "MODE", value_parser = ["attend", "reread"], hide_possible_values = true)]
+        mode: Option<String>,
         #[command(flatten)]
         limits: Limits,
     },
@@ -560,12 +577,44 @@ pub(crate) struct Score {
     pub(crate) recall: RecallArgs,
 }
 
+/// A model, without a server.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Model {
+    /// Measure how a pretrained model uses memory, on text of our own: which heads retrieve, what memories keep, how many
+    /// passages. Minutes on a CPU; nothing is trained. The first start of a server does the same.
+    #[command(after_long_help = "\
+Examples:
+  mnemon model profile SmolLM2-135M-Instruct.gguf
+  mnemon model profile ./qwen3-0.6b --output qwen3.json   then: mnemon serve --model ./qwen3-0.6b --profile qwen3.json")]
+    Profile {
+        /// Folder of a model in the Hugging Face layout, a GGUF file, or an id on the hub.
+        #[arg(value_name = "DIR|FILE.gguf|HUB_ID")]
+        model: String,
+        /// File to write. [default: MODEL.profile.json in this folder]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// The same seed gives the same profile.
+        #[arg(long, value_name = "S", default_value_t = 1)]
+        seed: u64,
+        /// auto, cpu or cuda:N.
+        #[arg(long, value_name = "DEVICE", default_value = "auto")]
+        device: String,
+    },
+}
+
 /// How memory is used.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RecallArgs {
     /// Passages that a memory layer recalls at a time, 1 to 256; the model's own number otherwise.
     #[arg(long, value_name = "K")]
     pub(crate) top_k_chunks: Option<u32>,
+    /// How a pretrained model uses passages: attend (by their stored keys and values) or reread (their tokens again). Its
+    /// profile decides otherwise.
+    #[arg(long, value_name = "MODE", value_parser = ["attend", "reread"], hide_possible_values = true)]
+    pub(crate) mode: Option<String>,
+    /// Passages that a pretrained model is shown, 1 to 64; its profile's number otherwise.
+    #[arg(long, value_name = "N")]
+    pub(crate) passages: Option<u32>,
     /// Use the text alone.
     #[arg(long)]
     pub(crate) no_memory: bool,
@@ -587,10 +636,12 @@ pub(crate) struct RecallArgs {
 Examples:
   mnemon demo                            100,000 tokens
   mnemon demo --tokens 1000000           ten times as long
+  mnemon demo --model SmolLM2-135M-Instruct.gguf
   mnemon demo --file war_and_peace.txt   your own text: find passages, continue them
   mnemon demo --json > demo.json")]
 pub(crate) struct Demo {
-    /// Length of the history, about; with --file: read this much of it, all of it otherwise. [default: 100000]
+    /// Length of the history, about; with --file: read this much of it, all of it otherwise. [default: 100000; 8000 with a
+    /// pretrained model]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=200_000_000))]
     pub(crate) tokens: Option<u64>,
     /// UTF-8 text file to read instead of a generated history.
@@ -599,9 +650,12 @@ pub(crate) struct Demo {
     /// Seed of the generated history.
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Model to use: a folder in the Hugging Face layout, or an id on the hub. Without it: the built-in model.
-    #[arg(long, value_name = "DIR|HUB_ID")]
+    /// Model to use: a folder in the Hugging Face layout, a GGUF file, or an id on the hub. Without it: the built-in model.
+    #[arg(long, value_name = "DIR|FILE.gguf|HUB_ID")]
     pub(crate) model: Option<String>,
+    /// Profile of a pretrained model (mnemon model profile makes one). Without it the model is measured first.
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub(crate) profile: Option<PathBuf>,
     /// auto, cpu or cuda:N.
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<String>,

@@ -32,7 +32,9 @@ pub(crate) fn memory(memory: &v1::Memory) -> Value {
 }
 
 fn geometry(geometry: &v1::Geometry) -> Value {
+    let key_head = |key: &v1::KeyHead| json!({"layer": key.layer, "head": key.head});
     json!({
+        "key_heads": geometry.key_heads.iter().map(key_head).collect::<Vec<_>>(),
         "layers": geometry.layers,
         "kv_heads": geometry.kv_heads,
         "head_dim": geometry.head_dim,
@@ -86,11 +88,25 @@ fn chunk(chunk: &v1::Chunk) -> Value {
             "token_end": span.token_end,
         },
         "text": chunk.text,
+        "metadata": chunk.metadata.iter().collect::<BTreeMap<_, _>>(),
     })
 }
 
 pub(crate) fn citations(citations: &[v1::Citation]) -> Value {
     citations.iter().map(|c| json!({"chunk": c.chunk.as_ref().map(chunk), "weight": c.weight})).collect()
+}
+
+pub(crate) fn chunks(chunks: &[v1::Chunk]) -> Value {
+    chunks.iter().map(chunk).collect()
+}
+
+/// How memory reached a pretrained model.
+pub(crate) fn mode(mode: v1::RecallMode) -> Option<&'static str> {
+    match mode {
+        v1::RecallMode::Unspecified => None,
+        v1::RecallMode::Attend => Some("attend"),
+        v1::RecallMode::Reread => Some("reread"),
+    }
 }
 
 pub(crate) fn hits(hits: &[v1::SearchHit]) -> Value {

@@ -148,3 +148,82 @@ fn the_service_is_measured_without_its_peer() {
         assert!(load["servers"]["mnemon"]["calls_per_second"].as_f64().unwrap() > 0.0, "{load}");
     }
 }
+
+/// The line of a table about a task and a row at a size.
+fn line<'r>(results: &'r Value, tokens: u64, task: &str, row: &str) -> Option<&'r Value> {
+    let is_it = |line: &&Value| line["tokens"] == tokens && line["task"] == task && line["row"] == row;
+    results["table"].as_array().unwrap().iter().find(is_it)
+}
+
+#[test]
+fn needles_are_asked_in_every_way_and_runs_are_pooled() {
+    let (novels, out) = (novels(), TempDir::new().unwrap());
+    let tasks = "single,natural,multi-value,updated,absent";
+    let rows = "auto,bm25,bm25+neighbours,minilm,oracle,full,nothing";
+    let arguments = [
+        "--tokens",
+        "1500,3k",
+        "--haystacks",
+        "1",
+        "--items",
+        "2",
+        "--tasks",
+        tasks,
+        "--rows",
+        rows,
+        "--full-tokens",
+        "2k",
+    ];
+    let first = bench("needle", novels.path(), &arguments);
+    for tokens in [1_500, 3_000] {
+        for row in ["auto", "bm25", "bm25+neighbours", "oracle", "nothing"] {
+            assert_eq!(line(&first, tokens, "all", row).unwrap()["n"], 8, "{row}");
+        }
+        // The oracle shows the needles, so they stand where the haystack says.
+        assert_eq!(line(&first, tokens, "all", "oracle").unwrap()["found"]["percent"], 100.0);
+        assert_eq!(line(&first, tokens, "single", "bm25+neighbours").unwrap()["found"]["percent"], 100.0);
+        assert!(line(&first, tokens, "absent", "oracle").is_none());
+    }
+    // Beyond the length in training nothing is asked of the whole.
+    assert!(line(&first, 1_500, "all", "full").is_some() && line(&first, 3_000, "all", "full").is_none());
+    assert!(line(&first, 1_500, "all", "minilm").is_none() && first["skipped_rows"]["minilm"].is_string());
+    assert!(first["differences"].as_array().unwrap().iter().any(|d| d["memory"] == "auto" && d["against"] == "bm25"));
+
+    // The same haystack by other rows, and another haystack: asked by another process, over memories that stay.
+    let data = out.path().join("data");
+    let mut files = Vec::new();
+    for (number, rows) in [("0", "bm25"), ("0", "nothing"), ("1", "bm25")] {
+        let folder = out.path().join(files.len().to_string());
+        let mut command = mnemon();
+        command.args(["bench", "needle", "--tokens", "1500", "--haystacks", "1", "--items", "2", "--tasks", "single"]);
+        command.args(["--first-haystack", number, "--rows", rows, "--keep", "--novels"]).arg(novels.path());
+        run(command.arg("--data").arg(&data).arg("--out").arg(&folder), b"").succeeds();
+        files.push(folder.join("needle.json"));
+    }
+    let mut command = mnemon();
+    command.args(["bench", "needle", "--out"]).arg(out.path()).arg("--pool").args(&files);
+    run(&mut command, b"").succeeds();
+    let pooled: Value = serde_json::from_slice(&fs::read(out.path().join("needle.json")).unwrap()).unwrap();
+    assert_eq!(line(&pooled["results"], 1_500, "single", "bm25").unwrap()["n"], 4);
+    assert_eq!(line(&pooled["results"], 1_500, "single", "nothing").unwrap()["n"], 2);
+    let again = run(command.arg(&files[0]), b"");
+    assert!(again.code != 0 && again.err.contains("in two files"), "{}", again.err);
+}
+
+#[test]
+fn stories_are_scattered_in_novels() {
+    let (novels, babi) = (novels(), TempDir::new().unwrap());
+    let story = "1 John travelled to the hallway.\n2 Mary journeyed to the bathroom.\n3 Where is John? |hallway|1\n\
+        4 John moved to the bedroom.\n5 Where is Mary? |bathroom|2\n6 Where is John? |bedroom|4\n";
+    fs::write(babi.path().join("qa1_test.txt"), story).unwrap();
+    let folder = babi.path().to_str().unwrap();
+    let arguments =
+        ["--babi", folder, "--tokens", "800,1600", "--tasks", "1", "--stories", "1", "--rows", "auto,bm25,oracle"];
+    let results = bench("babilong", novels.path(), &arguments);
+    for tokens in [800, 1_600] {
+        for row in ["auto", "bm25", "oracle"] {
+            assert_eq!(line(&results, tokens, "qa1", row).unwrap()["n"], 2, "{results}");
+        }
+        assert_eq!(line(&results, tokens, "qa1", "oracle").unwrap()["found"]["percent"], 100.0);
+    }
+}

@@ -97,6 +97,26 @@ impl Client {
         Ok(self.memories.clone().get_document(self.timed(message)).await?.into_inner())
     }
 
+    /// All chunks of a document in its order, with their tokens and text; follows the pages. What is appended meanwhile may be
+    /// missing.
+    pub async fn read_document(&self, memory: &str, document_id: &str) -> Result<Vec<v1::ChunkText>> {
+        let mut all = Vec::new();
+        loop {
+            let message = v1::ReadDocumentRequest {
+                memory: memory.into(),
+                document_id: document_id.into(),
+                from_ordinal: all.len() as u64,
+                limit: PAGE,
+            };
+            let page = self.chunk_store().read_document(self.timed(message)).await?.into_inner().chunks;
+            let is_last = page.len() < PAGE as usize;
+            all.extend(page);
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
     /// Deletes a document: it is never returned again.
     pub async fn delete_document(&self, memory: &str, document_id: &str) -> Result<()> {
         let message = v1::DeleteDocumentRequest { memory: memory.into(), document_id: document_id.into() };

@@ -24,6 +24,8 @@ pub(crate) async fn run(args: Generate, global: &Global, ui: &Ui) -> Result<()> 
             "finish_reason": json::finish(finish.reason()),
             "usage": json::usage(&usage),
             "citations": json::citations(&finish.citations),
+            "mode": json::mode(finish.mode()),
+            "passages": json::chunks(&finish.passages),
         }))?);
     }
     if !text.ends_with('\n') {

@@ -21,7 +21,10 @@ pub(crate) async fn run(args: Memory, global: &Global, ui: &Ui) -> Result<()> {
     }
     let client = super::connect(global).await?;
     match args {
-        Memory::Create { memory, description, limits } => create(&client, memory, description, &limits, ui).await,
+        Memory::Create { memory, description, mode, limits } => {
+            let mode = super::mode(mode.as_deref());
+            create(&client, memory, description, mode, &limits, ui).await
+        }
         Memory::Update { memory, limits } => update(&client, memory, &limits, ui).await,
         Memory::List => list(&client, ui).await,
         Memory::Show { memory } => show(&client, &memory, ui).await,
@@ -29,10 +32,26 @@ pub(crate) async fn run(args: Memory, global: &Global, ui: &Ui) -> Result<()> {
     }
 }
 
-async fn create(client: &Client, name: String, description: String, limits: &Limits, ui: &Ui) -> Result<()> {
+async fn create(
+    client: &Client,
+    name: String,
+    description: String,
+    mode: v1::RecallMode,
+    limits: &Limits,
+    ui: &Ui,
+) -> Result<()> {
     let Limits { max_tokens, max_bytes, .. } = *limits;
     let (ttl, document_ttl) = (wire(limits.ttl)?, wire(limits.document_ttl)?);
-    let request = v1::CreateMemoryRequest { name, description, ttl, document_ttl, max_tokens, max_bytes, spec: None };
+    let request = v1::CreateMemoryRequest {
+        name,
+        description,
+        ttl,
+        document_ttl,
+        max_tokens,
+        max_bytes,
+        spec: None,
+        mode: mode.into(),
+    };
     let memory = client.create_memory_with(request).await?;
     if ui.json() {
         return Ok(ui.value(&json::memory(&memory))?);
@@ -115,7 +134,10 @@ async fn show(client: &Client, name: &str, ui: &Ui) -> Result<()> {
         ),
     ));
     if let Some(geometry) = &memory.geometry {
-        let layers = geometry.layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let layers = match &geometry.layers[..] {
+            [] => "none".to_owned(),
+            layers => layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
         rows.push((
             "layers",
             format!(
@@ -125,6 +147,10 @@ async fn show(client: &Client, name: &str, ui: &Ui) -> Result<()> {
                 geometry.dtype
             ),
         ));
+        if !geometry.key_heads.is_empty() {
+            let key_heads = geometry.key_heads.iter().map(|key| format!("{}:{}", key.layer, key.head));
+            rows.push(("searched by", format!("heads {} (layer:head)", key_heads.collect::<Vec<_>>().join(", "))));
+        }
         rows.push(("chunks of", format!("{} tokens, entries {}", geometry.chunk_tokens, geometry.entry_policy)));
     }
     rows.push((

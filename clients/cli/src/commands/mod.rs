@@ -9,6 +9,7 @@ mod generate;
 mod import;
 mod ingest;
 mod memory;
+mod model;
 mod reencode;
 mod score;
 mod search;
@@ -48,6 +49,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Search(args) => search::run(args, &global, ui).await,
         Command::Generate(args) => generate::run(args, &global, ui).await,
         Command::Score(args) => score::run(args, &global, ui).await,
+        Command::Model(args) => model::run(args, ui),
         Command::Demo(args) => demo::run(args, ui).await,
         Command::Bench(command) => mnemon_bench::run(command).await,
     }
@@ -72,6 +74,18 @@ fn memory_options(memories: &[String], recall: &RecallArgs) -> v1::MemoryOptions
         ef_search: recall.ef_search,
         recall_off: recall.no_memory,
         exact: recall.exact,
+        mode: mode(recall.mode.as_deref()).into(),
+        passages: recall.passages,
+        ..v1::MemoryOptions::default()
+    }
+}
+
+/// The way of using passages that a flag names.
+fn mode(name: Option<&str>) -> v1::RecallMode {
+    match name {
+        Some("attend") => v1::RecallMode::Attend,
+        Some("reread") => v1::RecallMode::Reread,
+        _ => v1::RecallMode::Unspecified,
     }
 }
 

@@ -44,6 +44,8 @@ fn flags(args: Serve, ui: &Ui) -> Result<PartialSettings, Failure> {
     flags.device = args.device;
     flags.window = args.window;
     flags.memory_adapter = args.memory_adapter;
+    flags.profile = args.profile;
+    flags.context_tokens = args.context_tokens;
     flags.chunk_tokens = args.chunk_tokens;
     flags.entry_policy = args.entry_policy;
     flags.kv_dtype = args.kv_dtype;

@@ -35,8 +35,11 @@ impl Server {
     /// A server on the folder that another one left.
     pub(crate) fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
         let mut command = mnemon();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--json", "--log", "warn", "--data"]);
-        command.arg(folder.path().join("data")).args(arguments);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--json", "--log", "warn"]).args(arguments);
+        // A server whose memories another one keeps has no folder for them.
+        if !arguments.contains(&"--store") {
+            command.arg("--data").arg(folder.path().join("data"));
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

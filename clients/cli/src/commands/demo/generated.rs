@@ -16,6 +16,11 @@ use crate::args::Demo;
 use crate::render::{Ink, Ui, bar, bytes, count, excerpt, harmless, percent, plural, rough_count};
 
 const TOKENS_DEFAULT: u64 = 100_000;
+/// Pretrained models are larger, and read some hundred tokens a second on a CPU.
+const TOKENS_DEFAULT_PRETRAINED: u64 = 8_000;
+
+/// Tokens of an answer in a chat.
+const CHAT_TOKENS_MAX: u32 = 40;
 
 /// Facts asked about, from the first line of the history to the last.
 const QUESTIONS: usize = 8;
@@ -27,7 +32,8 @@ const REVISED: usize = 2;
 const DOCUMENT: &str = "history";
 
 pub(super) async fn run(args: &Demo, session: &Session<'_>, mut measures: Measures) -> Result<(Value, Measures)> {
-    let tokens = args.tokens.unwrap_or(TOKENS_DEFAULT);
+    let default = if session.model.uses_passages { TOKENS_DEFAULT_PRETRAINED } else { TOKENS_DEFAULT };
+    let tokens = args.tokens.unwrap_or(default);
     let plan = Plan {
         seed: args.seed,
         bytes: (tokens as f64 * BYTES_PER_TOKEN) as u64,
@@ -47,9 +53,15 @@ pub(super) async fn run(args: &Demo, session: &Session<'_>, mut measures: Measur
     let mut found_but_wrong = 0;
     for (index, planted) in survey.asked().enumerate() {
         let question = &planted.fact.question;
-        let with = session.ask(question, true, ANSWER_TOKENS_MAX, &["\n"]).await?;
-        let without = session.ask(question, false, ANSWER_TOKENS_MAX, &["\n"]).await?;
-        let right = (planted.fact.is_answered_by(&with.text), planted.fact.is_answered_by(&without.text));
+        let (with, without) = if session.model.answers_messages {
+            let question = plain(question);
+            let with = session.ask_in_chat(question, true, CHAT_TOKENS_MAX).await?;
+            (with, session.ask_in_chat(question, false, CHAT_TOKENS_MAX).await?)
+        } else {
+            let with = session.ask(question, true, ANSWER_TOKENS_MAX, &["\n"]).await?;
+            (with, session.ask(question, false, ANSWER_TOKENS_MAX, &["\n"]).await?)
+        };
+        let right = (says(session, &planted.fact, &with.text), says(session, &planted.fact, &without.text));
         let rank = with.rank_of(planted.byte_start, planted.byte_end);
         exact.with_memory += f64::from(u8::from(right.0));
         exact.without_memory += f64::from(u8::from(right.1));
@@ -81,6 +93,20 @@ pub(super) async fn run(args: &Demo, session: &Session<'_>, mut measures: Measur
         "continuation_recalls_facts": continuation.recalled_facts,
     });
     Ok((json!({"history": history, "questions": questions}), measures))
+}
+
+/// The question without the form that the built-in model was trained with.
+fn plain(question: &str) -> &str {
+    question.trim_start_matches("Question: ").trim_end_matches("\nAnswer:")
+}
+
+/// Whether an answer is right: in the form that the built-in model was trained with, or with the value in it.
+fn says(session: &Session<'_>, fact: &Fact, text: &str) -> bool {
+    if session.model.answers_messages {
+        text.to_lowercase().contains(&fact.value.to_lowercase())
+    } else {
+        fact.is_answered_by(text)
+    }
 }
 
 fn announce(session: &Session<'_>, plan: Plan, survey: &Survey) -> io::Result<()> {
@@ -129,7 +155,7 @@ impl Said<'_> {
         if ui.json() {
             return Ok(());
         }
-        let question = planted.fact.question.trim_start_matches("Question: ").trim_end_matches("\nAnswer:");
+        let question = plain(&planted.fact.question);
         let tokens_back = ((self.bytes - planted.byte_end) as f64 / self.bytes as f64 * self.tokens as f64) as u64;
         let back = match tokens_back {
             0 => "a moment ago".to_owned(),

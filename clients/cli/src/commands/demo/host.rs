@@ -36,11 +36,14 @@ impl Host {
             data: folder.path().to_owned(),
             model: args.model.clone().unwrap_or(defaults.model),
             device: args.device.clone().unwrap_or(defaults.device),
+            profile: args.profile.clone(),
             shutdown_grace: Duration::from_secs(1),
             ..Settings::default()
         };
         if let Some(model) = &args.model {
-            ui.note(format!("loading {model}"));
+            let measured =
+                if args.profile.is_none() { "; a pretrained model is measured first, which takes minutes" } else { "" };
+            ui.note(format!("loading {model}{measured}"));
         }
         let server = Embedded::start(settings).await.map_err(|error| Failure::from(&error))?;
         let options = ConnectOptions { endpoint: server.endpoint(), ..ConnectOptions::default() };

@@ -108,6 +108,22 @@ impl<'a> Session<'a> {
             stop: stop.iter().map(|&s| s.to_owned()).collect(),
             ..v1::GenerateRequest::default()
         };
+        self.generate(request).await
+    }
+
+    /// Answers a question as a chat model does.
+    pub(super) async fn ask_in_chat(&self, question: &str, with_memory: bool, max_tokens: u32) -> Result<Answer> {
+        let message = v1::ChatMessage { role: "user".to_owned(), content: question.to_owned() };
+        let request = v1::GenerateRequest {
+            messages: vec![message],
+            memory: Some(options(with_memory)),
+            max_tokens: Some(max_tokens),
+            ..v1::GenerateRequest::default()
+        };
+        self.generate(request).await
+    }
+
+    async fn generate(&self, request: v1::GenerateRequest) -> Result<Answer> {
         let mut stream = self.client.generate(request).await?;
         let mut answer = Answer::default();
         while let Some(piece) = stream.message().await? {
