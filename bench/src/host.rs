@@ -14,18 +14,26 @@ use crate::report::line_start;
 /// The model to measure, and where its memories are kept meanwhile.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct HostArguments {
-    /// A folder in the Hugging Face layout, or an id on the hub. Without it: the built-in model.
-    #[arg(long, value_name = "DIR|HUB_ID")]
+    /// A folder in the Hugging Face layout, a .gguf file, or an id on the hub. Without it: the built-in model.
+    #[arg(long, value_name = "DIR|FILE|HUB_ID")]
     model: Option<String>,
     /// Folder for the memories; they are removed at the end. Without it: the system's temporary folder.
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+    /// Profile of a pretrained model, as `mnemon model profile` makes it. Without it the model is measured first.
+    #[arg(long, value_name = "FILE", requires = "model")]
+    profile: Option<PathBuf>,
 }
 
 impl HostArguments {
+    /// Whether a model is named: one that was not trained with memory, as far as benches are concerned.
+    pub(crate) fn names_model(&self) -> bool {
+        self.model.is_some()
+    }
+
     /// For the model in a folder.
     pub(crate) fn for_model(folder: &Path) -> Self {
-        Self { model: Some(folder.display().to_string()), scratch: None }
+        Self { model: Some(folder.display().to_string()), scratch: None, profile: None }
     }
 }
 
@@ -33,6 +41,8 @@ impl HostArguments {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Shape {
     pub(crate) window: Option<u32>,
+    /// Positions of a request to a pretrained model.
+    pub(crate) context_tokens: Option<u32>,
     pub(crate) chunk_tokens: Option<u32>,
     pub(crate) entry_policy: Option<&'static str>,
     pub(crate) kv_dtype: Option<&'static str>,
@@ -42,7 +52,8 @@ pub(crate) struct Shape {
 pub(crate) struct Host {
     pub(crate) client: Client,
     server: Embedded,
-    folder: TempDir,
+    /// What goes away at the end; `None`: the memories stay.
+    folder: Option<TempDir>,
 }
 
 /// What the model said, and when.
@@ -51,11 +62,19 @@ pub(crate) struct Answer {
     pub(crate) finish: v1::GenerateFinish,
     /// From the request to the first token, as the client saw it.
     pub(crate) first_token: Duration,
+    /// From the request to the end.
+    pub(crate) total: Duration,
 }
 
 impl Host {
     pub(crate) async fn start(arguments: &HostArguments) -> Result<Self> {
         Self::start_with(arguments, &Shape::default()).await
+    }
+
+    /// A server on a folder that stays.
+    pub(crate) async fn start_at(arguments: &HostArguments, shape: &Shape, data: &Path) -> Result<Self> {
+        let (client, server) = serve(arguments, shape, data).await?;
+        Ok(Self { client, server, folder: None })
     }
 
     /// A server whose memories have a shape of their own.
@@ -67,26 +86,16 @@ impl Host {
             None => builder.tempdir(),
         }
         .context("no folder for the memories can be made; name one with --scratch")?;
-        let defaults = Settings::default();
-        let settings = Settings {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            data: folder.path().to_owned(),
-            model: arguments.model.clone().unwrap_or(defaults.model),
-            window: shape.window,
-            chunk_tokens: shape.chunk_tokens,
-            entry_policy: shape.entry_policy.map(str::to_owned),
-            kv_dtype: shape.kv_dtype.map(str::to_owned),
-            shutdown_grace: Duration::from_secs(1),
-            ..defaults
-        };
-        let server = Embedded::start(settings).await?;
-        let options = ConnectOptions { endpoint: server.endpoint(), ..ConnectOptions::default() };
-        Ok(Self { client: Client::connect(options).await?, server, folder })
+        let (client, server) = serve(arguments, shape, folder.path()).await?;
+        Ok(Self { client, server, folder: Some(folder) })
     }
 
     pub(crate) async fn stop(self) -> Result<()> {
         self.server.stop().await?;
-        self.folder.close().context("the memories of the measurement cannot be removed")
+        match self.folder {
+            Some(folder) => folder.close().context("the memories of the measurement cannot be removed"),
+            None => Ok(()),
+        }
     }
 
     /// Bytes of a token of this model, measured on the beginning of a text.
@@ -107,7 +116,6 @@ impl Host {
 
     /// The most probable continuation, up to a line break.
     pub(crate) async fn ask(&self, prompt: &str, memory: v1::MemoryOptions, max_tokens: u32) -> Result<Answer> {
-        let begun = Instant::now();
         let request = v1::GenerateRequest {
             prompt: prompt.to_owned(),
             memory: Some(memory),
@@ -115,6 +123,12 @@ impl Host {
             stop: vec!["\n".to_owned()],
             ..v1::GenerateRequest::default()
         };
+        Ok(self.generate(request).await?)
+    }
+
+    /// The answer to a request.
+    pub(crate) async fn generate(&self, request: v1::GenerateRequest) -> mnemon_client::Result<Answer> {
+        let begun = Instant::now();
         let mut stream = self.client.generate(request).await?;
         let (mut text, mut finish, mut first_token) = (String::new(), v1::GenerateFinish::default(), None);
         while let Some(piece) = stream.message().await? {
@@ -126,8 +140,35 @@ impl Host {
                 finish = end;
             }
         }
-        Ok(Answer { text, finish, first_token: first_token.unwrap_or_else(|| begun.elapsed()) })
+        let total = begun.elapsed();
+        Ok(Answer { text, finish, first_token: first_token.unwrap_or(total), total })
     }
+}
+
+/// Starts a server on a free port, and connects to it.
+async fn serve(arguments: &HostArguments, shape: &Shape, data: &Path) -> Result<(Client, Embedded)> {
+    let defaults = Settings::default();
+    let mut limits = defaults.limits;
+    // What fits the window may be asked.
+    let longest = shape.window.unwrap_or(0).max(shape.context_tokens.unwrap_or(0));
+    limits.prompt_tokens = limits.prompt_tokens.max(longest.into());
+    let settings = Settings {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        data: data.to_owned(),
+        model: arguments.model.clone().unwrap_or(defaults.model),
+        window: shape.window,
+        profile: arguments.profile.clone(),
+        context_tokens: shape.context_tokens.unwrap_or(defaults.context_tokens),
+        chunk_tokens: shape.chunk_tokens,
+        entry_policy: shape.entry_policy.map(str::to_owned),
+        kv_dtype: shape.kv_dtype.map(str::to_owned),
+        shutdown_grace: Duration::from_secs(1),
+        limits,
+        ..Settings::default()
+    };
+    let server = Embedded::start(settings).await?;
+    let options = ConnectOptions { endpoint: server.endpoint(), ..ConnectOptions::default() };
+    Ok((Client::connect(options).await?, server))
 }
 
 /// Scores of several texts, added up.

@@ -10,10 +10,11 @@ use std::{
 
 use anyhow::Result;
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, SearchRequest, Snapshot, Store, StoreOptions,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, SearchRequest, Snapshot, Store, StoreOptions, TermHit,
+    TermRequest,
     storage::{SledOptions, SledStorage},
 };
-use mnemon_runtime::{LoadOptions, Model, ModelSource, RecallOptions, ScoreStep, Scoring};
+use mnemon_runtime::{LoadOptions, MemoryFrom, Model, ModelSource, RecallOptions, ScoreStep, Scoring};
 
 use crate::vectors;
 
@@ -71,7 +72,7 @@ impl Recall for Compared {
         let between = Instant::now();
         let exact = self.inner.search(&SearchRequest { exact: true, ..request })?;
         let end = Instant::now();
-        let row = request.n_heads * self.geometry().head_dim as usize;
+        let row = request.key_heads.len() * self.geometry().head_dim as usize;
         let step = SearchRequest { queries: &request.queries[..row], ..request };
         self.inner.search(&step)?;
         let graph_step = end.elapsed();
@@ -95,6 +96,19 @@ impl Recall for Compared {
 
     fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<Arc<ChunkKv>>> {
         self.inner.fetch(slot, chunks)
+    }
+
+    fn neighbours(
+        &self,
+        chunks: &[ChunkId],
+        before: usize,
+        after: usize,
+    ) -> mnemon_memory_store::Result<Vec<Vec<ChunkId>>> {
+        self.inner.neighbours(chunks, before, after)
+    }
+
+    fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory_store::Result<Vec<TermHit>> {
+        self.inner.search_terms(request)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {
@@ -136,8 +150,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let inner = memory.snapshot()?;
         let compared = Arc::new(Compared { inner, ef, answer_exactly, seen: Mutex::new(Seen::default()) });
         let recall: Arc<dyn Recall> = Arc::clone(&compared) as _;
-        let mut scoring =
-            Scoring::new(Arc::clone(&model), "", &held_out, Some((recall, RecallOptions::for_model(&model))))?;
+        let mut scoring = Scoring::new(
+            Arc::clone(&model),
+            "",
+            &held_out,
+            MemoryFrom::Layers((recall, RecallOptions::for_model(&model))),
+        )?;
         let perplexity = loop {
             if let ScoreStep::Finished { tokens, log_probability, .. } = scoring.step()? {
                 break (-log_probability / tokens as f64).exp();

@@ -5,6 +5,9 @@
 //! |---|---|
 //! | `perplexity.rs` | how much better a novel is predicted, the more of it is remembered |
 //! | `recall.rs` | facts planted in long histories, asked for |
+//! | `needle/` | facts of many kinds planted in novels, asked with memory and with passages in the prompt |
+//! | `babilong.rs` | facts of bAbI's stories scattered in novels, likewise |
+//! | `answering/` | ways to answer: what these two share |
 //! | `pareto.rs` | what the settings of a memory cost and bring |
 //! | `extrapolation.rs` | position schemes at contexts longer than in training, with and without memory |
 //! | `index.rs`, `peers/index.py` | the graph index beside those of other projects |
@@ -21,12 +24,15 @@
 
 pub mod history;
 
+mod answering;
+mod babilong;
 mod extrapolation;
 mod grammar;
 mod host;
 mod index;
 mod index_recall;
 mod load;
+mod needle;
 mod pareto;
 mod perplexity;
 mod plot;
@@ -45,6 +51,10 @@ pub enum Command {
     Perplexity(perplexity::Arguments),
     /// Facts planted in long histories: exact answers, citations, updates, denials.
     Recall(recall::Arguments),
+    /// Facts of many kinds planted in novels: a model with memory beside the same model with passages in its prompt.
+    Needle(needle::Arguments),
+    /// Facts of bAbI's stories scattered in novels, likewise.
+    Babilong(babilong::Arguments),
     /// Chunks recalled, chunk size, entry policy and stored type against perplexity, facts, time and bytes.
     Pareto(pareto::Arguments),
     /// Position schemes at 1 to 8 times the length in training: full attention against a window and memory.
@@ -67,6 +77,8 @@ pub async fn run(command: Command) -> Result<()> {
     match command {
         Command::Perplexity(arguments) => perplexity::run(&arguments).await,
         Command::Recall(arguments) => recall::run(&arguments).await,
+        Command::Needle(arguments) => needle::run(&arguments).await,
+        Command::Babilong(arguments) => babilong::run(&arguments).await,
         Command::Pareto(arguments) => pareto::run(&arguments).await,
         Command::Extrapolation(arguments) => extrapolation::run(&arguments).await,
         Command::Index(arguments) => index::run(&arguments),

@@ -41,7 +41,7 @@ pub struct Arguments {
 /// Chunks recalled, for every shape.
 const TOP_K: [u32; 5] = [4, 8, 16, 32, 64];
 /// The model's own.
-const OWN: Shape = Shape { window: None, chunk_tokens: None, entry_policy: None, kv_dtype: None };
+const OWN: Shape = Shape { window: None, context_tokens: None, chunk_tokens: None, entry_policy: None, kv_dtype: None };
 const SHAPES: [(&str, Shape); 9] = [
     ("as the model says", OWN),
     ("chunks of 32 tokens", Shape { chunk_tokens: Some(32), ..OWN }),

@@ -261,7 +261,7 @@ async fn wait_for_graphs(host: &Host) -> Result<()> {
     loop {
         let memory = host.client.get_memory(MEMORY).await?;
         let geometry = memory.geometry.unwrap_or_default();
-        if memory.unsealed_entries < segment * u64::from(geometry.kv_heads) * geometry.layers.len() as u64 {
+        if memory.unsealed_entries < segment * geometry.key_heads.len() as u64 {
             return Ok(());
         }
         if memory.unsealed_entries < left {

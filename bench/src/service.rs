@@ -203,6 +203,7 @@ async fn fill(client: &Client, problem: &Problem<'_>) -> Result<(f64, HashMap<u6
         dtype: "f32".into(),
         chunk_tokens: CHUNK as u32,
         entry_policy: "per_token".into(),
+        key_heads: Vec::new(),
     };
     let fingerprint = "0".repeat(64);
     let spec = v1::MemorySpec { fingerprint: fingerprint.clone(), geometry: Some(geometry), model: "bench".into() };

@@ -64,6 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn spec(dtype: KvDtype) -> MemorySpec {
     let geometry = KvGeometry {
         layers: vec![2],
+        key_heads: KvGeometry::all_key_heads(&[2], 1),
         kv_heads: 1,
         head_dim: DIM as u32,
         dtype,
@@ -93,6 +94,7 @@ fn chunk(at: (u64, u64), keys: &[f32]) -> KvChunk {
         keys: vec![keys.to_vec()],
         values: vec![keys.iter().rev().copied().collect()],
         importance: Vec::new(),
+        lone_keys: Vec::new(),
     }
 }
 
@@ -282,7 +284,7 @@ fn whole(arguments: &Arguments, folder: &Path) -> Result<Value> {
 fn search(memory: &Memory) -> Result<f64> {
     let queries = vectors::clustered(64, 4, DIM, 3).queries;
     let start = Instant::now();
-    let request = SearchRequest { slot: 0, queries: &queries, n_heads: 4, top_k: 32, ef: Some(256), exact: false };
+    let request = SearchRequest { key_heads: &[0; 4], queries: &queries, top_k: 32, ef: Some(256), exact: false };
     let found = memory.snapshot()?.search(&request)?;
     ensure!(found.iter().all(|hits| hits.len() == 32), "a search found too little");
     Ok(start.elapsed().as_secs_f64() * 1e3)

@@ -10,9 +10,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use mnemon_encoder::{DocumentEncoder, EncodeOptions};
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Memory, MemorySpec, Recall, SearchRequest, Snapshot, Store,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Memory, MemorySpec, Recall, SearchRequest, Snapshot, Store, TermHit,
+    TermRequest,
 };
-use mnemon_runtime::{Model, RecallOptions, ScoreStep, Scoring};
+use mnemon_runtime::{MemoryFrom, Model, RecallOptions, ScoreStep, Scoring};
 use rand_chacha::{ChaCha8Rng, rand_core::RngCore, rand_core::SeedableRng};
 
 /// Rows of `dim` values.
@@ -76,7 +77,7 @@ pub(crate) fn real(model: &Arc<Model>, memory: &Memory, held_out: &str) -> Resul
     let recording = Arc::new(Recording { inner: snapshot, queries: Mutex::default() });
     let recall: Arc<dyn Recall> = Arc::clone(&recording) as _;
     let options = RecallOptions::for_model(model);
-    let mut scoring = Scoring::new(Arc::clone(model), "", held_out, Some((recall, options)))?;
+    let mut scoring = Scoring::new(Arc::clone(model), "", held_out, MemoryFrom::Layers((recall, options)))?;
     while !matches!(scoring.step()?, ScoreStep::Finished { .. }) {}
     let asked = std::mem::take(&mut *recording.queries.lock().unwrap_or_else(PoisonError::into_inner));
     let mut queries = Vec::new();
@@ -121,15 +122,28 @@ impl Recall for Recording {
     }
 
     fn search(&self, request: &SearchRequest<'_>) -> mnemon_memory_store::Result<Vec<Vec<Hit>>> {
-        if request.slot == 0 {
+        if request.key_heads.first() == Some(&0) {
             let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
-            queries.push((request.n_heads, request.queries.to_vec()));
+            queries.push((request.key_heads.len(), request.queries.to_vec()));
         }
         self.inner.search(request)
     }
 
     fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<Arc<ChunkKv>>> {
         self.inner.fetch(slot, chunks)
+    }
+
+    fn neighbours(
+        &self,
+        chunks: &[ChunkId],
+        before: usize,
+        after: usize,
+    ) -> mnemon_memory_store::Result<Vec<Vec<ChunkId>>> {
+        self.inner.neighbours(chunks, before, after)
+    }
+
+    fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory_store::Result<Vec<TermHit>> {
+        self.inner.search_terms(request)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {
