@@ -11,6 +11,7 @@
 //! | `search` | [`search_text`]: the chunks nearest to a query |
 //! | `probe` | [`probe`]: measures a pretrained model and makes its profile |
 //! | `overflow` | [`Overflow`]: the part of a prompt that does not fit, as a memory of the request's own |
+//! | `scratch` | a memory in this process, for the two before |
 //! | `options` | [`EncodeOptions`], [`Progress`] |
 //! | `utf8` | character borders, UTF-8 in pieces |
 //!
@@ -23,6 +24,7 @@ mod error;
 mod options;
 mod overflow;
 mod probe;
+mod scratch;
 mod search;
 mod tokenizer;
 mod utf8;

@@ -1,24 +1,20 @@
 //! The part of a prompt that does not fit, as a memory of the request's own: read like a document, kept in this process, gone with
 //! the request.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mnemon_memory_store::storage::InMemoryStorage;
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Error as StoreError, Hit, KvGeometry, Memory, MemorySpec, Recall,
-    Result as StoreResult, Sealing, SearchRequest, Store, StoreOptions, TermHit, TermRequest,
+    ChunkId, ChunkInfo, ChunkKv, Error as StoreError, Hit, KvGeometry, Memory, Recall, Result as StoreResult,
+    SearchRequest, TermHit, TermRequest,
 };
 use mnemon_runtime::Model;
 
-use crate::{DocumentEncoder, EncodeOptions, PUSH_BYTES_MAX, Result};
+use crate::scratch::scratch;
+use crate::{DocumentEncoder, PUSH_BYTES_MAX, Result};
 
-const TENANT: &str = "request";
 const DOCUMENT: &str = "prompt";
 /// Identifiers of chunks begin here: those of stores are below.
 const FIRST_CHUNK: u64 = 1 << 60;
-/// Bytes of caches: the memory is small and used once.
-const CACHE_BYTES: usize = 16 << 20;
 
 /// See the module.
 pub struct Overflow {
@@ -31,23 +27,7 @@ pub struct Overflow {
 impl Overflow {
     /// Takes the text; reads nothing yet. What is kept has the shape of `geometry`.
     pub fn new(model: &Arc<Model>, geometry: KvGeometry, text: String) -> Result<Self> {
-        let options = StoreOptions {
-            sealing: Sealing::Manual,
-            index_cache_bytes: CACHE_BYTES,
-            chunk_cache_bytes: CACHE_BYTES,
-            ..StoreOptions::default()
-        };
-        let store = Store::open(Arc::new(InMemoryStorage::new()), options)?;
-        let spec = MemorySpec {
-            fingerprint: model.fingerprint_for(&geometry),
-            geometry,
-            model_name: String::new(),
-            description: String::new(),
-        };
-        let memory = store.create_memory(TENANT, DOCUMENT, spec)?;
-        let options = EncodeOptions::for_geometry(memory.geometry());
-        let open = Arc::new(memory.clone());
-        let encoder = DocumentEncoder::create(Arc::clone(model), open, DOCUMENT, BTreeMap::new(), options)?;
+        let (memory, encoder) = scratch(model, geometry, DOCUMENT)?;
         Ok(Self { memory, encoder, text: text.into_bytes(), pushed: 0 })
     }
 

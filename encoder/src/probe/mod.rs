@@ -12,19 +12,15 @@ mod heads;
 mod text;
 mod trials;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mnemon_memory_store::storage::InMemoryStorage;
-use mnemon_memory_store::{
-    EntryPolicy, KvDtype, KvGeometry, Memory, MemorySpec, Recall, Sealing, Snapshot, Store, StoreOptions,
-};
+use mnemon_memory_store::{EntryPolicy, KvDtype, KvGeometry, Memory, Recall, Snapshot};
 use mnemon_runtime::{Measured, Message, Model, PROFILE_VERSION, Profile, Prompt, RecallMode};
 
 use self::text::{Fact, ProbeText};
-use crate::{DocumentEncoder, EncodeOptions, Result};
+use crate::Result;
+use crate::scratch::scratch;
 
-const TENANT: &str = "probe";
 const DOCUMENT: &str = "text";
 /// Bytes of text handed over at once.
 const PIECE_BYTES: usize = 4096;
@@ -124,20 +120,7 @@ fn read(model: &Arc<Model>, text: &str, dtype: KvDtype, tell: &mut dyn FnMut(Pro
         chunk_tokens: config.memory.chunk_tokens,
         entry_policy: EntryPolicy::PerToken,
     };
-    let store = Store::open(
-        Arc::new(InMemoryStorage::new()),
-        StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() },
-    )?;
-    let spec = MemorySpec {
-        fingerprint: model.fingerprint_for(&geometry),
-        geometry,
-        model_name: String::new(),
-        description: String::new(),
-    };
-    let memory = store.create_memory(TENANT, DOCUMENT, spec)?;
-    let options = EncodeOptions::for_geometry(memory.geometry());
-    let open = Arc::new(memory.clone());
-    let mut encoder = DocumentEncoder::create(Arc::clone(model), open, DOCUMENT, BTreeMap::new(), options)?;
+    let (memory, mut encoder) = scratch(model, geometry, DOCUMENT)?;
     for (index, piece) in text.as_bytes().chunks(PIECE_BYTES).enumerate() {
         tell(ProbeStage::Reading(index * PIECE_BYTES, text.len()));
         encoder.push(piece)?;
