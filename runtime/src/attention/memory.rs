@@ -10,6 +10,7 @@ use super::{
     LayerContext, PositionScheme, RecallOptions,
     backend::{self, Output, Part, Source},
     host::host_values,
+    masses::Masses,
     sequence::{Queries, Sequence},
 };
 use crate::{Error, Fusion, Model, Result};
@@ -48,10 +49,8 @@ pub(crate) struct Remembering {
     /// chunk's own place, so that a chunk is converted once wherever it stands. At most [`ROTATED_VALUES_MAX`].
     rotated: HashMap<(usize, ChunkId), Tensor>,
     rotated_values: usize,
-    /// Sums of attention masses since they were taken.
-    masses: HashMap<ChunkId, f64>,
-    /// Heads times queries that contributed to them.
-    visits: usize,
+    /// Attention of chunks.
+    masses: Masses,
 }
 
 /// A recalled chunk, ready to be attended to.
@@ -88,18 +87,13 @@ impl Remembering {
             everything: None,
             rotated: HashMap::new(),
             rotated_values: 0,
-            masses: HashMap::new(),
-            visits: 0,
+            masses: Masses::default(),
         })
     }
 
     /// Attention masses since the last call, averaged, largest first.
     pub(crate) fn take_masses(&mut self) -> Vec<(ChunkId, f32)> {
-        let visits = std::mem::take(&mut self.visits).max(1) as f64;
-        let mut masses: Vec<(ChunkId, f32)> =
-            self.masses.drain().map(|(chunk, mass)| (chunk, (mass / visits) as f32)).collect();
-        masses.sort_by(|(a, a_mass), (b, b_mass)| b_mass.total_cmp(a_mass).then(a.cmp(b)));
-        masses
+        self.masses.take()
     }
 
     /// Attends to sinks, recalled chunks and recent tokens; returns the context `[n_heads, n, head_dim]`.
@@ -201,7 +195,7 @@ impl Remembering {
         let mut parts: Vec<Part<'_>> = placed.iter().map(|placed| placed.part(logits)).collect();
         let local = sequence.parts(layer, queries, &local_scale, hide_sinks)?;
         let attend = |parts: &[Part<'_>]| backend::attention(sequence.backend, sequence.kv_heads, &queries.raw, parts);
-        self.visits += heads * n;
+        self.masses.visit(heads * n);
         match layer.memory {
             Some(memory) if memory.fusion == Fusion::Gate && !parts.is_empty() => {
                 let (near, far) = (attend(&local)?, attend(&parts)?);
@@ -232,7 +226,7 @@ impl Remembering {
             let masses = part_lse.iter().zip(&output.lse).enumerate();
             let seen = masses.filter(|(_, (part, _))| part.is_finite());
             let mass: f32 = seen.map(|(row, (part, all))| share(row) * (part - all).exp()).sum();
-            *self.masses.entry(*chunk).or_default() += f64::from(mass);
+            self.masses.add(*chunk, mass);
         }
     }
 

@@ -6,6 +6,7 @@
 //! | `sequence` | sinks and recent tokens of a sequence: common to all strategies |
 //! | `passages` | passages of memory in the middle of a prompt, for models that were not trained with memory |
 //! | `memory` | recalled chunks: chosen, placed, attended to, weighed |
+//! | `masses` | attention that chunks receive, summed |
 //! | `importance` | attention that tokens receive while they are local |
 //! | `cache` | keys and values of the recent tokens of one layer |
 //! | `backend`, `host`, `tensors` | one softmax over parts: through `mnemon-kernels`, or with tensor operations |
@@ -17,6 +18,7 @@ mod full;
 mod host;
 mod importance;
 mod local;
+mod masses;
 mod memory;
 mod options;
 mod passages;

@@ -10,11 +10,7 @@
 //! with the passages where a reader would put them). A passage is *stored* (keys and values from memory, at the layers
 //! that keep them) or *read* (its tokens run through the model, at all layers).
 
-use std::{
-    collections::{HashMap, VecDeque},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use mnemon_kernels::{LogitRule, Mask};
@@ -24,6 +20,7 @@ use super::{
     Attention, LayerContext, LocalMask,
     backend::{self, Output, Part, Source},
     host::host_values,
+    masses::Masses,
     sequence::{Queries, Sequence, by_token},
 };
 use crate::{Error, Model, Result, profile::QueryHead};
@@ -73,9 +70,7 @@ pub struct PassageAttention {
     placed: Vec<Placed>,
     phase: Phase,
     observed: Observed,
-    masses: HashMap<ChunkId, f64>,
-    /// Heads times queries that contributed to them.
-    visits: usize,
+    masses: Masses,
 }
 
 /// Queries of a few heads, before rotary encoding, of the tokens since they were last taken.
@@ -119,8 +114,7 @@ impl PassageAttention {
                 queries: vec![VecDeque::new(); heads.len()],
                 tokens_max: observed,
             },
-            masses: HashMap::new(),
-            visits: 0,
+            masses: Masses::default(),
         }
     }
 
@@ -251,11 +245,7 @@ impl PassageAttention {
 
     /// Attention mass of each chunk since the last call, averaged over the observed heads and the tokens, largest first.
     pub fn take_masses(&mut self) -> Vec<(ChunkId, f32)> {
-        let visits = std::mem::take(&mut self.visits).max(1) as f64;
-        let mut masses: Vec<(ChunkId, f32)> =
-            self.masses.drain().map(|(chunk, mass)| (chunk, (mass / visits) as f32)).collect();
-        masses.sort_by(|(a, a_mass), (b, b_mass)| b_mass.total_cmp(a_mass).then(a.cmp(b)));
-        masses
+        self.masses.take()
     }
 
     /// Parts of the stretches that have keys at this layer, and their indices.
@@ -292,14 +282,14 @@ impl PassageAttention {
             .filter(|head| head.layer as usize == layer.index)
             .map(|h| h.head as usize)
             .collect();
-        self.visits += heads.len() * n;
+        self.masses.visit(heads.len() * n);
         for (index, part_lse) in indices.iter().zip(output.part_lse.chunks_exact(rows)) {
             let Some(chunk) = self.placed[*index].chunk else { continue };
             let seen = heads.iter().flat_map(|head| head * n..(head + 1) * n).filter_map(|row| {
                 let (part, all) = (part_lse.get(row)?, output.lse.get(row)?);
                 part.is_finite().then(|| (part - all).exp())
             });
-            *self.masses.entry(chunk).or_default() += f64::from(seen.sum::<f32>());
+            self.masses.add(chunk, seen.sum());
         }
     }
 

@@ -185,13 +185,16 @@ impl GenerateJob {
         let mut options = self.options.take().unwrap_or_default();
         if let Some(overflow) = &self.overflow {
             long_prompt::recall_from(model, &mut options, overflow).map_err(|error| error.into_status("prompt"))?;
-        } else if let Some(overflow) = long_prompt::shorten(model, &mut self.asked, &options)? {
+        }
+        let for_passages = matches!(options.memory, MemoryFrom::Passages(_));
+        let prompt = self.asked.prompt(model, for_passages).map_err(|error| error.into_status("prompt"))?;
+        if self.overflow.is_none()
+            && let Some(overflow) = long_prompt::shorten(model, &mut self.asked, prompt.len(), &options)?
+        {
             self.overflow = Some(overflow);
             self.options = Some(options);
             return Ok(());
         }
-        let for_passages = matches!(options.memory, MemoryFrom::Passages(_));
-        let prompt = self.asked.prompt(model, for_passages).map_err(|error| error.into_status("prompt"))?;
         let generation = Generation::new(Arc::clone(model), prompt, options);
         self.generation = Some(generation.map_err(|error| error.into_status("prompt"))?);
         Ok(())

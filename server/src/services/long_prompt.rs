@@ -12,11 +12,12 @@ use tonic::Status;
 use super::generate::Asked;
 use crate::status::{self, IntoStatus, violation};
 
-/// Shortens what is asked to half of the context if it does not fit beside the answer, and beside passages if there are some;
+/// Shortens what is asked, a prompt of `tokens`, to half of the context if it does not fit beside the answer, and beside passages if there are some;
 /// returns what was taken away, which is not read yet.
 pub(super) fn shorten(
     model: &Arc<Model>,
     asked: &mut Asked,
+    tokens: usize,
     options: &GenerateOptions,
 ) -> Result<Option<Overflow>, Status> {
     if model.profile().is_none() {
@@ -25,7 +26,6 @@ pub(super) fn shorten(
     let told = |error: mnemon_runtime::Error| error.into_status("prompt");
     let context = options.context_tokens.unwrap_or(usize::MAX).min(model.config().max_position_embeddings);
     let has_passages = matches!(options.memory, MemoryFrom::Passages(_));
-    let tokens = asked.prompt(model, has_passages).map_err(told)?.len();
     if tokens > options.prompt_tokens_max {
         let limit = options.prompt_tokens_max;
         return Err(told(mnemon_runtime::Error::PromptTooLong { tokens, limit }));
