@@ -97,6 +97,7 @@ pub fn probe(model: &Arc<Model>, options: &ProbeOptions, tell: &mut dyn FnMut(Pr
         passages: 2,
         neighbours: NEIGHBOURS,
         mode: RecallMode::Attend,
+        mode_of_several: None,
         measured: Measured {
             tokens: memory.info().tokens as usize,
             questions: probed.facts.len(),

@@ -51,6 +51,7 @@ pub(super) fn choose(
     let all = [0, layers - 1];
     let mut trials = Vec::new();
     let mut best = [0.0_f32; 2];
+    let mut best_of_several = [0.0_f32; 2];
     let mut most = [PASSAGES[0]; 2];
     for (which, mode) in [RecallMode::Attend, RecallMode::Reread].into_iter().enumerate() {
         for passages in PASSAGES {
@@ -60,17 +61,26 @@ pub(super) fn choose(
                 most[which] = passages;
             }
             best[which] = best[which].max(share);
+            if passages > 1 {
+                best_of_several[which] = best_of_several[which].max(share);
+            }
             profile.measured.found_first = found_first;
             profile.measured.found = profile.measured.found.max(found);
         }
     }
-    let rereads = best[1] > best[0] + REREAD_MARGIN;
-    profile.mode = if rereads { RecallMode::Reread } else { RecallMode::Attend };
-    profile.passages = most[usize::from(rereads)];
+    let preferred = |best: [f32; 2]| match best[1] > best[0] + REREAD_MARGIN {
+        true => RecallMode::Reread,
+        false => RecallMode::Attend,
+    };
+    profile.mode = preferred(best);
+    profile.mode_of_several = Some(preferred(best_of_several)).filter(|mode| *mode != profile.mode);
+    let rereads = profile.mode_for(1) == RecallMode::Reread;
+    profile.passages = most[usize::from(profile.mode_for(2) == RecallMode::Reread)];
     if trimmed > 0 && !rereads {
         let kept = [trimmed, layers - 1 - trimmed];
-        let [share, ..] = run(profile, Some(RecallMode::Attend), profile.passages, kept)?;
-        trials.push(Trial { mode: RecallMode::Attend, passages: profile.passages, layers: kept, answered: share });
+        let passages = if profile.mode_for(2) == RecallMode::Attend { profile.passages } else { 1 };
+        let [share, ..] = run(profile, Some(RecallMode::Attend), passages, kept)?;
+        trials.push(Trial { mode: RecallMode::Attend, passages, layers: kept, answered: share });
         // One answer more or less is chance.
         if share + 1.0 / facts as f32 >= best[0] {
             profile.kv_layers = (kept[0]..=kept[1]).collect();

@@ -41,6 +41,14 @@ impl Cache {
         }
     }
 
+    /// The same tokens, kept apart.
+    pub(crate) fn duplicate(&self) -> Result<Self> {
+        Ok(match self {
+            Self::Pages(pages) => Self::Pages(pages.clone()),
+            Self::Buffer(buffer) => Self::Buffer(buffer.duplicate()?),
+        })
+    }
+
     /// Appends `k` and `v` `[n_kv_heads, n, head_dim]`, the first of them at position `first`, next to the last.
     pub(crate) fn append(&mut self, first: usize, k: &Tensor, v: &Tensor) -> Result<()> {
         match self {
@@ -108,12 +116,14 @@ impl Cache {
 
 /// Pages in memory. They end at multiples of [`PAGE_TOKENS`], wherever the sequence began, so that a document
 /// continued in its middle is computed in the same pieces, to the last bit.
+#[derive(Clone)]
 pub(crate) struct Pages {
     pages: VecDeque<Page>,
 }
 
 /// Keys and values `[n_kv_heads, len, head_dim]`, dense, so that a kernel takes them as they are. Appending to a page
 /// moves its later heads: a bounded cost.
+#[derive(Clone)]
 struct Page {
     first: usize,
     len: usize,
@@ -192,6 +202,12 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
+    fn duplicate(&self) -> Result<Self> {
+        // A clone of a tensor shares its storage, which `append` writes to.
+        let copy = |(keys, values): &(Tensor, Tensor)| -> Result<_> { Ok((keys.copy()?, values.copy()?)) };
+        Ok(Self { tensors: self.tensors.as_ref().map(copy).transpose()?, ..*self })
+    }
+
     fn append(&mut self, first: usize, k: &Tensor, v: &Tensor) -> Result<()> {
         let (heads, n, head_dim) = k.dims3()?;
         if self.len == 0 {

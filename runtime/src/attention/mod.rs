@@ -37,6 +37,7 @@ pub use local::LocalAttention;
 pub use options::{CaptureOptions, Captured, LocalMask, PositionScheme, RecallFrom, RecallOptions};
 pub use passages::{PassageAttention, Stretch};
 pub use recall::RecallAttention;
+pub(crate) use sequence::Sequence;
 
 use crate::{Fusion, Result, Rotary};
 

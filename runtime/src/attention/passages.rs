@@ -124,6 +124,17 @@ impl PassageAttention {
         self
     }
 
+    /// The sequence so far; only before passages were placed.
+    pub(crate) fn beginning(&self) -> Result<Sequence> {
+        self.sequence.duplicate()
+    }
+
+    /// Goes on from a sequence that another of the same shape had read.
+    pub(crate) fn begin_with(&mut self, sequence: &Sequence) -> Result<()> {
+        self.sequence = sequence.duplicate()?;
+        Ok(())
+    }
+
     /// Positions of the passages, once they were placed.
     pub fn region(&self) -> Option<Range<usize>> {
         self.region.clone()

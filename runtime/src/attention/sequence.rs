@@ -80,6 +80,19 @@ impl Sequence {
         Self { layers, backend, kv_heads: config.kv_heads, window, sinks, local, holds: false }
     }
 
+    /// The same sequence, kept apart.
+    pub(crate) fn duplicate(&self) -> Result<Self> {
+        let layer = |layer: &Layer| {
+            Ok(Layer {
+                sinks: layer.sinks.duplicate()?,
+                recent: layer.recent.duplicate()?,
+                earlier: layer.earlier.as_ref().map(Cache::duplicate).transpose()?,
+                ..*layer
+            })
+        };
+        Ok(Self { layers: self.layers.iter().map(layer).collect::<Result<_>>()?, ..*self })
+    }
+
     /// Computes with tensor operations even on the CPU.
     #[cfg(test)]
     pub(crate) fn force_tensors(&mut self) {

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     ChatTemplate, Error, ModelConfig, PositionEncoding, Result, Rotary,
     config::{memory, parse::token_ids},
+    passages::Prefixes,
     position::alibi_slopes,
 };
 
@@ -85,6 +86,7 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
         fingerprint,
         profile: None,
         terms: OnceLock::new(),
+        prefixes: Prefixes::default(),
         parameters,
         tokenizer,
         chat_template,

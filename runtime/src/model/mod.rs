@@ -20,7 +20,7 @@ use mnemon_memory_store::{EntryPolicy, Fingerprint, KeyHead, KvDtype, KvGeometry
 
 use crate::{
     ChatTemplate, DeviceChoice, Error, ModelConfig, Result, Rotary,
-    passages::Terms,
+    passages::{Prefixes, Terms},
     profile::{Profile, RecallMode},
 };
 
@@ -151,6 +151,8 @@ pub struct Model {
     profile: Option<Arc<Profile>>,
     /// Words behind tokens, once asked for.
     terms: OnceLock<Terms>,
+    /// Beginnings of prompts that were read before.
+    prefixes: Prefixes,
     parameters: u64,
     tokenizer: tokenizers::Tokenizer,
     chat_template: Option<ChatTemplate>,
@@ -231,6 +233,10 @@ impl Model {
             (RecallMode::Reread, Some(_)) => KvGeometry { layers: Vec::new(), ..self.geometry.clone() },
             _ => self.geometry.clone(),
         }
+    }
+
+    pub(crate) fn prefixes(&self) -> &Prefixes {
+        &self.prefixes
     }
 
     pub(crate) fn terms(&self) -> &Terms {

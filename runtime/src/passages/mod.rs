@@ -4,11 +4,13 @@
 //! | file | idea |
 //! |---|---|
 //! | `prompt` | [`Prompt`]: tokens before and after the place of passages, and those that ask |
+//! | `prefix` | [`Prefixes`]: beginnings of prompts that were read before |
 //! | `select` | [`select`]: which chunks, by the heads of a profile and by words |
 //! | `split` | what of a long prompt stays in sight |
 //! | `terms` | words behind tokens |
 //! | `reader` | [`PassageReader`]: a prompt read with passages in it, then one token at a time |
 
+mod prefix;
 mod prompt;
 mod reader;
 mod select;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 
 use mnemon_memory_store::Recall;
 
+pub(crate) use prefix::Prefixes;
 pub use prompt::Prompt;
 pub(crate) use prompt::encode;
 pub(crate) use reader::{PassageReader, ReadStep};
@@ -89,11 +92,11 @@ pub struct PassagesFrom {
 }
 
 impl PassagesFrom {
-    /// The mode that will be used: the one asked for, or the profile's where the memory keeps what it needs.
+    /// The mode in which so many passages will be used: the one asked for, or the profile's where the memory keeps what it needs.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the mode asked for needs keys and values that the memory does not keep.
-    pub fn mode(&self) -> Result<RecallMode> {
+    pub fn mode(&self, passages: usize) -> Result<RecallMode> {
         let kept = self.recall.geometry().layers.len();
         match self.options.mode {
             Some(RecallMode::Attend) if kept == 0 => Err(Error::Invalid {
@@ -102,7 +105,7 @@ impl PassagesFrom {
             }),
             Some(mode) => Ok(mode),
             // A model reads little from a third of its layers, as memories had before there were profiles.
-            None if 4 * kept >= 3 * self.profile.kv_layers.len() => Ok(self.profile.mode),
+            None if 4 * kept >= 3 * self.profile.kv_layers.len() => Ok(self.profile.mode_for(passages)),
             None => Ok(RecallMode::Reread),
         }
     }

@@ -83,7 +83,7 @@ impl PassageReader {
         reserve: bool,
     ) -> Result<Self> {
         from.options.validate()?;
-        let mode = from.mode()?;
+        let mode = from.mode(1)?;
         if prompt.len() >= context_tokens {
             return Err(Error::PromptTooLong { tokens: prompt.len(), limit: context_tokens });
         }
@@ -157,11 +157,18 @@ impl PassageReader {
     pub(crate) fn prepare(&mut self) -> Result<Option<usize>> {
         let before = self.prompt.before.len();
         match self.stage {
+            Stage::Before(0) if self.begin_as_before()? => {
+                self.stage = Stage::Before(before);
+                Ok(Some(before))
+            }
             Stage::Before(done) if done < before => {
                 let end = (done + BLOCK_TOKENS).min(before);
                 let block = self.prompt.before[done..end].to_vec();
                 self.forward(&block, Logits::None)?;
                 self.stage = Stage::Before(end);
+                if end == before {
+                    self.model.prefixes().keep(&self.prompt.before, &self.attention)?;
+                }
                 Ok(Some(end))
             }
             Stage::Before(_) => {
@@ -194,6 +201,16 @@ impl PassageReader {
             }
             Stage::After(_) => Ok(None),
         }
+    }
+
+    /// Whether the text before the passages was read for another prompt: it is not read again then.
+    fn begin_as_before(&mut self) -> Result<bool> {
+        let Some(sequence) = self.model.prefixes().find(&self.prompt.before, self.attention.window()) else {
+            return Ok(false);
+        };
+        self.attention.begin_with(&sequence)?;
+        self.state.position = self.prompt.before.len();
+        Ok(true)
     }
 
     fn read_after(&mut self) -> Result<ReadStep> {
@@ -234,6 +251,7 @@ impl PassageReader {
         self.state.position = before;
         let terms = self.model.terms().of(self.prompt.after.get(asked).unwrap_or_default());
         let passages = self.select(queries, &terms)?;
+        self.mode = self.from.mode(passages.len())?;
         self.asked = queries.to_vec();
         let room = self.room();
         self.place(passages, room)
@@ -258,6 +276,7 @@ impl PassageReader {
         if chunks(&passages) == chunks(&self.passages) {
             return Ok(());
         }
+        self.mode = self.from.mode(passages.len())?;
         let position = self.state.position;
         let room = self.attention.region().map_or(0, |region| region.len());
         self.place(passages, room)?;

@@ -100,8 +100,11 @@ pub struct Profile {
     pub passages: usize,
     /// Chunks on each side that belong to a passage.
     pub neighbours: usize,
-    /// How passages are used where the memory allows both.
+    /// How one passage is used where the memory allows both ways.
     pub mode: RecallMode,
+    /// How several passages are used then; as one when it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode_of_several: Option<RecallMode>,
     /// What to expect.
     pub measured: Measured,
 }
@@ -114,6 +117,11 @@ impl QueryHead {
 }
 
 impl Profile {
+    /// How so many passages are used where the memory allows both ways.
+    pub fn mode_for(&self, passages: usize) -> RecallMode {
+        self.mode_of_several.filter(|_| passages > 1).unwrap_or(self.mode)
+    }
+
     /// Key heads that the search heads look in, where `group` query heads share one; ascending.
     pub fn key_heads(&self, group: usize) -> Vec<KeyHead> {
         let mut heads: Vec<KeyHead> = self.search.iter().map(|head| head.query.key_head(group)).collect();

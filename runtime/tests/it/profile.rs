@@ -42,6 +42,7 @@ fn profile(model: &Model) -> Profile {
         passages: 3,
         neighbours: 2,
         mode: RecallMode::Reread,
+        mode_of_several: None,
         measured: Measured {
             tokens: 5000,
             questions: 40,

@@ -31,6 +31,7 @@ fn profile(model: &Model, heads: &[(u32, u32)]) -> Profile {
         passages: 2,
         neighbours: 1,
         mode: RecallMode::Attend,
+        mode_of_several: None,
         measured: Measured::default(),
     }
 }

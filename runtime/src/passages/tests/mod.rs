@@ -96,6 +96,7 @@ fn profile(model: &Model, heads: &[(u32, u32)]) -> Profile {
         passages: 2,
         neighbours: 0,
         mode: RecallMode::Attend,
+        mode_of_several: None,
         measured: crate::Measured::default(),
     }
 }

@@ -302,7 +302,7 @@ fn modes_are_those_that_memory_allows() {
     let rereading = Profile { mode: RecallMode::Reread, ..attending.clone() };
     let (whole, bare) =
         (Arc::new(Shelf::of(&model, &attending, &[0, 1])), Arc::new(Shelf::of(&model, &attending, &[])));
-    let mode = |shelf, profile, mode| from(shelf, profile, &PassageOptions { mode, ..attend() }).mode();
+    let mode = |shelf, profile, mode| from(shelf, profile, &PassageOptions { mode, ..attend() }).mode(1);
     let (a, r) = (RecallMode::Attend, RecallMode::Reread);
     for (wanted, found) in [
         (a, mode(&whole, &attending, None)),

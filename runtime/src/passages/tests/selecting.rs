@@ -29,6 +29,7 @@ fn heads(weights: &[((u32, u32), f32)]) -> Profile {
         passages: 10,
         neighbours: 0,
         mode: RecallMode::Reread,
+        mode_of_several: None,
         measured: crate::Measured::default(),
     }
 }
