@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -23,6 +24,12 @@ struct Prefix {
     /// Tokens visible at one time: frequencies of rotary encoding may depend on it.
     window: usize,
     sequence: Arc<Sequence>,
+}
+
+impl fmt::Debug for Prefixes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Prefixes").finish_non_exhaustive()
+    }
 }
 
 impl Prefixes {

@@ -30,6 +30,7 @@ pub(crate) enum ReadStep {
 /// Where reading stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    Begin,
     /// So many tokens before the passages were read.
     Before(usize),
     /// So many tokens after them were looked at, up to the last search head.
@@ -112,7 +113,7 @@ impl PassageReader {
             model: Arc::clone(model),
             mode,
             state: SequenceState::new(model),
-            stage: Stage::Before(0),
+            stage: Stage::Begin,
             passages: Vec::new(),
             unread: Vec::new(),
             reserved,
@@ -157,9 +158,10 @@ impl PassageReader {
     pub(crate) fn prepare(&mut self) -> Result<Option<usize>> {
         let before = self.prompt.before.len();
         match self.stage {
-            Stage::Before(0) if self.begin_as_before()? => {
-                self.stage = Stage::Before(before);
-                Ok(Some(before))
+            Stage::Begin => {
+                let done = if self.begin_as_before()? { before } else { 0 };
+                self.stage = Stage::Before(done);
+                self.prepare()
             }
             Stage::Before(done) if done < before => {
                 let end = (done + BLOCK_TOKENS).min(before);

@@ -97,6 +97,35 @@ fn read_again_they_are_part_of_the_prompt() {
     }
 }
 
+/// What another prompt began with is not read again, and the answer is the same to the last bit.
+#[test]
+fn a_beginning_is_read_once() {
+    for name in FAMILIES {
+        let of_fresh_model = |begun: Option<u64>| {
+            let model = model(name);
+            let profile = profile(&model, &[(0, 1)]);
+            let mut shelf = Shelf::of(&model, &profile, &[0, 1]);
+            shelf.read(&model, &words(100, 1), &[]);
+            let shelf = Arc::new(shelf);
+            let asked = |seed| {
+                // Of several blocks, so that the first step tells whether it was read.
+                let prompt = Prompt { before: words(150, 5), ..prompt(150, 12, seed) };
+                PassageReader::new(&model, prompt, from(&shelf, &profile, &attend()), 400, false).unwrap()
+            };
+            if let Some(seed) = begun {
+                let mut reader = asked(seed);
+                read(&mut reader);
+                feed(&mut reader, 7);
+            }
+            let mut reader = asked(50);
+            let ReadStep::More(done, _) = reader.step().unwrap() else { panic!("a prompt of several steps") };
+            assert_eq!(done, if begun.is_some() { 150 } else { 128 }, "{name}");
+            [read(&mut reader), feed(&mut reader, 9), feed(&mut reader, 10)]
+        };
+        assert_eq!(of_fresh_model(Some(51)), of_fresh_model(None), "{name}");
+    }
+}
+
 /// What stands before a passage is read, whether the passage is or not.
 #[test]
 fn dates_and_speakers_stand_before_their_passages() {
@@ -315,6 +344,10 @@ fn modes_are_those_that_memory_allows() {
     ] {
         assert_eq!(found.unwrap(), wanted);
     }
+    // Several passages may be used in another way than one.
+    let several = Profile { mode_of_several: Some(r), ..attending.clone() };
+    let used = |passages| from(&whole, &several, &PassageOptions { mode: None, ..attend() }).mode(passages).unwrap();
+    assert_eq!((used(1), used(2)), (a, r));
     let error = mode(&bare, &attending, Some(a)).unwrap_err();
     assert!(matches!(error, Error::Invalid { what: "mode", .. }), "{error}");
     assert!(error.to_string().contains("use reread, or re-encode the memory"), "{error}");
