@@ -45,7 +45,7 @@ pub use generate::{
 };
 pub use model::{LoadOptions, Logits, Model, ModelSource, SequenceState};
 pub use passages::{
-    NEIGHBOURS_MAX, PASSAGES_MAX, Passage, PassageOptions, PassagesFrom, Prompt, Selection, select, split_chat,
+    Cut, NEIGHBOURS_MAX, PASSAGES_MAX, Passage, PassageOptions, PassagesFrom, Prompt, Selection, select, split_chat,
     split_text,
 };
 pub use profile::{Measured, PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead, Trial};

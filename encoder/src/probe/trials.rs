@@ -15,12 +15,10 @@ use crate::Result;
 
 /// Tokens of an answer.
 const ANSWER_TOKENS: usize = 24;
-/// Numbers of passages that are tried.
-const PASSAGES: [usize; 3] = [1, 2, 3];
+/// Passages shown at most: how many of them a question wants is a matter of coverage.
+const PASSAGES: usize = 3;
 /// Reading again costs more than attending: it has to be better by this share of the answers to be preferred.
 const REREAD_MARGIN: f32 = 0.1;
-/// More passages help where a question wants several: they are taken if they cost no more than this share of the answers.
-const PASSAGES_MARGIN: f32 = 0.05;
 /// Share of the layers at the lower and the upper end that memories may do without.
 const TRIMMED_SHARE: usize = 12;
 
@@ -34,85 +32,78 @@ pub(super) fn choose(
     let layers = probed.model.config().layers as u32;
     let trimmed = layers / TRIMMED_SHARE as u32;
     let facts = answered.clamp(1, probed.facts.len());
-    let ways = PASSAGES.len() * 2 + 2;
+    let ways = 2 * 2 + 2;
     let mut done = 0;
-    let mut run = |profile: &Profile, mode: Option<RecallMode>, passages: usize, kept: [u32; 2]| -> Result<[f32; 3]> {
+    let mut run = |profile: &Profile, mode: Option<RecallMode>, asked: usize, kept: [u32; 2]| -> Result<[f32; 3]> {
         let mut right = [0_usize; 3];
         for index in 0..facts {
             tell(ProbeStage::Answering(done, ways * facts));
             done += 1;
-            // Evenly spread over kinds and depths.
-            let at = index * probed.facts.len() / facts;
-            let seen = answer(probed, profile, mode, passages, kept, at)?;
+            // Evenly spread over kinds and depths; the second fact of a question stands far from the first.
+            let at =
+                |part: usize| (index * probed.facts.len() / facts + part * probed.facts.len() / 2) % probed.facts.len();
+            let asked: Vec<usize> = (0..asked).map(at).collect();
+            let seen = answer(probed, profile, mode, kept, &asked)?;
             right.iter_mut().zip(seen).for_each(|(sum, seen)| *sum += usize::from(seen));
         }
         Ok(right.map(|right| right as f32 / facts as f32))
     };
     let all = [0, layers - 1];
+    profile.passages = PASSAGES;
     let mut trials = Vec::new();
-    let mut best = [0.0_f32; 2];
-    let mut best_of_several = [0.0_f32; 2];
-    let mut most = [PASSAGES[0]; 2];
-    for (which, mode) in [RecallMode::Attend, RecallMode::Reread].into_iter().enumerate() {
-        for passages in PASSAGES {
-            let [share, found_first, found] = run(profile, Some(mode), passages, all)?;
-            trials.push(Trial { mode, passages, layers: all, answered: share });
-            if passages == PASSAGES[0] || share + PASSAGES_MARGIN >= best[which] {
-                most[which] = passages;
+    for facts in [1, 2] {
+        let mut shares = [0.0_f32; 2];
+        for (which, mode) in [RecallMode::Attend, RecallMode::Reread].into_iter().enumerate() {
+            let [share, found_first, found] = run(profile, Some(mode), facts, all)?;
+            trials.push(Trial { mode, facts, passages: PASSAGES, layers: all, answered: share });
+            shares[which] = share;
+            if facts == 1 {
+                (profile.measured.found_first, profile.measured.found) = (found_first, found);
             }
-            best[which] = best[which].max(share);
-            if passages > 1 {
-                best_of_several[which] = best_of_several[which].max(share);
-            }
-            profile.measured.found_first = found_first;
-            profile.measured.found = profile.measured.found.max(found);
+        }
+        let better = shares[1] > shares[0] + REREAD_MARGIN;
+        let mode = if better { RecallMode::Reread } else { RecallMode::Attend };
+        if facts == 1 {
+            profile.mode = mode;
+        } else {
+            profile.mode_of_several = Some(mode).filter(|mode| *mode != profile.mode);
         }
     }
-    let preferred = |best: [f32; 2]| match best[1] > best[0] + REREAD_MARGIN {
-        true => RecallMode::Reread,
-        false => RecallMode::Attend,
-    };
-    profile.mode = preferred(best);
-    profile.mode_of_several = Some(preferred(best_of_several)).filter(|mode| *mode != profile.mode);
-    let rereads = profile.mode_for(1) == RecallMode::Reread;
-    profile.passages = most[usize::from(profile.mode_for(2) == RecallMode::Reread)];
-    if trimmed > 0 && !rereads {
+    if trimmed > 0 && profile.mode == RecallMode::Attend {
         let kept = [trimmed, layers - 1 - trimmed];
-        let passages = if profile.mode_for(2) == RecallMode::Attend { profile.passages } else { 1 };
-        let [share, ..] = run(profile, Some(RecallMode::Attend), passages, kept)?;
-        trials.push(Trial { mode: RecallMode::Attend, passages, layers: kept, answered: share });
+        let [share, ..] = run(profile, Some(RecallMode::Attend), 1, kept)?;
+        trials.push(Trial { mode: RecallMode::Attend, facts: 1, passages: PASSAGES, layers: kept, answered: share });
         // One answer more or less is chance.
-        if share + 1.0 / facts as f32 >= best[0] {
+        if share + 1.0 / facts as f32 >= trials[0].answered {
             profile.kv_layers = (kept[0]..=kept[1]).collect();
         }
     }
-    profile.measured.answered_without = run(profile, None, 0, all)?[0];
+    profile.measured.answered_without = run(profile, None, 1, all)?[0];
     tell(ProbeStage::Answering(ways * facts, ways * facts));
     profile.measured.trials = trials;
     Ok(())
 }
 
-/// Whether a question was answered, its passage found first, and among those used.
+/// Whether a question about some facts was answered, a passage of one found first, and those of all among the ones used.
 fn answer(
     probed: &Probed,
     profile: &Profile,
     mode: Option<RecallMode>,
-    passages: usize,
     [first, last]: [u32; 2],
-    at: usize,
+    asked: &[usize],
 ) -> Result<[bool; 3]> {
-    let (fact, right) = (&probed.facts[at], &probed.right[at]);
+    let questions: Vec<&str> = asked.iter().map(|&at| probed.facts[at].question.as_str()).collect();
     let memory = match mode {
         None => MemoryFrom::Nothing,
         Some(mode) => MemoryFrom::Passages(PassagesFrom {
             recall: Arc::new(SomeLayers::new(Arc::clone(&probed.recall) as _, first, last)),
             profile: Arc::new(profile.clone()),
-            options: PassageOptions { mode: Some(mode), passages: Some(passages), ..PassageOptions::default() },
+            options: PassageOptions { mode: Some(mode), ..PassageOptions::default() },
         }),
     };
-    let prompt = ask(&probed.model, &fact.question, mode.is_some())?;
+    let prompt = ask(&probed.model, &questions.join(" "), mode.is_some())?;
     let options = GenerateOptions {
-        max_tokens: ANSWER_TOKENS,
+        max_tokens: ANSWER_TOKENS * asked.len(),
         memory,
         context_tokens: Some(usize::MAX),
         ..GenerateOptions::default()
@@ -134,11 +125,12 @@ fn answer(
         }
     }
     let used = generation.passages().map_or(&[][..], |(_, used)| used);
-    let holds = |chunks: &[ChunkId]| chunks.iter().any(|chunk| right.contains(chunk));
+    let holds = |chunks: &[ChunkId], at: usize| chunks.iter().any(|chunk| probed.right[at].contains(chunk));
+    let text = text.to_lowercase();
     Ok([
-        text.to_lowercase().contains(&fact.answer.to_lowercase()),
-        used.first().is_some_and(|passage| holds(&passage.chunks)),
-        used.iter().any(|passage| holds(&passage.chunks)),
+        asked.iter().all(|&at| text.contains(&probed.facts[at].answer.to_lowercase())),
+        used.first().is_some_and(|passage| asked.iter().any(|&at| holds(&passage.chunks, at))),
+        asked.iter().all(|&at| used.iter().any(|passage| holds(&passage.chunks, at))),
     ])
 }
 

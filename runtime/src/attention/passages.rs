@@ -32,6 +32,8 @@ pub struct Stretch {
     pub chunk: Option<ChunkId>,
     /// Tokens.
     pub len: usize,
+    /// Tokens of the chunk before these, which are left out.
+    pub skipped: usize,
     /// Keys and values of each layer that keeps them; empty if the tokens are to be read.
     pub stored: Vec<Arc<ChunkKv>>,
 }
@@ -202,10 +204,14 @@ impl PassageAttention {
         rotary: &crate::Rotary,
         layers: &mut [Option<(Tensor, Tensor)>],
     ) -> Result<()> {
-        let shape = (self.kv_heads, stretch.len, self.head_dim);
+        let tokens = stretch.stored.first().map_or(0, |chunk| chunk.len);
+        let shape = (self.kv_heads, tokens, self.head_dim);
         let values = shape.0 * shape.1 * shape.2;
         let fits = |chunk: &Arc<ChunkKv>| {
-            chunk.len == stretch.len && chunk.keys.len() == values && chunk.values.len() == values
+            chunk.len == tokens
+                && stretch.skipped + stretch.len <= tokens
+                && chunk.keys.len() == values
+                && chunk.values.len() == values
         };
         if stretch.stored.len() != self.stored_layers.len() || !stretch.stored.iter().all(fits) {
             return Err(Error::Geometry {
@@ -216,7 +222,9 @@ impl PassageAttention {
         let positions: Vec<i64> = (position..position + stretch.len).map(|at| at as i64).collect();
         for (kv, layer) in stretch.stored.iter().zip(&self.stored_layers) {
             let tensor = |data| -> Result<Tensor> {
-                Ok(Source::Data(data).to_tensor(shape, &self.device)?.to_dtype(DType::F32)?)
+                let all = Source::Data(data).to_tensor(shape, &self.device)?;
+                let part = if stretch.len == tokens { all } else { all.narrow(1, stretch.skipped, stretch.len)? };
+                Ok(part.contiguous()?.to_dtype(DType::F32)?)
             };
             let index = *layer as usize;
             if let (Some(place), Some(span)) = (layers.get_mut(index), self.spans.get(index)) {

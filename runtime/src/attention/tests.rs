@@ -182,9 +182,9 @@ fn passages_agree_between_backends() {
             attention.rewind(12);
             let chunk = |at: usize| {
                 let stored: Vec<_> = memory.chunks[at].clone();
-                Stretch { chunk: Some(ChunkId(at as u64)), len: stored[0].len, stored }
+                Stretch { chunk: Some(ChunkId(at as u64)), len: stored[0].len, skipped: 0, stored }
             };
-            let read = Stretch { chunk: None, len: 5, stored: Vec::new() };
+            let read = Stretch { chunk: None, len: 5, skipped: 0, stored: Vec::new() };
             let unread = attention.place(12, 30, vec![chunk(0), read, chunk(2)], model.rotary()).unwrap();
             assert_eq!(unread, [(1..2, 12 + 9 + 8)]);
             attention.read_at(Some(1..2));
@@ -266,7 +266,7 @@ fn short_passages_agree_between_backends() {
     let run = |mut attention: PassageAttention| {
         let mut state = SequenceState::new(&model);
         model.forward(&text(12), &mut state, &mut attention, Logits::None).unwrap();
-        let read = Stretch { chunk: None, len: 3, stored: Vec::new() };
+        let read = Stretch { chunk: None, len: 3, skipped: 0, stored: Vec::new() };
         attention.place(12, 0, vec![read], model.rotary()).unwrap();
         attention.read_at(Some(0..1));
         model.forward(&text(15)[12..], &mut state, &mut attention, Logits::None).unwrap();

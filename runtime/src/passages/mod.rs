@@ -8,6 +8,7 @@
 //! | `select` | [`select`]: which chunks, by the heads of a profile and by words |
 //! | `split` | what of a long prompt stays in sight |
 //! | `terms` | words behind tokens |
+//! | `trim` | what of a passage's neighbours is shown |
 //! | `reader` | [`PassageReader`]: a prompt read with passages in it, then one token at a time |
 
 mod prefix;
@@ -18,6 +19,7 @@ mod split;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod trim;
 
 use std::sync::Arc;
 
@@ -30,6 +32,8 @@ pub(crate) use reader::{PassageReader, ReadStep};
 pub use select::{Passage, Selection, select};
 pub use split::{split_chat, split_text};
 pub(crate) use terms::Terms;
+pub use trim::Cut;
+pub(crate) use trim::trim;
 
 use crate::{
     Error, Result,
@@ -48,7 +52,8 @@ pub struct PassageOptions {
     pub mode: Option<RecallMode>,
     /// Passages at most; the profile's number when `None`.
     pub passages: Option<usize>,
-    /// Chunks on each side that belong to a passage; the profile's number when `None`.
+    /// Whole chunks on each side that belong to a passage; when `None`, what completes the first and the last sentence, out of
+    /// as many chunks as the profile says.
     pub neighbours: Option<usize>,
     /// Scan every entry instead of walking the graph.
     pub exact: bool,

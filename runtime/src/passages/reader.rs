@@ -6,7 +6,7 @@ use std::{ops::Range, sync::Arc};
 use candle_core::Tensor;
 use mnemon_memory_store::{ChunkId, ChunkInfo};
 
-use super::{Passage, PassagesFrom, Prompt, Selection, select};
+use super::{Passage, PassagesFrom, Prompt, Selection, select, trim};
 use crate::{
     Error, Logits, Model, PassageAttention, Result, SequenceState, Stretch,
     profile::{QueryHead, RecallMode},
@@ -292,7 +292,10 @@ impl PassageReader {
     fn select(&self, queries: &[f32], terms: &[Vec<u32>]) -> Result<Vec<Passage>> {
         let config = self.model.config();
         let selection = Selection { queries, terms, group: config.heads / config.kv_heads };
-        select(self.from.recall.as_ref(), &self.from.profile, &selection, &self.from.options)
+        let recall = self.from.recall.as_ref();
+        let mut passages = select(recall, &self.from.profile, &selection, &self.from.options)?;
+        trim(recall, &self.model, &mut passages)?;
+        Ok(passages)
     }
 
     /// Tokens that passages may have: what the prompt leaves of the context, less an eighth of it for the answer.
@@ -354,23 +357,25 @@ impl PassageReader {
         };
         let (mut stretches, mut all_tokens) = (Vec::new(), Vec::new());
         let mut at = 0;
-        let mut last: Option<&ChunkInfo> = None;
+        // Document, and its token after the last one shown.
+        let mut last: Option<(u64, u64)> = None;
         for passage in ordered {
-            for (place, _) in passage.chunks.iter().enumerate() {
+            for place in 0..passage.chunks.len() {
                 let Some(info) = infos.get(at) else { return Err(out_of_order()) };
-                let follows = last
-                    .is_some_and(|last| last.document == info.document && last.span.token_end == info.span.token_start);
+                let shown = passage.shown(place, info.tokens.len());
+                let starts_at = info.span.token_start + shown.start as u64;
+                let follows = last.is_some_and(|(document, end)| (document, end) == (info.document, starts_at));
                 if place == 0 && !follows {
                     let tokens = self.tokens(&self.introduction(info, last.is_some()))?;
                     if !tokens.is_empty() {
-                        stretches.push(Stretch { chunk: None, len: tokens.len(), stored: Vec::new() });
+                        stretches.push(Stretch { chunk: None, len: tokens.len(), skipped: 0, stored: Vec::new() });
                         all_tokens.push(tokens);
                     }
                 }
                 let stored = layers.iter().filter_map(|layer| layer.get(at).cloned()).collect();
-                stretches.push(Stretch { chunk: Some(info.id), len: info.tokens.len(), stored });
-                all_tokens.push(info.tokens.clone());
-                last = Some(info);
+                last = Some((info.document, info.span.token_start + shown.end as u64));
+                all_tokens.push(info.tokens.get(shown.clone()).unwrap_or_default().to_vec());
+                stretches.push(Stretch { chunk: Some(info.id), len: shown.len(), skipped: shown.start, stored });
                 at += 1;
             }
         }

@@ -10,11 +10,14 @@
 //! The mean query is subtracted because it points at what every query attends to (the first tokens of a document); a mean of
 //! keys needs no subtraction, it changes no rank.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use mnemon_memory_store::{ChunkId, Hit, Recall, SearchRequest, TermRequest};
 
-use super::PassageOptions;
+use super::{Cut, PassageOptions};
 use crate::{
     Result,
     profile::{Profile, SearchHead},
@@ -44,10 +47,25 @@ const B: f32 = 0.75;
 pub struct Passage {
     /// In document order.
     pub chunks: Vec<ChunkId>,
-    /// The chunk that was found; the others are its neighbours.
+    /// The chunk that was found.
     pub found: ChunkId,
+    /// Chunks that are shown as a whole, in document order; of the others, [`trim`](super::trim) shows what completes a sentence.
+    pub(crate) core: Vec<ChunkId>,
+    /// What is left out of the first chunk, at its start.
+    pub start: Cut,
+    /// What is left out of the last chunk, at its end.
+    pub end: Cut,
     /// Its score, above 0: larger is better.
     pub score: f32,
+}
+
+impl Passage {
+    /// The tokens of the chunk at `place` that are shown, of `len`.
+    pub fn shown(&self, place: usize, len: usize) -> Range<usize> {
+        let start = if place == 0 { self.start.tokens.min(len) } else { 0 };
+        let end = if place + 1 == self.chunks.len() { len.saturating_sub(self.end.tokens) } else { len };
+        start..end.max(start)
+    }
 }
 
 /// What is selected by.
@@ -78,8 +96,8 @@ pub fn select(
     let mut passages: Vec<Passage> = Vec::with_capacity(wanted);
     let mut covered = shares.as_ref().map_or_else(Vec::new, |shares| vec![0.0; shares.tokens]);
     let mut first_gain = 0.0;
-    while passages.len() < wanted {
-        let is_free = |chunk: &ChunkId| !passages.iter().any(|passage| passage.chunks.contains(chunk));
+    for _ in 0..wanted {
+        let is_free = |chunk: &ChunkId| !passages.iter().any(|passage| passage.core.contains(chunk));
         let free = ranked.iter().filter(|(chunk, _)| is_free(chunk));
         let next = match (&shares, passages.is_empty()) {
             // Among equals the better ranked one.
@@ -103,13 +121,29 @@ pub fn select(
             Some(_) => {}
         }
         let mut chunks = recall.neighbours(&[found], neighbours, neighbours)?.pop().unwrap_or_default();
-        chunks.retain(is_free);
+        let core = if options.neighbours.is_some() { chunks.clone() } else { vec![found] };
         if let Some(shares) = &shares {
-            for chunk in &chunks {
+            for chunk in core.iter().filter(|chunk| is_free(chunk)) {
                 shares.cover(*chunk, &mut covered);
             }
         }
-        passages.push(Passage { chunks, found, score: passage_score });
+        let beside = passages.iter().position(|passage| passage.chunks.contains(&found));
+        let is_unused = |chunk: &ChunkId| {
+            !passages.iter().enumerate().any(|(at, passage)| Some(at) != beside && passage.chunks.contains(chunk))
+        };
+        chunks.retain(is_unused);
+        if let Some(passage) = beside.and_then(|at| passages.get_mut(at)) {
+            // It was a neighbour: the passage grows. Identifiers ascend within a document.
+            for (all, more) in [(&mut passage.chunks, chunks), (&mut passage.core, core)] {
+                all.extend(more);
+                all.sort_unstable();
+                all.dedup();
+            }
+        } else {
+            let core = core.into_iter().filter(|chunk| chunks.contains(chunk)).collect();
+            let (start, end) = (Cut::default(), Cut::default());
+            passages.push(Passage { chunks, found, core, start, end, score: passage_score });
+        }
     }
     Ok(passages)
 }

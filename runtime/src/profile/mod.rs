@@ -51,12 +51,19 @@ pub enum RecallMode {
 pub struct Trial {
     /// How passages reached the model.
     pub mode: RecallMode,
-    /// Passages used.
+    /// Facts that each question asks for.
+    #[serde(default = "one")]
+    pub facts: usize,
+    /// Passages used at most.
     pub passages: usize,
     /// First and last decoder layer that kept keys and values.
     pub layers: [u32; 2],
     /// Share of the probe's questions that were answered, 0 to 1.
     pub answered: f32,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// What to expect of the model, as the probe measured it on its own text.

@@ -43,7 +43,7 @@ fn stored(model: &Model, captured: &Captured, start: usize, len: usize) -> Stret
         Arc::new(ChunkKv { id, document: 0, token_start: start as u64, len, keys: cut(keys), values: cut(values) })
     };
     let stored = captured.keys.iter().zip(&captured.values).map(layer).collect();
-    Stretch { chunk: Some(ChunkId(start as u64)), len, stored }
+    Stretch { chunk: Some(ChunkId(start as u64)), len, skipped: 0, stored }
 }
 
 /// Stored stretches of `chunk` tokens from `start` to `end`.
@@ -51,8 +51,15 @@ fn all_stored(model: &Model, captured: &Captured, start: usize, end: usize, chun
     (start..end).step_by(chunk).map(|at| stored(model, captured, at, chunk.min(end - at))).collect()
 }
 
+/// A stretch out of the middle of a wider chunk.
+fn cut_out(model: &Model, captured: &Captured, start: usize, len: usize) -> Stretch {
+    let first = start.saturating_sub(2);
+    let whole = stored(model, captured, first, (start + len + 3).min(captured.len) - first);
+    Stretch { skipped: start - first, len, ..whole }
+}
+
 fn unread(len: usize) -> Stretch {
-    Stretch { chunk: None, len, stored: Vec::new() }
+    Stretch { chunk: None, len, skipped: 0, stored: Vec::new() }
 }
 
 fn attention(model: &Model, before: usize) -> PassageAttention {
@@ -105,6 +112,30 @@ fn all_of_a_document_at_its_place_equals_full_attention() {
             println!("{name}, {before} before, chunks of {chunk}, {step} tokens a call: max error {error:e}");
             assert!(error < 1e-4, "{name} {before} {chunk} {step}: {error}");
         }
+    }
+}
+
+#[test]
+fn a_part_of_a_chunk_stands_for_itself() {
+    for name in families() {
+        let model = load(name, &all_layers(16, &cpu()));
+        let tokens = some_tokens(TOTAL, model.config().vocab_size, 5);
+        let expected = full_logits(&model, &tokens);
+        let captured = capture(&model, &tokens[..90]);
+        let (mut state, mut attention) = (SequenceState::new(&model), attention(&model, 7));
+        logits(&model, &mut state, &mut attention, &tokens[..7], 7);
+        let part = |at: usize| cut_out(&model, &captured, at, 16.min(90 - at));
+        let stretches = (7..90).step_by(16).map(part).collect();
+        assert!(attention.place(7, 0, stretches, model.rotary()).unwrap().is_empty());
+        assert_eq!(attention.region(), Some(7..90));
+        state.position = 90;
+        let found = logits(&model, &mut state, &mut attention, &tokens[90..], 4);
+        let error = difference(&found, &expected[90..]);
+        assert!(error < 1e-4, "{name}: {error}");
+        // More than the chunk has.
+        let beyond = Stretch { skipped: 10, ..stored(&model, &captured, 20, 16) };
+        let refused = attention.place(7, 0, vec![beyond], model.rotary()).unwrap_err();
+        assert!(matches!(refused, Error::Geometry { .. }), "{refused}");
     }
 }
 

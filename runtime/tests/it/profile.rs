@@ -49,7 +49,7 @@ fn profile(model: &Model) -> Profile {
             found_first: 0.5,
             found: 0.9,
             answered_without: 0.125,
-            trials: vec![Trial { mode: RecallMode::Attend, passages: 1, layers: [0, 1], answered: 0.5 }],
+            trials: vec![Trial { mode: RecallMode::Attend, facts: 1, passages: 1, layers: [0, 1], answered: 0.5 }],
         },
     }
 }

@@ -12,7 +12,7 @@ use mnemon_encoder::Overflow;
 use mnemon_memory_store::{ChunkId, Recall as _};
 use mnemon_proto::v1;
 use mnemon_runtime::{
-    Error, FinishReason, GenerateOptions, GenerateStep, Generation, MemoryFrom, Message, Model, Prompt,
+    Cut, Error, FinishReason, GenerateOptions, GenerateStep, Generation, MemoryFrom, Message, Model, Passage, Prompt,
     SamplingOptions, Turn,
 };
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -150,7 +150,7 @@ fn sampling(options: &v1::SamplingOptions) -> SamplingOptions {
 /// What the job makes.
 enum Made {
     Token { id: u32, text: String, masses: Vec<(ChunkId, f32)> },
-    End { text: String, finish: v1::GenerateFinish, passages: Vec<ChunkId> },
+    End { text: String, finish: v1::GenerateFinish, passages: Vec<Shown> },
 }
 
 /// A generation on the engine.
@@ -238,8 +238,8 @@ impl GenerateJob {
                 let used = generation.passages();
                 let mode = used.map_or(v1::RecallMode::Unspecified, |(mode, _)| convert::used_mode(mode));
                 let passages = used.map_or(&[][..], |(_, passages)| passages);
-                let passages = passages.iter().flat_map(|passage| passage.chunks.clone());
-                let passages = passages.filter(|chunk| !Overflow::holds(*chunk)).collect();
+                let passages = passages.iter().flat_map(Shown::of);
+                let passages = passages.filter(|shown| !Overflow::holds(shown.chunk)).collect();
                 let finish = v1::GenerateFinish {
                     reason: reason.into(),
                     usage: Some(usage),
@@ -275,6 +275,38 @@ impl Job for GenerateJob {
             Err(error) => self.outcome = Some(Err(error)),
         }
         Turn::Done
+    }
+}
+
+/// A chunk that stands before the model, without what is left out of it at its ends.
+struct Shown {
+    chunk: ChunkId,
+    start: Cut,
+    end: Cut,
+}
+
+impl Shown {
+    fn of(passage: &Passage) -> impl Iterator<Item = Self> {
+        let last = passage.chunks.len().saturating_sub(1);
+        passage.chunks.iter().enumerate().map(move |(at, &chunk)| Self {
+            chunk,
+            start: if at == 0 { passage.start } else { Cut::default() },
+            end: if at == last { passage.end } else { Cut::default() },
+        })
+    }
+
+    fn cut(&self, mut chunk: v1::Chunk) -> v1::Chunk {
+        let end = chunk.text.len().saturating_sub(self.end.bytes);
+        if let Some(text) = chunk.text.get(self.start.bytes..end) {
+            if let Some(span) = &mut chunk.span {
+                span.byte_start += self.start.bytes as u64;
+                span.byte_end = span.byte_end.saturating_sub(self.end.bytes as u64);
+                span.token_start += self.start.tokens as u64;
+                span.token_end = span.token_end.saturating_sub(self.end.tokens as u64);
+            }
+            chunk.text = text.to_owned();
+        }
+        chunk
     }
 }
 
@@ -334,8 +366,9 @@ impl Teller {
         if let Some(finish) = &mut message.finish {
             finish.citations = self.cite(self.total.heaviest(FINAL_CITATIONS_MAX)).await?;
             let shown = used.len();
-            let passages = self.cite(used.into_iter().map(|chunk| (chunk, 0.0)).collect()).await?;
-            finish.passages = passages.into_iter().filter_map(|citation| citation.chunk).collect();
+            let passages = self.cite(used.iter().map(|shown| (shown.chunk, 0.0)).collect()).await?;
+            let whole = used.iter().zip(passages).filter_map(|(shown, citation)| Some((shown, citation.chunk?)));
+            finish.passages = whole.map(|(shown, chunk)| shown.cut(chunk)).collect();
             if let (Some(usage), Some(recalled)) = (&mut finish.usage, &self.recalled) {
                 usage.recalled_chunks = recalled.count().max(shown) as u32;
             }

@@ -39,7 +39,15 @@ pub(crate) fn run(args: Model, ui: &Ui) -> Result<()> {
     }
     let measured = &profile.measured;
     let percent = |share: f32| format!("{:.0} %", 100.0 * share);
-    let best = measured.trials.iter().find(|trial| trial.mode == profile.mode && trial.passages == profile.passages);
+    let answered = |facts: usize| {
+        let used = profile.mode_for(facts);
+        let trial = measured.trials.iter().find(|trial| trial.facts == facts && trial.mode == used);
+        percent(trial.map_or(0.0, |trial| trial.answered))
+    };
+    let mode = |passages: usize| match profile.mode_for(passages) {
+        mnemon_runtime::RecallMode::Attend => "attend",
+        mnemon_runtime::RecallMode::Reread => "reread",
+    };
     ui.line(format!("wrote {}", path.display()))?;
     for line in [
         format!(
@@ -52,8 +60,11 @@ pub(crate) fn run(args: Model, ui: &Ui) -> Result<()> {
                 .join(", ")
         ),
         format!(
-            "passages: {} with {} neighbouring chunks on each side, used by {:?}",
-            profile.passages, profile.neighbours, profile.mode
+            "passages: at most {}, completed to sentences out of {} chunks on each side; mode {}, for several {}",
+            profile.passages,
+            profile.neighbours,
+            mode(1),
+            mode(2)
         ),
         format!(
             "layers that memories keep: {} to {}",
@@ -61,10 +72,11 @@ pub(crate) fn run(args: Model, ui: &Ui) -> Result<()> {
             profile.kv_layers.last().unwrap_or(&0)
         ),
         format!(
-            "on {} tokens of the probe: the right passage used for {}, answered {} ({} without memory)",
+            "on {} tokens of the probe: the right passage used for {}, answered {}, two facts at once {} ({} without memory)",
             measured.tokens,
             percent(measured.found),
-            percent(best.map_or(0.0, |trial| trial.answered)),
+            answered(1),
+            answered(2),
             percent(measured.answered_without)
         ),
     ] {

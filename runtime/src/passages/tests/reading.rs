@@ -161,12 +161,12 @@ fn dates_and_speakers_stand_before_their_passages() {
                 let follows = at > 0 && chunks[at - 1] + 1 == *chunk && info.span.token_start > 0;
                 let line = lines[info.document as usize].clone();
                 if !follows && !line.is_empty() {
-                    stretches.push(Stretch { chunk: None, len: line.len(), stored: Vec::new() });
+                    stretches.push(Stretch { chunk: None, len: line.len(), skipped: 0, stored: Vec::new() });
                     texts.push(line);
                 }
                 let stored =
                     if options.mode == Some(RecallMode::Attend) { shelf.layers[*chunk].clone() } else { Vec::new() };
-                stretches.push(Stretch { chunk: Some(info.id), len: info.tokens.len(), stored });
+                stretches.push(Stretch { chunk: Some(info.id), len: info.tokens.len(), skipped: 0, stored });
                 texts.push(info.tokens.clone());
             }
             let mut attention = PassageAttention::new(&model, 4, 500, &[0, 1], &[], 0);
