@@ -290,7 +290,7 @@ fn what_does_not_fit_is_refused() {
     let mut one_layer = stored(&model, &captured, 5, 16);
     one_layer.stored.pop();
     let mut short = stored(&model, &captured, 5, 16);
-    short.len = 15;
+    short.len = 17;
     for wrong in [one_layer, short] {
         let error = begin().1.place(5, 0, vec![wrong], rotary).unwrap_err();
         assert!(matches!(error, Error::Geometry { .. }), "{error}");

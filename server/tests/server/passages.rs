@@ -133,7 +133,8 @@ async fn passages_reach_the_model_in_two_ways() {
         assert!(total > 0.0 && total <= 1.0 + 1e-4, "{total}");
         for citation in &finish.citations {
             let chunk = citation.chunk.as_ref().unwrap();
-            assert!(passages.contains(&chunk.text) && chunk.document_id == "d", "{chunk:?}");
+            let shown = passages.iter().any(|passage| chunk.text.contains(passage.as_str()));
+            assert!(shown && chunk.document_id == "d", "{chunk:?}");
         }
         answers.push((text, passages));
     }
