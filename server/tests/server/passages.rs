@@ -133,8 +133,9 @@ async fn passages_reach_the_model_in_two_ways() {
         assert!(total > 0.0 && total <= 1.0 + 1e-4, "{total}");
         for citation in &finish.citations {
             let chunk = citation.chunk.as_ref().unwrap();
-            let shown = passages.iter().any(|passage| chunk.text.contains(passage.as_str()));
-            assert!(shown && chunk.document_id == "d", "{chunk:?}");
+            let mut of_it = finish.passages.iter().filter(|passage| passage.chunk_id == chunk.chunk_id);
+            let is_shown = of_it.next().is_some_and(|passage| chunk.text.contains(&passage.text));
+            assert!(is_shown && chunk.document_id == "d", "{chunk:?}");
         }
         answers.push((text, passages));
     }

@@ -1,7 +1,7 @@
 //! Which passages a question wants.
 
 use super::super::{
-    PassageOptions, Selection, select,
+    Passage, PassageOptions, Selection, select,
     select::{Attention, likeness, rank},
 };
 use super::*;
@@ -184,6 +184,26 @@ fn a_question_without_tokens_finds_nothing() {
     assert!(found(&empty, &profile, &[1.0, 0.0, 1.0, 0.0], &[vec![3]]).is_empty());
 }
 
+/// Chunk found, all chunks, and those shown as a whole.
+fn parts(passages: &[Passage]) -> Vec<(u64, Vec<u64>, Vec<u64>)> {
+    let numbers = |chunks: &[ChunkId]| chunks.iter().map(|id| id.0).collect::<Vec<_>>();
+    passages.iter().map(|p| (p.found.0, numbers(&p.chunks), numbers(&p.core))).collect()
+}
+
+#[test]
+fn a_passage_grows_by_a_neighbour_that_is_found_itself() {
+    let far = vec![vec![0.0, 0.0]];
+    let shelf = Shelf::by_hand(
+        &[(0, 0)],
+        2,
+        &[far.clone(), far.clone(), vec![vec![9.0, 0.0]], vec![vec![0.0, 8.0]], far.clone(), far],
+    );
+    let profile = Profile { neighbours: 1, ..one_head(&shelf) };
+    let selection = Selection { queries: &[1.0, 0.0, 0.0, 1.0], terms: &[], group: GROUP };
+    let chosen = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap();
+    assert_eq!(parts(&chosen), [(2, vec![1, 2, 3, 4], vec![2, 3])]);
+}
+
 #[test]
 fn neighbours_come_along_and_never_twice() {
     let chunks: Vec<_> = (0..12).map(|at| vec![vec![[0.0, 1.0, 9.0, 8.0, 0.5][(at % 5) as usize], 0.0]]).collect();
@@ -202,10 +222,7 @@ fn neighbours_come_along_and_never_twice() {
     // 2 and 7 are best; 3 and 8 came along with them; 6 is next, 5 beside it, 7 is taken already.
     assert_eq!(chunks[..2], [vec![1, 2, 3], vec![7, 8]]);
     // Of neighbours that only complete sentences, none is shown as a whole.
-    let numbers = |chunks: &[ChunkId]| chunks.iter().map(|id| id.0).collect::<Vec<_>>();
-    let grown = chosen(&PassageOptions::default());
-    let grown: Vec<_> = grown.iter().map(|p| (p.found.0, numbers(&p.chunks), numbers(&p.core))).collect();
-    assert_eq!(grown, [(2, vec![1, 2, 3], vec![2]), (7, vec![7, 8], vec![7])]);
+    assert_eq!(parts(&chosen(&PassageOptions::default())), [(2, vec![1, 2, 3], vec![2]), (7, vec![7, 8], vec![7])]);
     for passages in 1..12 {
         for neighbours in 0..4 {
             let options =
