@@ -105,7 +105,7 @@ pub struct Profile {
     pub lexical_weight: f32,
     /// Passages used by a request that does not say how many.
     pub passages: usize,
-    /// Chunks on each side that belong to a passage.
+    /// Chunks on each side out of which a passage's first and last sentence are completed.
     pub neighbours: usize,
     /// How one passage is used where the memory allows both ways.
     pub mode: RecallMode,
