@@ -24,7 +24,9 @@ use crate::scratch::scratch;
 const DOCUMENT: &str = "text";
 /// Bytes of text handed over at once.
 const PIECE_BYTES: usize = 4096;
-/// Chunks on each side that belong to a passage: most misses straddle a border of chunks.
+/// Passages shown at most: how many of them a question wants is a matter of coverage.
+const PASSAGES: usize = 3;
+/// Chunks on each side out of which sentences are completed: most misses straddle a border of chunks.
 const NEIGHBOURS: usize = 1;
 
 /// What the probe does.
@@ -94,7 +96,7 @@ pub fn probe(model: &Arc<Model>, options: &ProbeOptions, tell: &mut dyn FnMut(Pr
         search: found.search,
         attention_weight: found.attention_weight,
         lexical_weight: found.lexical_weight,
-        passages: 2,
+        passages: PASSAGES,
         neighbours: NEIGHBOURS,
         mode: RecallMode::Attend,
         mode_of_several: None,

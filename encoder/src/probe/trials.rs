@@ -15,8 +15,6 @@ use crate::Result;
 
 /// Tokens of an answer.
 const ANSWER_TOKENS: usize = 24;
-/// Passages shown at most: how many of them a question wants is a matter of coverage.
-const PASSAGES: usize = 3;
 /// Reading again costs more than attending: it has to be better by this share of the answers to be preferred.
 const REREAD_MARGIN: f32 = 0.1;
 /// Share of the layers at the lower and the upper end that memories may do without.
@@ -31,31 +29,32 @@ pub(super) fn choose(
 ) -> Result<()> {
     let layers = probed.model.config().layers as u32;
     let trimmed = layers / TRIMMED_SHARE as u32;
-    let facts = answered.clamp(1, probed.facts.len());
+    let questions = answered.clamp(1, probed.facts.len());
+    // Both modes for one fact and for two, fewer layers, and no memory.
     let ways = 2 * 2 + 2;
     let mut done = 0;
     let mut run = |profile: &Profile, mode: Option<RecallMode>, asked: usize, kept: [u32; 2]| -> Result<[f32; 3]> {
         let mut right = [0_usize; 3];
-        for index in 0..facts {
-            tell(ProbeStage::Answering(done, ways * facts));
+        for index in 0..questions {
+            tell(ProbeStage::Answering(done, ways * questions));
             done += 1;
             // Evenly spread over kinds and depths; the second fact of a question stands far from the first.
-            let at =
-                |part: usize| (index * probed.facts.len() / facts + part * probed.facts.len() / 2) % probed.facts.len();
+            let at = |part: usize| {
+                (index * probed.facts.len() / questions + part * probed.facts.len() / 2) % probed.facts.len()
+            };
             let asked: Vec<usize> = (0..asked).map(at).collect();
             let seen = answer(probed, profile, mode, kept, &asked)?;
             right.iter_mut().zip(seen).for_each(|(sum, seen)| *sum += usize::from(seen));
         }
-        Ok(right.map(|right| right as f32 / facts as f32))
+        Ok(right.map(|right| right as f32 / questions as f32))
     };
     let all = [0, layers - 1];
-    profile.passages = PASSAGES;
     let mut trials = Vec::new();
     for facts in [1, 2] {
         let mut shares = [0.0_f32; 2];
         for (which, mode) in [RecallMode::Attend, RecallMode::Reread].into_iter().enumerate() {
             let [share, found_first, found] = run(profile, Some(mode), facts, all)?;
-            trials.push(Trial { mode, facts, passages: PASSAGES, layers: all, answered: share });
+            trials.push(Trial { mode, facts, passages: profile.passages, layers: all, answered: share });
             shares[which] = share;
             if facts == 1 {
                 (profile.measured.found_first, profile.measured.found) = (found_first, found);
@@ -72,14 +71,20 @@ pub(super) fn choose(
     if trimmed > 0 && profile.mode == RecallMode::Attend {
         let kept = [trimmed, layers - 1 - trimmed];
         let [share, ..] = run(profile, Some(RecallMode::Attend), 1, kept)?;
-        trials.push(Trial { mode: RecallMode::Attend, facts: 1, passages: PASSAGES, layers: kept, answered: share });
+        trials.push(Trial {
+            mode: RecallMode::Attend,
+            facts: 1,
+            passages: profile.passages,
+            layers: kept,
+            answered: share,
+        });
         // One answer more or less is chance.
-        if share + 1.0 / facts as f32 >= trials[0].answered {
+        if share + 1.0 / questions as f32 >= trials[0].answered {
             profile.kv_layers = (kept[0]..=kept[1]).collect();
         }
     }
     profile.measured.answered_without = run(profile, None, 1, all)?[0];
-    tell(ProbeStage::Answering(ways * facts, ways * facts));
+    tell(ProbeStage::Answering(ways * questions, ways * questions));
     profile.measured.trials = trials;
     Ok(())
 }

@@ -60,11 +60,18 @@ pub struct Passage {
 }
 
 impl Passage {
+    /// What is left out of the chunk at `place`, at its start and at its end.
+    pub fn cuts(&self, place: usize) -> [Cut; 2] {
+        let start = if place == 0 { self.start } else { Cut::default() };
+        let end = if place + 1 == self.chunks.len() { self.end } else { Cut::default() };
+        [start, end]
+    }
+
     /// The tokens of the chunk at `place` that are shown, of `len`.
-    pub fn shown(&self, place: usize, len: usize) -> Range<usize> {
-        let start = if place == 0 { self.start.tokens.min(len) } else { 0 };
-        let end = if place + 1 == self.chunks.len() { len.saturating_sub(self.end.tokens) } else { len };
-        start..end.max(start)
+    pub(super) fn shown(&self, place: usize, len: usize) -> Range<usize> {
+        let [start, end] = self.cuts(place);
+        let first = start.tokens.min(len);
+        first..len.saturating_sub(end.tokens).max(first)
     }
 }
 

@@ -1,9 +1,7 @@
 //! What of a passage's neighbours is shown: what completes the first and the last sentence of the chunks that were found. Chunks end
 //! anywhere; whole neighbours are mostly about something else, which small models mistake for the answer.
 
-use std::ops::Range;
-
-use mnemon_memory_store::{ChunkInfo, Recall};
+use mnemon_memory_store::{ChunkId, ChunkInfo, Recall};
 
 use super::{Passage, Terms};
 use crate::{Model, Result};
@@ -22,40 +20,43 @@ pub struct Cut {
 
 /// Cuts the neighbours in passages down to whole sentences.
 pub(crate) fn trim(recall: &dyn Recall, model: &Model, passages: &mut [Passage]) -> Result<()> {
-    for passage in passages {
-        let is_core = |chunk| passage.core.contains(&chunk);
-        let Some(first) = passage.chunks.iter().position(|chunk| is_core(*chunk)) else { continue };
-        let Some(last) = passage.chunks.iter().rposition(|chunk| is_core(*chunk)) else { continue };
-        if passage.chunks.len() == last + 1 - first {
-            continue;
-        }
-        let infos = recall.describe(&passage.chunks)?;
-        let (Some(before), Some(core), Some(after)) =
-            (infos.get(..first), infos.get(first..=last), infos.get(last + 1..))
-        else {
-            continue;
-        };
-        let ends_within = |core: Option<&ChunkInfo>| {
-            core.and_then(|info| info.tokens.last()).is_some_and(|token| !model.terms().ends_sentence(*token))
-        };
-        let skipped = skip(&tokens(before), model.terms());
-        let kept = if ends_within(core.last()) { keep(&tokens(after), model.terms()) } else { 0 };
-        let (left, start) = locate(before, skipped);
-        let (right, within) = locate(after, kept);
-        // A chunk of which nothing is shown is not part of the passage.
-        let until = last + 1 + right + usize::from(within > 0);
-        passage.start = after_tokens(model, before.get(left), start);
-        passage.end = match after.get(right).filter(|_| within > 0) {
-            Some(info) => Cut {
-                tokens: info.tokens.len() - within,
-                bytes: info.text.len() - bytes_of(model, info, 0..within).unwrap_or(info.text.len()),
-            },
-            None => Cut::default(),
-        };
-        passage.chunks.truncate(until);
-        passage.chunks.drain(..left);
+    // All at once: a store may be far away.
+    let has_sides = |passage: &&mut Passage| passage.chunks.len() > passage.core.len();
+    let mut cut: Vec<&mut Passage> = passages.iter_mut().filter(has_sides).collect();
+    let ids: Vec<ChunkId> = cut.iter().flat_map(|passage| passage.chunks.iter().copied()).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let infos = recall.describe(&ids)?;
+    let mut rest = infos.as_slice();
+    for passage in &mut cut {
+        let (own, others) = rest.split_at(passage.chunks.len().min(rest.len()));
+        rest = others;
+        trim_one(model, passage, own);
     }
     Ok(())
+}
+
+fn trim_one(model: &Model, passage: &mut Passage, infos: &[ChunkInfo]) {
+    let is_core = |info: &ChunkInfo| passage.core.contains(&info.id);
+    let Some(first) = infos.iter().position(is_core) else { return };
+    let before = &infos[..first];
+    let last = infos.iter().rposition(is_core).unwrap_or(first);
+    let after = &infos[last + 1..];
+    let terms = model.terms();
+    let ends_within = infos[last].tokens.last().is_some_and(|token| !terms.ends_sentence(*token));
+    let (left, start) = locate(before, skip(&tokens(before), terms));
+    let (right, end) = locate(after, if ends_within { keep(&tokens(after), terms) } else { 0 });
+    if let Some(info) = before.get(left) {
+        passage.start = Cut { tokens: start, bytes: bytes_of(model, info, start).unwrap_or(0) };
+    }
+    if let Some(info) = after.get(right).filter(|_| end > 0) {
+        let shown = bytes_of(model, info, end).unwrap_or(info.text.len());
+        passage.end = Cut { tokens: info.tokens.len() - end, bytes: info.text.len() - shown };
+    }
+    // A chunk of which nothing is shown is not part of the passage.
+    passage.chunks.truncate(last + 1 + right + usize::from(end > 0));
+    passage.chunks.drain(..left);
 }
 
 fn tokens(infos: &[ChunkInfo]) -> Vec<u32> {
@@ -73,14 +74,9 @@ fn locate(infos: &[ChunkInfo], mut place: usize) -> (usize, usize) {
     (infos.len(), 0)
 }
 
-fn after_tokens(model: &Model, info: Option<&ChunkInfo>, tokens: usize) -> Cut {
-    let bytes = info.and_then(|info| bytes_of(model, info, 0..tokens)).unwrap_or(0);
-    Cut { tokens, bytes }
-}
-
 /// Bytes of a chunk's text that its first tokens stand for, where the tokenizer can tell.
-fn bytes_of(model: &Model, info: &ChunkInfo, tokens: Range<usize>) -> Option<usize> {
-    let text = model.tokenizer().decode(info.tokens.get(tokens)?, false).ok()?;
+fn bytes_of(model: &Model, info: &ChunkInfo, tokens: usize) -> Option<usize> {
+    let text = model.tokenizer().decode(info.tokens.get(..tokens)?, false).ok()?;
     info.text.starts_with(&text).then_some(text.len())
 }
 

@@ -287,11 +287,9 @@ struct Shown {
 
 impl Shown {
     fn of(passage: &Passage) -> impl Iterator<Item = Self> {
-        let last = passage.chunks.len().saturating_sub(1);
-        passage.chunks.iter().enumerate().map(move |(at, &chunk)| Self {
-            chunk,
-            start: if at == 0 { passage.start } else { Cut::default() },
-            end: if at == last { passage.end } else { Cut::default() },
+        passage.chunks.iter().enumerate().map(|(place, &chunk)| {
+            let [start, end] = passage.cuts(place);
+            Self { chunk, start, end }
         })
     }
 
