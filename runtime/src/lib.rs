@@ -48,5 +48,5 @@ pub use passages::{
     Cut, NEIGHBOURS_MAX, PASSAGES_MAX, Passage, PassageOptions, PassagesFrom, Prompt, Selection, select, split_chat,
     split_text,
 };
-pub use profile::{Measured, PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead, Trial};
+pub use profile::{Extent, Extents, Measured, PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead, Trial};
 pub use rotary::Rotary;

@@ -67,10 +67,12 @@ impl Expected {
         Self { all: vec![values.into_iter().map(Into::into).collect()], ..Self::default() }
     }
 
-    /// Whether this is a right answer. Case, spaces and commas within numbers do not matter; texts are found as whole words.
+    /// Whether this is a right answer. Case, spaces and commas within numbers do not matter, nor whether a number is spelled digit by digit;
+    /// texts are found as whole words.
     pub(crate) fn is_met_by(&self, answer: &str, question: &str) -> bool {
         let said = normal(answer);
-        let has = |text: &String| contains_words(&said, &normal(text));
+        let joined = join_digits(&said);
+        let has = |text: &String| [&said, &joined].into_iter().any(|said| contains_words(said, &normal(text)));
         if self.none.iter().any(has) {
             return false;
         }
@@ -93,6 +95,27 @@ fn normal(text: &str) -> String {
         .map(|(_, &c)| c)
         .collect();
     kept.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A normal text with digits that are listed one by one ("4, 5 and 8") as one number.
+fn join_digits(text: &str) -> String {
+    let is_digit = |word: &str| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_digit());
+    let mut words: Vec<String> = Vec::new();
+    let mut is_listed = false;
+    for word in text.split_whitespace() {
+        let bare = word.trim_end_matches([',', '.', ';']);
+        if is_digit(bare) {
+            match words.last_mut().filter(|_| is_listed) {
+                Some(number) => number.push_str(bare),
+                None => words.push(bare.to_owned()),
+            }
+            is_listed = true;
+        } else if !(is_listed && bare == "and") {
+            words.push(word.to_owned());
+            is_listed = false;
+        }
+    }
+    words.join(" ")
 }
 
 /// Whether `part` stands in `text` with no letter or digit directly beside it.
@@ -122,6 +145,17 @@ mod tests {
         assert!(!expected.is_met_by("12345", ""));
         assert!(Expected::one_of(["two", "2"]).is_met_by("There are 2.", ""));
         assert!(!Expected::one_of(["ox"]).is_met_by("a box", ""));
+    }
+
+    #[test]
+    fn a_number_may_be_spelled_digit_by_digit() {
+        let expected = Expected::all_of(["21045"]);
+        assert!(expected.is_met_by("The digits are 2, 1, 0, 4, and 5.", ""));
+        assert!(expected.is_met_by("They are 2 1 0 4 5 in this order", ""));
+        assert!(!expected.is_met_by("The digits are 2, 1, 0, and 5.", ""));
+        assert!(!expected.is_met_by("2, 1 or 0, 4, 5", ""));
+        let outdated = Expected { none: vec!["21045".into()], ..Expected::default() };
+        assert!(!outdated.is_met_by("2, 1, 0, 4 and 5", ""));
     }
 
     #[test]

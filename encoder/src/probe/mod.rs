@@ -15,7 +15,7 @@ mod trials;
 use std::sync::Arc;
 
 use mnemon_memory_store::{EntryPolicy, KvDtype, KvGeometry, Memory, Recall, Snapshot};
-use mnemon_runtime::{Measured, Message, Model, PROFILE_VERSION, Profile, Prompt, RecallMode};
+use mnemon_runtime::{Extents, Measured, Message, Model, PROFILE_VERSION, Profile, Prompt, RecallMode};
 
 use self::text::{Fact, ProbeText};
 use crate::Result;
@@ -100,6 +100,7 @@ pub fn probe(model: &Arc<Model>, options: &ProbeOptions, tell: &mut dyn FnMut(Pr
         neighbours: NEIGHBOURS,
         mode: RecallMode::Attend,
         mode_of_several: None,
+        extents: Extents::default(),
         measured: Measured {
             tokens: memory.info().tokens as usize,
             questions: probed.facts.len(),

@@ -6,7 +6,7 @@ use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result as StoreResult, SearchRequest, TermHit, TermRequest,
 };
 use mnemon_runtime::{
-    Error, GenerateOptions, GenerateStep, Generation, MemoryFrom, PassageOptions, PassagesFrom, Profile, RecallMode,
+    Error, Extent, Extents, GenerateOptions, GenerateStep, Generation, MemoryFrom, PassageOptions, PassagesFrom, Profile, RecallMode,
     Trial,
 };
 
@@ -15,8 +15,8 @@ use crate::Result;
 
 /// Tokens of an answer.
 const ANSWER_TOKENS: usize = 24;
-/// Reading again costs more than attending: it has to be better by this share of the answers to be preferred.
-const REREAD_MARGIN: f32 = 0.1;
+/// What costs more, or shows less, has to be better by this share of the answers to be preferred.
+const MARGIN: f32 = 0.1;
 /// Share of the layers at the lower and the upper end that memories may do without.
 const TRIMMED_SHARE: usize = 12;
 
@@ -30,8 +30,8 @@ pub(super) fn choose(
     let layers = probed.model.config().layers as u32;
     let trimmed = layers / TRIMMED_SHARE as u32;
     let questions = answered.clamp(1, probed.facts.len());
-    // Both modes for one fact and for two, fewer layers, and no memory.
-    let ways = 2 * 2 + 2;
+    // One fact in both modes and extents, two facts in both modes, fewer layers, and no memory.
+    let ways = 2 * 2 + 2 + 2;
     let mut done = 0;
     let mut run = |profile: &Profile, mode: Option<RecallMode>, asked: usize, kept: [u32; 2]| -> Result<[f32; 3]> {
         let mut right = [0_usize; 3];
@@ -49,37 +49,51 @@ pub(super) fn choose(
         Ok(right.map(|right| right as f32 / questions as f32))
     };
     let all = [0, layers - 1];
-    let mut trials = Vec::new();
-    for facts in [1, 2] {
-        let mut shares = [0.0_f32; 2];
-        for (which, mode) in [RecallMode::Attend, RecallMode::Reread].into_iter().enumerate() {
-            let [share, found_first, found] = run(profile, Some(mode), facts, all)?;
-            trials.push(Trial { mode, facts, passages: profile.passages, layers: all, answered: share });
-            shares[which] = share;
-            if facts == 1 {
-                (profile.measured.found_first, profile.measured.found) = (found_first, found);
-            }
-        }
-        let better = shares[1] > shares[0] + REREAD_MARGIN;
-        let mode = if better { RecallMode::Reread } else { RecallMode::Attend };
-        if facts == 1 {
-            profile.mode = mode;
-        } else {
-            profile.mode_of_several = Some(mode).filter(|mode| *mode != profile.mode);
+    let mut trials: Vec<Trial> = Vec::new();
+    let mut attempt = |profile: &Profile, mode: RecallMode, facts: usize, kept: [u32; 2]| -> Result<[f32; 3]> {
+        let result = run(profile, Some(mode), facts, kept)?;
+        trials.push(Trial {
+            mode,
+            facts,
+            passages: profile.passages,
+            extent: profile.extents.of(mode),
+            layers: kept,
+            answered: result[0],
+        });
+        Ok(result)
+    };
+    let modes = [RecallMode::Attend, RecallMode::Reread];
+    let mut one = [[0.0; 3]; 2];
+    for (best, mode) in one.iter_mut().zip(modes) {
+        profile.extents = Extents::default();
+        *best = attempt(profile, mode, 1, all)?;
+    }
+    let mut extents = Extents::default();
+    profile.extents = Extents { attend: Extent::Sentence, reread: Extent::Sentence };
+    for ((best, mode), extent) in one.iter_mut().zip(modes).zip([&mut extents.attend, &mut extents.reread]) {
+        let sentences = attempt(profile, mode, 1, all)?;
+        // What stands around a sentence may be needed, though the probe's facts are one sentence each.
+        if sentences[0] > best[0] + MARGIN {
+            (*best, *extent) = (sentences, Extent::Sentence);
         }
     }
-    if trimmed > 0 && profile.mode == RecallMode::Attend {
+    profile.extents = extents;
+    let better = |[attend, reread]: [f32; 2]| {
+        if reread > attend + MARGIN { RecallMode::Reread } else { RecallMode::Attend }
+    };
+    profile.mode = better(one.map(|result| result[0]));
+    let used = one[usize::from(profile.mode == RecallMode::Reread)];
+    [_, profile.measured.found_first, profile.measured.found] = used;
+    let mut two = [0.0; 2];
+    for (share, mode) in two.iter_mut().zip(modes) {
+        [*share, ..] = attempt(profile, mode, 2, all)?;
+    }
+    profile.mode_of_several = Some(better(two)).filter(|mode| *mode != profile.mode);
+    if trimmed > 0 {
         let kept = [trimmed, layers - 1 - trimmed];
-        let [share, ..] = run(profile, Some(RecallMode::Attend), 1, kept)?;
-        trials.push(Trial {
-            mode: RecallMode::Attend,
-            facts: 1,
-            passages: profile.passages,
-            layers: kept,
-            answered: share,
-        });
+        let [share, ..] = attempt(profile, RecallMode::Attend, 1, kept)?;
         // One answer more or less is chance.
-        if share + 1.0 / questions as f32 >= trials[0].answered {
+        if share + 1.0 / questions as f32 >= one[0][0] {
             profile.kv_layers = (kept[0]..=kept[1]).collect();
         }
     }

@@ -5,16 +5,18 @@
 //! |---|---|
 //! | `prompt` | [`Prompt`]: tokens before and after the place of passages, and those that ask |
 //! | `prefix` | [`Prefixes`]: beginnings of prompts that were read before |
+//! | `sentences` | where sentences end |
 //! | `select` | [`select`]: which chunks, by the heads of a profile and by words |
 //! | `split` | what of a long prompt stays in sight |
 //! | `terms` | words behind tokens |
-//! | `trim` | what of a passage's neighbours is shown |
+//! | `trim` | how much of what was found is shown |
 //! | `reader` | [`PassageReader`]: a prompt read with passages in it, then one token at a time |
 
 mod prefix;
 mod prompt;
 mod reader;
 mod select;
+mod sentences;
 mod split;
 mod terms;
 #[cfg(test)]
@@ -33,7 +35,7 @@ pub use select::{Passage, Selection, select};
 pub use split::{split_chat, split_text};
 pub(crate) use terms::Terms;
 pub use trim::Cut;
-pub(crate) use trim::trim;
+pub(crate) use trim::{Attended, trim};
 
 use crate::{
     Error, Result,
@@ -52,8 +54,8 @@ pub struct PassageOptions {
     pub mode: Option<RecallMode>,
     /// Passages at most; the profile's number when `None`.
     pub passages: Option<usize>,
-    /// Whole chunks on each side that belong to a passage; when `None`, what completes the first and the last sentence, out of
-    /// as many chunks as the profile says.
+    /// Whole chunks on each side that belong to a passage; when `None`, whole sentences, as many as the profile's
+    /// [`extents`](Profile::extents) say.
     pub neighbours: Option<usize>,
     /// Scan every entry instead of walking the graph.
     pub exact: bool,

@@ -253,7 +253,6 @@ impl PassageReader {
         self.state.position = before;
         let terms = self.model.terms().of(self.prompt.after.get(asked).unwrap_or_default());
         let passages = self.select(queries, &terms)?;
-        self.mode = self.from.mode(passages.len())?;
         self.asked = queries.to_vec();
         let room = self.room();
         self.place(passages, room)
@@ -278,7 +277,6 @@ impl PassageReader {
         if chunks(&passages) == chunks(&self.passages) {
             return Ok(());
         }
-        self.mode = self.from.mode(passages.len())?;
         let position = self.state.position;
         let room = self.attention.region().map_or(0, |region| region.len());
         self.place(passages, room)?;
@@ -289,12 +287,17 @@ impl PassageReader {
         Ok(())
     }
 
-    fn select(&self, queries: &[f32], terms: &[Vec<u32>]) -> Result<Vec<Passage>> {
+    /// Passages, for a mode that depends on their number.
+    fn select(&mut self, queries: &[f32], terms: &[Vec<u32>]) -> Result<Vec<Passage>> {
         let config = self.model.config();
         let selection = Selection { queries, terms, group: config.heads / config.kv_heads };
         let recall = self.from.recall.as_ref();
         let mut passages = select(recall, &self.from.profile, &selection, &self.from.options)?;
-        trim(recall, &self.model, &mut passages)?;
+        self.mode = self.from.mode(passages.len())?;
+        if self.from.options.neighbours.is_none() {
+            let extent = self.from.profile.extents.of(self.mode);
+            trim(recall, &self.model, &mut passages, extent, terms)?;
+        }
         Ok(passages)
     }
 

@@ -17,7 +17,7 @@ use std::{
 
 use mnemon_memory_store::{ChunkId, Hit, Recall, SearchRequest, TermRequest};
 
-use super::{Cut, PassageOptions};
+use super::{Attended, Cut, PassageOptions};
 use crate::{
     Result,
     profile::{Profile, SearchHead},
@@ -49,8 +49,10 @@ pub struct Passage {
     pub chunks: Vec<ChunkId>,
     /// The chunk that was found.
     pub found: ChunkId,
-    /// Chunks that are shown as a whole, in document order; of the others, [`trim`](super::trim) shows what completes a sentence.
+    /// The chunks among them whose sentences are shown, in document order; the others may complete these.
     pub(crate) core: Vec<ChunkId>,
+    /// What of them the question's tokens attend to.
+    pub(crate) attended: Vec<Attended>,
     /// What is left out of the first chunk, at its start.
     pub start: Cut,
     /// What is left out of the last chunk, at its end.
@@ -149,7 +151,12 @@ pub fn select(
         } else {
             let core = core.into_iter().filter(|chunk| chunks.contains(chunk)).collect();
             let (start, end) = (Cut::default(), Cut::default());
-            passages.push(Passage { chunks, found, core, start, end, score: passage_score });
+            passages.push(Passage { chunks, found, core, attended: Vec::new(), start, end, score: passage_score });
+        }
+    }
+    if let Some(attention) = &attention {
+        for passage in &mut passages {
+            passage.attended = attention.within(&passage.chunks);
         }
     }
     Ok(passages)
@@ -243,15 +250,15 @@ impl Attention {
         }))
     }
 
-    /// Calls `each` with token, head, chunk, and the share of the token's attention that each of its entries gets.
-    fn for_each(&self, mut each: impl FnMut(usize, usize, ChunkId, f32)) {
+    /// Calls `each` with token, head, and each of their entries with its share of the attention.
+    fn for_each(&self, mut each: impl FnMut(usize, usize, &Hit, f32)) {
         let heads = self.weights.len();
         for (index, hits) in self.hits.iter().enumerate() {
             let largest = hits.iter().map(|hit| hit.score).fold(f32::NEG_INFINITY, f32::max);
             let part = |hit: &Hit| f32::from(hit.len.max(1)) * (self.scale * (hit.score - largest)).exp();
             let total: f32 = hits.iter().map(part).sum();
             for hit in hits {
-                each(index / heads, index % heads, hit.chunk, part(hit) / total);
+                each(index / heads, index % heads, hit, part(hit) / total);
             }
         }
     }
@@ -259,8 +266,8 @@ impl Attention {
     fn means(&self) -> Vec<HeadShares> {
         let mut means: Vec<HeadShares> =
             self.weights.iter().map(|&weight| HeadShares { weight, shares: HashMap::new() }).collect();
-        self.for_each(|_, head, chunk, share| {
-            *means[head].shares.entry(chunk).or_default() += share / self.tokens as f32;
+        self.for_each(|_, head, hit, share| {
+            *means[head].shares.entry(hit.chunk).or_default() += share / self.tokens as f32;
         });
         means
     }
@@ -269,8 +276,8 @@ impl Attention {
         let heads = self.weights.len();
         let mut sums: HashMap<ChunkId, Vec<f32>> =
             candidates.iter().map(|(chunk, _)| (*chunk, vec![0.0; self.tokens * heads])).collect();
-        self.for_each(|token, head, chunk, share| {
-            if let Some(sums) = sums.get_mut(&chunk) {
+        self.for_each(|token, head, hit, share| {
+            if let Some(sums) = sums.get_mut(&hit.chunk) {
                 sums[token * heads + head] += share;
             }
         });
@@ -281,6 +288,18 @@ impl Attention {
         };
         let shares = sums.into_iter().map(|(chunk, sums)| (chunk, sums.chunks_exact(heads).map(geometric).collect()));
         TokenShares { tokens: self.tokens, shares: shares.collect() }
+    }
+
+    /// The attention that entries of these chunks get.
+    fn within(&self, chunks: &[ChunkId]) -> Vec<Attended> {
+        let mut attended = Vec::new();
+        self.for_each(|_, head, hit, share| {
+            if chunks.contains(&hit.chunk) {
+                let mass = self.weights[head] * share;
+                attended.push(Attended { chunk: hit.chunk, token: usize::from(hit.start), mass });
+            }
+        });
+        attended
     }
 }
 

@@ -1,8 +1,10 @@
 //! Words behind tokens: which tokens of a vocabulary count as the same term.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use tokenizers::Tokenizer;
+
+use super::sentences::Mark;
 
 /// Tokens of a vocabulary by the word, or piece of a word, that they stand for: lower case, without space around it.
 #[derive(Debug)]
@@ -11,21 +13,23 @@ pub(crate) struct Terms {
     tokens: Vec<Vec<u32>>,
     /// Term of each token that has one.
     term_of: HashMap<u32, u32>,
-    /// Tokens that end a sentence or a line.
-    ends: HashSet<u32>,
+    /// What tokens are at the borders of sentences, where they are anything.
+    marks: HashMap<u32, Mark>,
 }
 
 impl Terms {
     pub(crate) fn new(tokenizer: &Tokenizer) -> Self {
         let mut by_word: HashMap<String, u32> = HashMap::new();
-        let mut terms = Self { tokens: Vec::new(), term_of: HashMap::new(), ends: HashSet::new() };
+        let mut terms = Self { tokens: Vec::new(), term_of: HashMap::new(), marks: HashMap::new() };
         let mut ids: Vec<u32> = tokenizer.get_vocab(false).into_values().collect();
         ids.sort_unstable();
         for id in ids {
             let Ok(text) = tokenizer.decode(&[id], true) else { continue };
-            let last = text.trim_end_matches(['"', '\'', '”', '’', ')', ' ']);
-            if text.contains('\n') || last.ends_with(['.', '!', '?', '。', '！', '？']) {
-                terms.ends.insert(id);
+            // Decoders strip a space at the beginning.
+            let is_spaced = tokenizer.id_to_token(id).is_some_and(|token| token.starts_with(['\u{120}', '\u{2581}']));
+            let mark = Mark::of(&text, is_spaced);
+            if mark != Mark::default() {
+                terms.marks.insert(id, mark);
             }
             let word = text.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
             if word.is_empty() || word.contains(char::REPLACEMENT_CHARACTER) {
@@ -42,15 +46,16 @@ impl Terms {
         terms
     }
 
-    /// Tokens of which these end a sentence.
+    /// Tokens of these texts, by their numbers, that stand for no words.
     #[cfg(test)]
-    pub(crate) fn ending_with(ends: &[u32]) -> Self {
-        Self { tokens: Vec::new(), term_of: HashMap::new(), ends: ends.iter().copied().collect() }
+    pub(crate) fn of_texts(texts: &[String]) -> Self {
+        let marks = texts.iter().enumerate().map(|(id, text)| (id as u32, Mark::of(text, false))).collect();
+        Self { tokens: Vec::new(), term_of: HashMap::new(), marks }
     }
 
-    /// Whether a sentence or a line ends with this token, as far as one token tells.
-    pub(crate) fn ends_sentence(&self, token: u32) -> bool {
-        self.ends.contains(&token)
+    /// What a token is at the borders of sentences.
+    pub(super) fn mark(&self, token: u32) -> Mark {
+        self.marks.get(&token).copied().unwrap_or_default()
     }
 
     /// The terms of a text, each once, as the tokens that stand for it.

@@ -46,6 +46,37 @@ pub enum RecallMode {
     Reread,
 }
 
+/// How much of what was found a passage shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Extent {
+    /// The sentences of the chunk that was found.
+    #[default]
+    Chunk,
+    /// Of them, those that the question is about: small models mistake the others for the answer.
+    Sentence,
+}
+
+/// How much passages show in each mode. A stored sentence lacks what other tokens know of it, so that the better choice for one mode need
+/// not be that for the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Extents {
+    /// Of passages that are attended to.
+    pub attend: Extent,
+    /// Of passages that are read again.
+    pub reread: Extent,
+}
+
+impl Extents {
+    /// Of passages used in this mode.
+    pub fn of(self, mode: RecallMode) -> Extent {
+        match mode {
+            RecallMode::Attend => self.attend,
+            RecallMode::Reread => self.reread,
+        }
+    }
+}
+
 /// What the probe measured for one way of using passages.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Trial {
@@ -56,6 +87,9 @@ pub struct Trial {
     pub facts: usize,
     /// Passages used at most.
     pub passages: usize,
+    /// How much of what was found they showed.
+    #[serde(default)]
+    pub extent: Extent,
     /// First and last decoder layer that kept keys and values.
     pub layers: [u32; 2],
     /// Share of the probe's questions that were answered, 0 to 1.
@@ -107,6 +141,9 @@ pub struct Profile {
     pub passages: usize,
     /// Chunks on each side out of which a passage's first and last sentence are completed.
     pub neighbours: usize,
+    /// How much of what was found a passage shows.
+    #[serde(default)]
+    pub extents: Extents,
     /// How one passage is used where the memory allows both ways.
     pub mode: RecallMode,
     /// How several passages are used then; as one when it is not said.

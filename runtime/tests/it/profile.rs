@@ -43,6 +43,7 @@ fn profile(model: &Model) -> Profile {
         neighbours: 2,
         mode: RecallMode::Reread,
         mode_of_several: None,
+        extents: mnemon_runtime::Extents::default(),
         measured: Measured {
             tokens: 5000,
             questions: 40,

@@ -32,6 +32,7 @@ fn profile(model: &Model, heads: &[(u32, u32)]) -> Profile {
         neighbours: 1,
         mode: RecallMode::Attend,
         mode_of_several: None,
+        extents: mnemon_runtime::Extents::default(),
         measured: Measured::default(),
     }
 }

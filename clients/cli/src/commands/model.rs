@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
+use mnemon_runtime::{Extent, RecallMode, Trial};
 use mnemon_server::{ProbeStage, make_profile};
 use serde_json::json;
 
@@ -41,12 +42,13 @@ pub(crate) fn run(args: Model, ui: &Ui) -> Result<()> {
     let percent = |share: f32| format!("{:.0} %", 100.0 * share);
     let answered = |facts: usize| {
         let used = profile.mode_for(facts);
-        let trial = measured.trials.iter().find(|trial| trial.facts == facts && trial.mode == used);
+        let is_used = |trial: &&Trial| (trial.facts, trial.mode, trial.extent) == (facts, used, profile.extents.of(used));
+        let trial = measured.trials.iter().find(is_used);
         percent(trial.map_or(0.0, |trial| trial.answered))
     };
     let mode = |passages: usize| match profile.mode_for(passages) {
-        mnemon_runtime::RecallMode::Attend => "attend",
-        mnemon_runtime::RecallMode::Reread => "reread",
+        RecallMode::Attend => "attend",
+        RecallMode::Reread => "reread",
     };
     ui.line(format!("wrote {}", path.display()))?;
     for line in [
@@ -60,9 +62,12 @@ pub(crate) fn run(args: Model, ui: &Ui) -> Result<()> {
                 .join(", ")
         ),
         format!(
-            "passages: at most {}, completed to sentences out of {} chunks on each side; mode {}, for several {}",
+            "passages: at most {}, {}; mode {}, for several {}",
             profile.passages,
-            profile.neighbours,
+            match profile.extents.of(profile.mode_for(1)) {
+                Extent::Chunk => "all sentences of a chunk",
+                Extent::Sentence => "the sentences asked about",
+            },
             mode(1),
             mode(2)
         ),

@@ -97,6 +97,7 @@ fn profile(model: &Model, heads: &[(u32, u32)]) -> Profile {
         neighbours: 0,
         mode: RecallMode::Attend,
         mode_of_several: None,
+        extents: crate::profile::Extents::default(),
         measured: crate::Measured::default(),
     }
 }

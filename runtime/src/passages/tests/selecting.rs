@@ -30,6 +30,7 @@ fn heads(weights: &[((u32, u32), f32)]) -> Profile {
         neighbours: 0,
         mode: RecallMode::Reread,
         mode_of_several: None,
+        extents: crate::profile::Extents::default(),
         measured: crate::Measured::default(),
     }
 }
