@@ -52,7 +52,7 @@ pub(crate) struct AskArguments {
     /// Leave the memories in --data for another run over the same haystacks.
     #[arg(long, requires = "data")]
     pub(crate) keep: bool,
-    /// Print every answer.
+    /// Print every answer, and the passages of those from memory.
     #[arg(long)]
     pub(crate) show_answers: bool,
     #[command(flatten)]
@@ -198,6 +198,11 @@ impl<'a> Asker<'a> {
             }
             Err(error) => return Err(error.into()),
         };
+        if self.arguments.show_answers {
+            for passage in &answer.finish.passages {
+                println!("      | {:?}", passage.text);
+            }
+        }
         Ok(Some(remembered(&answer, item)))
     }
 

@@ -6,8 +6,8 @@ use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result as StoreResult, SearchRequest, TermHit, TermRequest,
 };
 use mnemon_runtime::{
-    Error, Extent, Extents, GenerateOptions, GenerateStep, Generation, MemoryFrom, PassageOptions, PassagesFrom, Profile, RecallMode,
-    Trial,
+    Error, Extent, Extents, GenerateOptions, GenerateStep, Generation, MemoryFrom, PassageOptions, PassagesFrom,
+    Profile, RecallMode, Trial,
 };
 
 use super::{ProbeStage, Probed, ask};

@@ -1,7 +1,7 @@
 //! A prompt read with passages in it: the text before, a look at the question, the passages, the text after; then one token at a
 //! time, with passages chosen again as the text grows.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 use mnemon_memory_store::{ChunkId, ChunkInfo};
@@ -9,7 +9,7 @@ use mnemon_memory_store::{ChunkId, ChunkInfo};
 use super::{Passage, PassagesFrom, Prompt, Selection, select, trim};
 use crate::{
     Error, Logits, Model, PassageAttention, Result, SequenceState, Stretch,
-    profile::{QueryHead, RecallMode},
+    profile::{Extent, QueryHead, RecallMode},
 };
 
 /// Tokens of one forward pass.
@@ -358,6 +358,7 @@ impl PassageReader {
             RecallMode::Attend => self.from.recall.fetch_layers(&ids)?,
             RecallMode::Reread => Vec::new(),
         };
+        let is_dated = self.is_dated(&infos);
         let (mut stretches, mut all_tokens) = (Vec::new(), Vec::new());
         let mut at = 0;
         // Document, and its token after the last one shown.
@@ -369,7 +370,7 @@ impl PassageReader {
                 let starts_at = info.span.token_start + shown.start as u64;
                 let follows = last.is_some_and(|(document, end)| (document, end) == (info.document, starts_at));
                 if place == 0 && !follows {
-                    let tokens = self.tokens(&self.introduction(info, last.is_some()))?;
+                    let tokens = self.tokens(&self.introduction(info, is_dated, last.is_some()))?;
                     if !tokens.is_empty() {
                         stretches.push(Stretch { chunk: None, len: tokens.len(), skipped: 0, stored: Vec::new() });
                         all_tokens.push(tokens);
@@ -385,10 +386,19 @@ impl PassageReader {
         Ok((stretches, all_tokens))
     }
 
-    /// What is said before a passage: its document's date and speaker, if it has them.
-    fn introduction(&self, info: &ChunkInfo, follows: bool) -> String {
+    /// Whether dates are shown: a model that does best with single sentences takes a date for the answer, so that it sees dates only where
+    /// they tell passages apart.
+    fn is_dated(&self, infos: &[ChunkInfo]) -> bool {
+        let dates: HashSet<&str> =
+            infos.iter().map(|info| info.metadata.get("date").map_or("", String::as_str)).collect();
+        let shows_all = self.from.options.neighbours.is_some();
+        shows_all || self.from.profile.extents.of(self.mode) == Extent::Chunk || dates.len() > 1
+    }
+
+    /// What is said before a passage: its document's speaker, and its date where that is shown.
+    fn introduction(&self, info: &ChunkInfo, is_dated: bool, follows: bool) -> String {
         let of = |key: &str| info.metadata.get(key).map(String::as_str).filter(|value| !value.is_empty());
-        let line = match (of("date"), of("speaker")) {
+        let line = match (of("date").filter(|_| is_dated), of("speaker")) {
             (Some(date), Some(speaker)) => format!("[{date}] {speaker}: "),
             (Some(date), None) => format!("[{date}] "),
             (None, Some(speaker)) => format!("{speaker}: "),

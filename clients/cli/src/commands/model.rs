@@ -42,7 +42,8 @@ pub(crate) fn run(args: Model, ui: &Ui) -> Result<()> {
     let percent = |share: f32| format!("{:.0} %", 100.0 * share);
     let answered = |facts: usize| {
         let used = profile.mode_for(facts);
-        let is_used = |trial: &&Trial| (trial.facts, trial.mode, trial.extent) == (facts, used, profile.extents.of(used));
+        let is_used =
+            |trial: &&Trial| (trial.facts, trial.mode, trial.extent) == (facts, used, profile.extents.of(used));
         let trial = measured.trials.iter().find(is_used);
         percent(trial.map_or(0.0, |trial| trial.answered))
     };

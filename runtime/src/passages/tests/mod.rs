@@ -40,12 +40,16 @@ fn tokenizer() -> String {
 
 /// A model of the runtime's fixtures, with other sizes in its configuration where `change` says so.
 fn model_with(name: &str, change: impl Fn(String) -> String) -> Arc<Model> {
+    model_of(name, &tokenizer(), change)
+}
+
+fn model_of(name: &str, tokenizer: &str, change: impl Fn(String) -> String) -> Arc<Model> {
     let folder = tempfile::tempdir().unwrap();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     let config = change(fs::read_to_string(fixture.join("config.json")).unwrap());
     fs::write(folder.path().join("config.json"), config).unwrap();
     fs::copy(fixture.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
-    fs::write(folder.path().join("tokenizer.json"), tokenizer()).unwrap();
+    fs::write(folder.path().join("tokenizer.json"), tokenizer).unwrap();
     let options = LoadOptions {
         device: DeviceChoice::Cpu,
         kv_dtype: Some(KvDtype::F32),
@@ -59,7 +63,16 @@ fn model_with(name: &str, change: impl Fn(String) -> String) -> Arc<Model> {
 
 /// A fixture that reads up to 512 positions.
 fn model(name: &str) -> Arc<Model> {
-    model_with(name, |config| config.replace("\"max_position_embeddings\": 128", "\"max_position_embeddings\": 512"))
+    model_with(name, long)
+}
+
+fn long(config: String) -> String {
+    config.replace("\"max_position_embeddings\": 128", "\"max_position_embeddings\": 512")
+}
+
+/// The same, where token 63 is a full stop and all others are words with a space before them.
+fn model_of_sentences(name: &str) -> Arc<Model> {
+    model_of(name, &tokenizer().replace("\"w", "\"\u{120}w").replace("\"\u{120}w63\"", "\".\""), long)
 }
 
 /// Tokens of a chunk.

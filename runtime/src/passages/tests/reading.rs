@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::super::{PassageOptions, PassageReader, PassagesFrom, Prompt, ReadStep};
 use super::*;
-use crate::{Error, FullAttention, PassageAttention, Stretch};
+use crate::{Error, Extent, Extents, FullAttention, PassageAttention, Stretch};
 
 const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "qwen2_sliding"];
 
@@ -12,6 +12,9 @@ fn from(shelf: &Arc<Shelf>, profile: &Profile, options: &PassageOptions) -> Pass
     let recall: Arc<dyn Recall> = Arc::clone(shelf) as _;
     PassagesFrom { recall, profile: Arc::new(profile.clone()), options: options.clone() }
 }
+
+/// As the probe finds of small models.
+const SENTENCE_TO_REREAD: Extents = Extents { attend: Extent::Chunk, reread: Extent::Sentence };
 
 fn reread() -> PassageOptions {
     PassageOptions { mode: Some(RecallMode::Reread), choose_again_after: None, ..PassageOptions::default() }
@@ -183,6 +186,64 @@ fn dates_and_speakers_stand_before_their_passages() {
             assert_close(&found, &row(&wanted), &format!("{:?}, {passages} passages", options.mode));
         }
     }
+}
+
+/// Four sentences of ten tokens in chunks of eight; the second has the word that is asked for, token 12.
+fn four_sentences(model: &Arc<Model>, profile: &Profile, metadata: &[(&str, &str)]) -> Arc<Shelf> {
+    let tokens: Vec<u32> = (0..40).map(|at| if at % 10 == 9 { 63 } else { 3 + at }).collect();
+    let mut shelf = Shelf::of(model, profile, &[0, 1]);
+    shelf.read(model, &tokens, metadata);
+    Arc::new(shelf)
+}
+
+#[test]
+fn a_passage_shows_whole_sentences_or_those_asked_about() {
+    let model = model_of_sentences("llama");
+    let profile = Profile { neighbours: 1, extents: SENTENCE_TO_REREAD, ..by_words(&model) };
+    let shelf = four_sentences(&model, &profile, &[]);
+    let asks = Prompt { before: vec![5, 6], after: vec![15, 50], question: 0..1 };
+    for (options, chunks, tokens) in [
+        // Chunk 1 was found: the sentences that have a part of it, and the second alone.
+        (attend(), vec![0, 1, 2], [0, 4]),
+        (reread(), vec![1, 2], [2, 4]),
+        (PassageOptions { neighbours: Some(0), ..reread() }, vec![1], [0, 0]),
+    ] {
+        let mut reader =
+            PassageReader::new(&model, asks.clone(), from(&shelf, &profile, &options), 500, false).unwrap();
+        read(&mut reader);
+        let passage = &reader.passages()[0];
+        let shown: Vec<u64> = passage.chunks.iter().map(|chunk| chunk.0).collect();
+        assert_eq!((shown, [passage.start.tokens, passage.end.tokens]), (chunks, tokens), "{options:?}");
+    }
+}
+
+#[test]
+fn a_date_stands_before_a_single_sentence_only_where_it_tells() {
+    let model = model_of_sentences("llama");
+    let profile = Profile { neighbours: 1, extents: SENTENCE_TO_REREAD, ..by_words(&model) };
+    let asks = Prompt { before: vec![5, 6], after: vec![15, 50], question: 0..1 };
+    let answer = |metadata: &[(&str, &str)], options: &PassageOptions| {
+        let shelf = four_sentences(&model, &profile, metadata);
+        read(&mut PassageReader::new(&model, asks.clone(), from(&shelf, &profile, options), 500, false).unwrap())
+    };
+    let (dated, plain) = (&[("date", "w50")][..], &[][..]);
+    assert_eq!(answer(dated, &reread()), answer(plain, &reread()));
+    assert_ne!(answer(dated, &attend()), answer(plain, &attend()));
+    // Two documents with the word, of two dates.
+    let of = |dates: [&str; 2]| {
+        let mut shelf = Shelf::of(&model, &profile, &[0, 1]);
+        for date in dates {
+            shelf.read(&model, &four_sentences(&model, &profile, &[]).infos[1].tokens, &[("date", date)]);
+        }
+        let shelf = Arc::new(shelf);
+        let options = PassageOptions { passages: Some(2), ..reread() };
+        let mut reader =
+            PassageReader::new(&model, asks.clone(), from(&shelf, &profile, &options), 500, false).unwrap();
+        let logits = read(&mut reader);
+        assert_eq!(reader.passages().len(), 2);
+        logits
+    };
+    assert_ne!(of(["w50", "w51"]), of(["w50", "w50"]));
 }
 
 /// Finds by words alone.
