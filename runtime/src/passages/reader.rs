@@ -64,8 +64,8 @@ pub(crate) struct PassageReader {
     reserved: usize,
     /// Decoder layers up to the last search head.
     looked_layers: usize,
-    /// Queries of the question's tokens.
-    asked: Vec<f32>,
+    /// Tokens of the question, and their queries.
+    asked: (Vec<u32>, Vec<f32>),
     /// Tokens since passages were chosen.
     recent: Vec<u32>,
 }
@@ -118,7 +118,7 @@ impl PassageReader {
             unread: Vec::new(),
             reserved,
             looked_layers,
-            asked: Vec::new(),
+            asked: (Vec::new(), Vec::new()),
             recent: Vec::new(),
             attention,
             prompt,
@@ -251,9 +251,10 @@ impl PassageReader {
         let before = self.prompt.before.len();
         self.attention.rewind(before);
         self.state.position = before;
+        let tokens = self.prompt.after.get(first..asked.end).unwrap_or_default().to_vec();
         let terms = self.model.terms().of(self.prompt.after.get(asked).unwrap_or_default());
-        let passages = self.select(queries, &terms)?;
-        self.asked = queries.to_vec();
+        let passages = self.select(queries, &tokens, &terms)?;
+        self.asked = (tokens, queries.to_vec());
         let room = self.room();
         self.place(passages, room)
     }
@@ -263,12 +264,15 @@ impl PassageReader {
         let queries = self.attention.take_queries();
         let asked = self.prompt.after.get(self.prompt.question.clone()).unwrap_or_default();
         let tokens: Vec<u32> = asked.iter().chain(&self.recent).copied().collect();
-        self.recent.clear();
+        let recent = std::mem::take(&mut self.recent);
         let row = self.from.profile.search.len() * self.model.config().head_dim;
         let from = queries.len().saturating_sub(QUESTION_TOKENS_MAX * row);
         let terms = self.model.terms().of(&tokens);
-        let queries = [self.asked.as_slice(), queries.get(from..).unwrap_or_default()].concat();
-        let passages = self.select(&queries, &terms)?;
+        let queries = queries.get(from..).unwrap_or_default();
+        let last = recent.len().saturating_sub(queries.len() / row.max(1));
+        let (asked_tokens, asked_queries) = &self.asked;
+        let looked_up = [asked_tokens.as_slice(), &recent[last..]].concat();
+        let passages = self.select(&[asked_queries.as_slice(), queries].concat(), &looked_up, &terms)?;
         let chunks = |passages: &[Passage]| {
             let mut chunks: Vec<ChunkId> = passages.iter().flat_map(|passage| passage.chunks.clone()).collect();
             chunks.sort_unstable();
@@ -287,10 +291,11 @@ impl PassageReader {
         Ok(())
     }
 
-    /// Passages, for a mode that depends on their number.
-    fn select(&mut self, queries: &[f32], terms: &[Vec<u32>]) -> Result<Vec<Passage>> {
+    /// Passages, for a mode that depends on their number: by the queries of `tokens`, and by terms.
+    fn select(&mut self, queries: &[f32], tokens: &[u32], terms: &[Vec<u32>]) -> Result<Vec<Passage>> {
         let config = self.model.config();
-        let selection = Selection { queries, terms, group: config.heads / config.kv_heads };
+        let words = self.model.terms().each(tokens);
+        let selection = Selection { queries, words: &words, terms, group: config.heads / config.kv_heads };
         let recall = self.from.recall.as_ref();
         let mut passages = select(recall, &self.from.profile, &selection, &self.from.options)?;
         self.mode = self.from.mode(passages.len())?;

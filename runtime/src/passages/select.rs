@@ -31,7 +31,7 @@ const CANDIDATES: usize = 64;
 /// had 0.17 to 0.87, what merely looked like one fact at most 0.13.
 const GAIN_SHARE: f32 = 0.15;
 /// A passage that covers nothing more is shown if its score is at least this share of the first one's.
-const RIVAL_SHARE: f32 = 0.8;
+const RIVAL_SHARE: f32 = 0.9;
 /// Chunks that words propose.
 const TERM_CHUNKS: usize = 64;
 /// What a head gives to a chunk that is not among its best, and words to one that is not among theirs: keeps one missing factor from
@@ -83,7 +83,9 @@ pub struct Selection<'a> {
     /// Queries of the profile's search heads for each token that asks, before rotary encoding,
     /// `[tokens, profile.search.len(), head_dim]`.
     pub queries: &'a [f32],
-    /// Words that ask, as the tokens that stand for each.
+    /// The word of each of these tokens, as the tokens that stand for it; empty where it stands for none.
+    pub words: &'a [Vec<u32>],
+    /// Words that ask, each once, as the tokens that stand for each.
     pub terms: &'a [Vec<u32>],
     /// Query heads to a key head.
     pub group: usize,
@@ -135,6 +137,9 @@ pub fn select(
             for chunk in core.iter().filter(|chunk| is_free(chunk)) {
                 shares.cover(*chunk, &mut covered);
             }
+            if passages.len() + 1 < wanted {
+                cover_words(recall, &core, selection.words, &mut covered)?;
+            }
         }
         let beside = passages.iter().position(|passage| passage.chunks.contains(&found));
         let is_unused = |chunk: &ChunkId| {
@@ -160,6 +165,18 @@ pub fn select(
         }
     }
     Ok(passages)
+}
+
+/// A token whose word stands in a passage asks for nothing more, though its attention is divided among other places with that word.
+fn cover_words(recall: &dyn Recall, core: &[ChunkId], words: &[Vec<u32>], covered: &mut [f32]) -> Result<()> {
+    let infos = recall.describe(core)?;
+    let shown: HashSet<u32> = infos.iter().flat_map(|info| info.tokens.iter().copied()).collect();
+    for (covered, word) in covered.iter_mut().zip(words) {
+        if word.iter().any(|token| shown.contains(token)) {
+            *covered = 1.0;
+        }
+    }
+    Ok(())
 }
 
 /// Scores of chunks, best first.

@@ -58,6 +58,12 @@ impl Terms {
         self.marks.get(&token).copied().unwrap_or_default()
     }
 
+    /// The term of each token, as the tokens that stand for it; none for a token that stands for no word.
+    pub(crate) fn each(&self, tokens: &[u32]) -> Vec<Vec<u32>> {
+        let of = |id| self.term_of.get(id).map_or_else(Vec::new, |term| self.tokens[*term as usize].clone());
+        tokens.iter().map(of).collect()
+    }
+
     /// The terms of a text, each once, as the tokens that stand for it.
     pub(crate) fn of(&self, tokens: &[u32]) -> Vec<Vec<u32>> {
         let mut terms: Vec<u32> = tokens.iter().filter_map(|id| self.term_of.get(id).copied()).collect();

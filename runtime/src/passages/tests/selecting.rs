@@ -37,7 +37,7 @@ fn heads(weights: &[((u32, u32), f32)]) -> Profile {
 
 /// Chunks by score, before passages are made of them.
 fn found(shelf: &Shelf, profile: &Profile, queries: &[f32], terms: &[Vec<u32>]) -> Vec<(u64, f32)> {
-    let selection = Selection { queries, terms, group: GROUP };
+    let selection = Selection { queries, words: &[], terms, group: GROUP };
     let attention = Attention::search(shelf, profile, &selection, &PassageOptions::default()).unwrap();
     let words = likeness(shelf, profile, &selection).unwrap();
     rank(profile, attention.as_ref(), &words).into_iter().map(|(chunk, score)| (chunk.0, score)).collect()
@@ -45,7 +45,7 @@ fn found(shelf: &Shelf, profile: &Profile, queries: &[f32], terms: &[Vec<u32>]) 
 
 /// Chunks that become passages, without neighbours.
 fn passages(shelf: &Shelf, profile: &Profile, queries: &[f32]) -> Vec<u64> {
-    let selection = Selection { queries, terms: &[], group: GROUP };
+    let selection = Selection { queries, words: &[], terms: &[], group: GROUP };
     let passages = select(shelf, profile, &selection, &PassageOptions::default()).unwrap();
     passages.iter().map(|passage| passage.found.0).collect()
 }
@@ -102,9 +102,25 @@ fn one_head(shelf: &Shelf) -> Profile {
 #[test]
 fn a_question_about_two_things_gets_a_passage_for_each() {
     let shelf = four();
-    let queries = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
-    // The first chunk shares its token's attention with the last, so the second comes before it; nothing asks for the third.
+    let queries = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0];
+    // The first chunk shares the attention of its tokens with the last, so the second comes before it; nothing asks for the third.
     assert_eq!(passages(&shelf, &one_head(&shelf), &queries), [1, 0]);
+}
+
+#[test]
+fn a_word_that_a_passage_has_asks_for_no_other_passage() {
+    let mut shelf = four();
+    shelf.infos[1].tokens = vec![20, 21];
+    // Both words of the question are attended to elsewhere too.
+    let queries = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0];
+    let chosen = |words: &[Vec<u32>]| {
+        let selection = Selection { queries: &queries, words, terms: &[], group: GROUP };
+        let passages = select(&shelf, &one_head(&shelf), &selection, &PassageOptions::default()).unwrap();
+        passages.iter().map(|passage| passage.found.0).collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(&[]), [1, 0]);
+    assert_eq!(chosen(&[vec![20], vec![9, 21], vec![], vec![], vec![]]), [1]);
+    assert_eq!(chosen(&[vec![7], vec![], vec![20], vec![], vec![]]), [1, 0], "other words");
 }
 
 #[test]
@@ -200,7 +216,8 @@ fn a_passage_grows_by_a_neighbour_that_is_found_itself() {
         &[far.clone(), far.clone(), vec![vec![9.0, 0.0]], vec![vec![0.0, 8.0]], far.clone(), far],
     );
     let profile = Profile { neighbours: 1, ..one_head(&shelf) };
-    let selection = Selection { queries: &[1.0, 0.0, 0.0, 1.0], terms: &[], group: GROUP };
+    let selection =
+        Selection { queries: &[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0], words: &[], terms: &[], group: GROUP };
     let chosen = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap();
     assert_eq!(parts(&chosen), [(2, vec![1, 2, 3, 4], vec![2, 3])]);
 }
@@ -215,7 +232,7 @@ fn neighbours_come_along_and_never_twice() {
     }
     let profile = Profile { neighbours: 1, passages: 3, ..heads(&[((0, 0), 1.0)]) };
     let chosen = |options: &PassageOptions| {
-        let selection = Selection { queries: &[1.0, 0.0], terms: &[], group: GROUP };
+        let selection = Selection { queries: &[1.0, 0.0], words: &[], terms: &[], group: GROUP };
         select(&shelf, &profile, &selection, options).unwrap()
     };
     let plain = chosen(&PassageOptions { neighbours: Some(1), ..PassageOptions::default() });
