@@ -13,6 +13,7 @@ use super::asker::{AskArguments, Asker, Item};
 use super::haystack::Haystack;
 use super::library::{Library, Source};
 use super::outcomes::{Outcomes, count};
+use super::row::Row;
 use super::table::Table;
 use crate::report::{Output, tokens_label};
 
@@ -31,7 +32,12 @@ impl Stored<'_> {
     pub(crate) async fn grow(&self, asker: &Asker<'_>, size: usize, before: Library) -> Result<Option<Library>> {
         let client = &asker.memories.client;
         if size == 0 && !exists(client, &self.memory).await? {
-            client.create_memory(&self.memory, "of mnemon bench").await?;
+            // With keys and values where a row needs them, whatever the profile prefers.
+            let mode =
+                if asker.rows().contains(&Row::Attend) { v1::RecallMode::Attend } else { v1::RecallMode::Unspecified };
+            let (name, description) = (self.memory.clone(), "of mnemon bench".into());
+            let request = v1::CreateMemoryRequest { name, description, mode: mode.into(), ..Default::default() };
+            client.create_memory_with(request).await?;
         }
         let begun = Instant::now();
         let mut tokens = 0;
@@ -250,7 +256,6 @@ pub(crate) fn pool<'a>(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::outcomes::tests::outcome;
-    use super::super::row::Row;
     use super::*;
 
     #[test]

@@ -235,7 +235,7 @@ Examples:
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         description: String,
         /// What a memory of a pretrained model keeps: attend (keys and values of all that is read; allows both ways of using
-        /// passages) or reread (only what finds passages, and their text: a fifth of the bytes).
+        /// passages) or reread (only what finds passages, and their text: a tenth of the bytes). What the model's profile uses if not given.
         #[arg(long, value_name = "MODE", value_parser = ["attend", "reread"], hide_possible_values = true)]
         mode: Option<String>,
         #[command(flatten)]

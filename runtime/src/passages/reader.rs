@@ -301,7 +301,7 @@ impl PassageReader {
         self.mode = self.from.mode(passages.len())?;
         if self.from.options.neighbours.is_none() {
             let extent = self.from.profile.extents.of(self.mode);
-            trim(recall, &self.model, &mut passages, extent, terms)?;
+            passages = trim(recall, &self.model, &passages, extent, terms)?;
         }
         Ok(passages)
     }

@@ -30,76 +30,121 @@ pub(crate) struct Attended {
     pub(crate) mass: f32,
 }
 
-/// Cuts passages down to whole sentences; `terms` are the question's.
+/// Passages cut down to whole sentences, in their order; `terms` are the question's. Of one that grew by a chunk that was found itself,
+/// there are two if what is shown of these chunks does not meet.
 pub(crate) fn trim(
     recall: &dyn Recall,
     model: &Model,
-    passages: &mut [Passage],
+    passages: &[Passage],
     extent: Extent,
     terms: &[Vec<u32>],
-) -> Result<()> {
+) -> Result<Vec<Passage>> {
     // All at once: a store may be far away.
     let ids: Vec<ChunkId> = passages.iter().flat_map(|passage| passage.chunks.iter().copied()).collect();
     if ids.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let infos = recall.describe(&ids)?;
     let mut rest = infos.as_slice();
+    let mut trimmed = Vec::with_capacity(passages.len());
     for passage in passages {
         let (own, others) = rest.split_at(passage.chunks.len().min(rest.len()));
         rest = others;
-        trim_one(model, passage, own, extent, terms);
+        let text = Text::new(own);
+        let shown = shown(model, passage, &text, extent, terms);
+        trimmed.extend(shown.into_iter().map(|range| text.cut(model, passage, &range)));
     }
-    Ok(())
+    Ok(trimmed)
 }
 
-fn trim_one(model: &Model, passage: &mut Passage, infos: &[ChunkInfo], extent: Extent, terms: &[Vec<u32>]) {
-    let tokens: Vec<u32> = infos.iter().flat_map(|info| info.tokens.iter().copied()).collect();
-    let starts: Vec<usize> = infos
-        .iter()
-        .scan(0, |start, info| {
-            *start += info.tokens.len();
-            Some(*start - info.tokens.len())
-        })
+/// What is shown of a passage: tokens of its text, in order; no chunk has a part of two.
+fn shown(model: &Model, passage: &Passage, text: &Text<'_>, extent: Extent, terms: &[Vec<u32>]) -> Vec<Range<usize>> {
+    let all = sentences(model.terms(), &text.tokens);
+    let of = |part: Range<usize>| -> Vec<Range<usize>> {
+        all.iter().filter(|sentence| sentence.start < part.end && sentence.end > part.start).cloned().collect()
+    };
+    let core: Vec<Range<usize>> = (0..text.infos.len())
+        .filter(|place| passage.core.contains(&text.infos[*place].id))
+        .map(|place| text.chunk(place))
         .collect();
-    let is_core = |info: &ChunkInfo| passage.core.contains(&info.id);
-    let (Some(first), Some(last)) = (infos.iter().position(is_core), infos.iter().rposition(is_core)) else { return };
-    let core = starts[first]..starts[last] + infos[last].tokens.len();
-    let mut shown = sentences(model.terms(), &tokens);
-    shown.retain(|sentence| sentence.start < core.end && sentence.end > core.start);
-    if extent == Extent::Sentence {
-        let attended: Vec<(usize, f32)> = passage
-            .attended
-            .iter()
-            .filter_map(|part| {
-                let at = passage.chunks.iter().position(|chunk| *chunk == part.chunk)?;
-                Some((starts.get(at)? + part.token, part.mass))
-            })
-            .collect();
-        shown = that_matter(&shown, &tokens, &attended, terms);
+    let parts: Vec<Range<usize>> = match (extent, core.first(), core.last()) {
+        (Extent::Chunk, Some(first), Some(last)) => joined(&of(first.start..last.end)).into_iter().collect(),
+        (Extent::Sentence, ..) => {
+            let attended: Vec<(usize, f32)> = passage.attended.iter().filter_map(|part| text.place(part)).collect();
+            core.iter().filter_map(|chunk| that_matter(&of(chunk.clone()), &text.tokens, &attended, terms)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let mut shown: Vec<Range<usize>> = Vec::with_capacity(parts.len());
+    for part in parts {
+        match shown.last_mut() {
+            Some(before) if text.holding(part.start) <= text.holding(before.end - 1) => {
+                *before = before.start.min(part.start)..before.end.max(part.end);
+            }
+            _ => shown.push(part),
+        }
     }
-    let (Some(start), Some(end)) = (shown.first().map(|s| s.start), shown.last().map(|s| s.end)) else { return };
-    let holds = |at: usize| starts.iter().rposition(|start| *start <= at).unwrap_or(0);
-    let (left, right) = (holds(start), holds(end.saturating_sub(1)));
-    let (before, within) = (start - starts[left], end - starts[right]);
-    let (left_info, right_info) = (&infos[left], &infos[right]);
-    passage.start = Cut { tokens: before, bytes: bytes_of(model, left_info, before).unwrap_or(0) };
-    let bytes = bytes_of(model, right_info, within).unwrap_or(right_info.text.len());
-    passage.end = Cut { tokens: right_info.tokens.len() - within, bytes: right_info.text.len() - bytes };
-    // A chunk of which nothing is shown is not part of the passage.
-    passage.chunks.truncate(right + 1);
-    passage.chunks.drain(..left);
-    passage.core.retain(|chunk| passage.chunks.contains(chunk));
+    shown
 }
 
-/// The sentences that a question is about, and those between them: by the attention that they get, and by the words that they share
+/// The chunks of a passage as one text.
+struct Text<'a> {
+    infos: &'a [ChunkInfo],
+    tokens: Vec<u32>,
+    /// First token of each chunk.
+    starts: Vec<usize>,
+}
+
+impl<'a> Text<'a> {
+    fn new(infos: &'a [ChunkInfo]) -> Self {
+        let mut text = Self { infos, tokens: Vec::new(), starts: Vec::with_capacity(infos.len()) };
+        for info in infos {
+            text.starts.push(text.tokens.len());
+            text.tokens.extend(&info.tokens);
+        }
+        text
+    }
+
+    /// Tokens of a chunk.
+    fn chunk(&self, place: usize) -> Range<usize> {
+        self.starts[place]..self.starts[place] + self.infos[place].tokens.len()
+    }
+
+    /// The chunk that holds a token.
+    fn holding(&self, token: usize) -> usize {
+        self.starts.iter().rposition(|start| *start <= token).unwrap_or(0)
+    }
+
+    /// The token that is attended to, with its part of the attention.
+    fn place(&self, part: &Attended) -> Option<(usize, f32)> {
+        let chunk = self.infos.iter().position(|info| info.id == part.chunk)?;
+        Some((self.starts[chunk] + part.token, part.mass))
+    }
+
+    /// The part of a passage that shows these tokens.
+    fn cut(&self, model: &Model, passage: &Passage, shown: &Range<usize>) -> Passage {
+        let (left, right) = (self.holding(shown.start), self.holding(shown.end.saturating_sub(1)));
+        let (first, last) = (&self.infos[left], &self.infos[right]);
+        let (before, within) = (shown.start - self.starts[left], shown.end - self.starts[right]);
+        let start = Cut { tokens: before, bytes: bytes_of(model, first, before).unwrap_or(0) };
+        let bytes = bytes_of(model, last, within).unwrap_or(last.text.len());
+        let end = Cut { tokens: last.tokens.len() - within, bytes: last.text.len() - bytes };
+        // A chunk of which nothing is shown is not part of it.
+        let chunks: Vec<ChunkId> = self.infos[left..=right].iter().map(|info| info.id).collect();
+        let core: Vec<ChunkId> = passage.core.iter().copied().filter(|chunk| chunks.contains(chunk)).collect();
+        let found = core.iter().copied().find(|chunk| *chunk == passage.found).or(core.first().copied());
+        Passage { chunks, found: found.unwrap_or(passage.found), core, start, end, ..passage.clone() }
+    }
+}
+
+/// The tokens of the sentences that a question is about, and of those between them: by the attention that they get, and by the words that they share
 /// with it, each word counting less the more sentences have it.
 fn that_matter(
     all: &[Range<usize>],
     tokens: &[u32],
     attended: &[(usize, f32)],
     terms: &[Vec<u32>],
-) -> Vec<Range<usize>> {
+) -> Option<Range<usize>> {
     let mut words = vec![0.0; all.len()];
     for term in terms {
         let has = |sentence: &Range<usize>| tokens[sentence.clone()].iter().any(|token| term.contains(token));
@@ -119,9 +164,14 @@ fn that_matter(
     let matters: Vec<f32> = words.iter().zip(&masses).map(|(words, mass)| words + mass).collect();
     let best = matters.iter().copied().fold(0.0, f32::max);
     let is_shown = |at: &usize| matters[*at] >= MATTERS_SHARE * best;
-    let first = (0..all.len()).find(is_shown).unwrap_or(0);
-    let last = (0..all.len()).rfind(is_shown).map_or(all.len(), |at| at + 1);
-    all[first..last].to_vec()
+    let first = (0..all.len()).find(is_shown)?;
+    let last = (0..all.len()).rfind(is_shown)?;
+    joined(&all[first..=last])
+}
+
+/// From the first to the last.
+fn joined(sentences: &[Range<usize>]) -> Option<Range<usize>> {
+    Some(sentences.first()?.start..sentences.last()?.end)
 }
 
 /// Bytes of a chunk's text that its first tokens stand for, where the tokenizer can tell.
@@ -132,13 +182,15 @@ fn bytes_of(model: &Model, info: &ChunkInfo, tokens: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     /// Ten tokens to a sentence; each token is its place.
     fn matter(attended: &[(usize, f32)], terms: &[Vec<u32>]) -> Vec<usize> {
         let all: Vec<Range<usize>> = (0..4).map(|at| 10 * at..10 * at + 10).collect();
         let tokens: Vec<u32> = (0..40).collect();
-        that_matter(&all, &tokens, attended, terms).iter().map(|sentence| sentence.start / 10).collect()
+        let matters = that_matter(&all, &tokens, attended, terms).unwrap();
+        (matters.start / 10..matters.end / 10).collect()
     }
 
     #[test]

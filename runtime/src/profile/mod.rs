@@ -166,6 +166,12 @@ impl Profile {
         self.mode_of_several.filter(|_| passages > 1).unwrap_or(self.mode)
     }
 
+    /// The mode that new memories are made for where nobody says: keys and values are kept only if passages are attended to.
+    pub fn mode_of_memories(&self) -> RecallMode {
+        let attends = [1, 2].into_iter().any(|passages| self.mode_for(passages) == RecallMode::Attend);
+        if attends { RecallMode::Attend } else { RecallMode::Reread }
+    }
+
     /// Key heads that the search heads look in, where `group` query heads share one; ascending.
     pub fn key_heads(&self, group: usize) -> Vec<KeyHead> {
         let mut heads: Vec<KeyHead> = self.search.iter().map(|head| head.query.key_head(group)).collect();

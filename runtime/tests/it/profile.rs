@@ -10,7 +10,8 @@ use std::{
 
 use mnemon_memory_store::{EntryPolicy, Fingerprint, KeyHead, KvGeometry};
 use mnemon_runtime::{
-    Error, Measured, Model, ModelSource, PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead, Trial,
+    Error, Extent, Extents, Measured, Model, ModelSource, PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead,
+    Trial,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,14 +44,21 @@ fn profile(model: &Model) -> Profile {
         neighbours: 2,
         mode: RecallMode::Reread,
         mode_of_several: None,
-        extents: mnemon_runtime::Extents::default(),
+        extents: Extents { attend: Extent::Chunk, reread: Extent::Sentence },
         measured: Measured {
             tokens: 5000,
             questions: 40,
             found_first: 0.5,
             found: 0.9,
             answered_without: 0.125,
-            trials: vec![Trial { mode: RecallMode::Attend, facts: 1, passages: 1, layers: [0, 1], answered: 0.5 }],
+            trials: vec![Trial {
+                mode: RecallMode::Attend,
+                facts: 1,
+                passages: 1,
+                extent: Extent::Sentence,
+                layers: [0, 1],
+                answered: 0.5,
+            }],
         },
     }
 }
@@ -76,6 +84,28 @@ fn what_is_written_is_read() {
     assert_eq!(Profile::read(&path, &model).unwrap(), newer);
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     assert!(fs::read_to_string(&path).unwrap().ends_with("}\n"));
+}
+
+#[test]
+fn profiles_of_before_show_chunks() {
+    let (model, (_folder, path)) = (model("llama"), file());
+    let profile = profile(&model);
+    let mut value = serde_json::to_value(&profile).unwrap();
+    value.as_object_mut().unwrap().remove("extents").unwrap();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, value.to_string()).unwrap();
+    assert_eq!(Profile::read(&path, &model).unwrap(), Profile { extents: Extents::default(), ..profile });
+}
+
+#[test]
+fn memories_keep_values_where_any_number_of_passages_is_attended_to() {
+    let (a, r) = (RecallMode::Attend, RecallMode::Reread);
+    for (mode, mode_of_several, memories) in
+        [(a, None, a), (r, None, r), (a, Some(r), a), (r, Some(a), a), (r, Some(r), r)]
+    {
+        let profile = Profile { mode, mode_of_several, ..profile(&model("llama")) };
+        assert_eq!(profile.mode_of_memories(), memories, "{mode:?} {mode_of_several:?}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use mnemon_client::Transport;
 use mnemon_proto::v1;
 use mnemon_proto::v1::memory_service_client::MemoryServiceClient;
 use mnemon_proto::v1::memory_service_server::MemoryService;
-use mnemon_runtime::{Model, RecallMode};
+use mnemon_runtime::Model;
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -51,7 +51,7 @@ macro_rules! forwarded {
             ) -> Result<Response<v1::Memory>, Status> {
                 let (mut service, mut request) = self.service(request)?;
                 if request.spec.is_none() {
-                    let mode = convert::recall_mode(request.mode()).unwrap_or(RecallMode::Attend);
+                    let mode = convert::recall_mode(request.mode());
                     request.mode = v1::RecallMode::Unspecified.into();
                     request.spec = Some(wire::spec_to_send(&spec_of(&self.model, mode)));
                 }

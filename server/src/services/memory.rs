@@ -49,7 +49,7 @@ impl MemoryService for MemoryCalls {
         let request = request.into_inner();
         validate::create_memory(&request)?;
         let limits = lifetime::limits(&request);
-        let mode = convert::recall_mode(request.mode()).unwrap_or(RecallMode::Attend);
+        let mode = convert::recall_mode(request.mode());
         let spec = match (request.spec, &self.parts) {
             (Some(spec), _) => wire::spec(spec, request.description)?,
             (None, Some(parts)) => MemorySpec { description: request.description, ..spec_of(&parts.model, mode) },
@@ -205,8 +205,10 @@ impl MemoryService for MemoryCalls {
     }
 }
 
-/// What memories of `model` are made for: what passages need that are used in this way.
-pub(super) fn spec_of(model: &Model, mode: RecallMode) -> MemorySpec {
+/// What memories of `model` are made for: what passages need that are used in this way, or in the way of the model's profile.
+pub(super) fn spec_of(model: &Model, mode: Option<RecallMode>) -> MemorySpec {
+    let preferred = || model.profile().map_or(RecallMode::Attend, |profile| profile.mode_of_memories());
+    let mode = mode.unwrap_or_else(preferred);
     let geometry = model.geometry_for(mode);
     MemorySpec {
         fingerprint: model.fingerprint_for(&geometry),

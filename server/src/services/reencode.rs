@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use mnemon_memory_store::{Error as StoreError, Memory, MemorySpec, Store};
 use mnemon_proto::v1;
-use mnemon_runtime::{Model, RecallMode};
+use mnemon_runtime::Model;
 use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -138,8 +138,7 @@ fn open(store: &Store, model: &Model, tenant: &str, name: &str, into: &str) -> R
         }
         Ok(_) => return Err(told(StoreError::MemoryExists { name: into.to_owned() })),
         Err(StoreError::UnknownMemory { .. }) => {
-            let spec =
-                MemorySpec { description: source.spec().description.clone(), ..spec_of(model, RecallMode::Attend) };
+            let spec = MemorySpec { description: source.spec().description.clone(), ..spec_of(model, None) };
             store.create_copy(tenant, into, spec, &source).map_err(told)?
         }
         Err(error) => return Err(told(error)),

@@ -75,7 +75,9 @@ fn prompt(before: usize, after: usize, seed: u64) -> Prompt {
 fn read_again_they_are_part_of_the_prompt() {
     for name in FAMILIES {
         let model = model(name);
-        let profile = Profile { neighbours: 1, ..profile(&model, &[(0, 1), (1, 2)]) };
+        // Found by words, so that as many passages are chosen as are asked for.
+        let profile =
+            Profile { neighbours: 1, attention_weight: 0.0, lexical_weight: 1.0, ..profile(&model, &[(0, 1), (1, 2)]) };
         let mut shelf = Shelf::of(&model, &profile, &[]);
         for seed in 0..3 {
             shelf.read(&model, &words(200, seed), &[]);
@@ -218,6 +220,25 @@ fn a_passage_shows_whole_sentences_or_those_asked_about() {
 }
 
 #[test]
+fn sentences_of_adjacent_chunks_are_passages_of_their_own() {
+    let model = model_of_sentences("llama");
+    let profile =
+        Profile { neighbours: 1, passages: 2, extents: SENTENCE_TO_REREAD, lexical_weight: 1.0, ..by_words(&model) };
+    let mut shelf = Shelf::of(&model, &profile, &[0, 1]);
+    // Sentences of eight tokens: each is a chunk. The words asked for stand in chunks 1 and 2, one of them twice.
+    let tokens: Vec<u32> = (0..32).map(|at| if at % 8 == 7 { 63 } else { 3 + at }).collect();
+    shelf.read(&model, &tokens, &[]);
+    let shelf = Arc::new(shelf);
+    let asks = Prompt { before: vec![5, 6], after: vec![12, 13, 21, 50], question: 0..3 };
+    let mut reader = PassageReader::new(&model, asks, from(&shelf, &profile, &reread()), 500, false).unwrap();
+    read(&mut reader);
+    let mut shown: Vec<Vec<u64>> =
+        reader.passages().iter().map(|passage| passage.chunks.iter().map(|chunk| chunk.0).collect()).collect();
+    shown.sort();
+    assert_eq!(shown, [vec![1], vec![2]]);
+}
+
+#[test]
 fn a_date_stands_before_a_single_sentence_only_where_it_tells() {
     let model = model_of_sentences("llama");
     let profile = Profile { neighbours: 1, extents: SENTENCE_TO_REREAD, ..by_words(&model) };
@@ -341,7 +362,7 @@ fn a_later_choice_has_the_room_of_the_first() {
 #[test]
 fn what_does_not_fit_is_left_out_worst_first() {
     let model = model("llama");
-    let profile = Profile { passages: 3, ..profile(&model, &[(0, 1), (1, 2)]) };
+    let profile = Profile { passages: 3, ..by_words(&model) };
     let mut shelf = Shelf::of(&model, &profile, &[0, 1]);
     shelf.read(&model, &words(100, 7), &[]);
     let shelf = Arc::new(shelf);
