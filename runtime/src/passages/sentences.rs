@@ -12,16 +12,23 @@ const LINE_TOKENS_MIN: usize = 10;
 /// What a token is at the end or the beginning of a sentence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Ends with a stop.
-    stops: bool,
-    /// Has nothing but quotation marks and brackets.
-    closes: bool,
-    /// Is a word that a full stop may abbreviate: capitalised, of three letters at most.
-    is_short: bool,
+    kind: Kind,
     /// Begins with space.
     is_spaced: bool,
-    /// Has line breaks, so many.
+    /// Line breaks in it.
     breaks: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Other,
+    /// Ends with a stop.
+    Stop,
+    /// Nothing but quotation marks and brackets.
+    Closing,
+    /// A word that a full stop may abbreviate: capitalised, of three letters at most.
+    Short,
 }
 
 impl Mark {
@@ -30,15 +37,19 @@ impl Mark {
         let is_closing = |c: char| matches!(c, '"' | '\'' | '”' | '’' | '»' | ')' | ']' | '*' | '_');
         let last = text.trim_end().trim_end_matches(is_closing);
         let word = text.trim();
-        Self {
-            stops: last.ends_with(['.', '!', '?', '。', '！', '？', '…']),
-            closes: !word.is_empty() && word.chars().all(is_closing),
-            is_short: word.chars().count() <= 3
-                && word.chars().all(char::is_alphabetic)
-                && word.starts_with(char::is_uppercase),
-            is_spaced: is_spaced || text.starts_with(char::is_whitespace),
-            breaks: text.matches('\n').count(),
-        }
+        let is_short =
+            word.chars().count() <= 3 && word.chars().all(char::is_alphabetic) && word.starts_with(char::is_uppercase);
+        let kind = if last.ends_with(['.', '!', '?', '。', '！', '？', '…']) {
+            Kind::Stop
+        } else if !word.is_empty() && word.chars().all(is_closing) {
+            Kind::Closing
+        } else if is_short {
+            Kind::Short
+        } else {
+            Kind::Other
+        };
+        let is_spaced = is_spaced || text.starts_with(char::is_whitespace);
+        Self { kind, is_spaced, breaks: text.matches('\n').count() }
     }
 }
 
@@ -65,9 +76,9 @@ fn ends(marks: &[Mark], at: usize, line: usize) -> bool {
     if before.breaks > 0 {
         return before.breaks > 1 || next.breaks > 0 || at - line < LINE_TOKENS_MIN;
     }
-    let Some(stop) = marks[..at].iter().rposition(|mark| !mark.closes || mark.stops) else { return false };
-    let is_abbreviation = stop > 0 && marks[stop - 1].is_short && !marks[stop].is_spaced && stop + 1 == at;
-    marks[stop].stops && !is_abbreviation && (next.is_spaced || next.breaks > 0)
+    let Some(stop) = marks[..at].iter().rposition(|mark| mark.kind != Kind::Closing) else { return false };
+    let is_abbreviation = stop > 0 && marks[stop - 1].kind == Kind::Short && !marks[stop].is_spaced && stop + 1 == at;
+    marks[stop].kind == Kind::Stop && !is_abbreviation && (next.is_spaced || next.breaks > 0)
 }
 
 #[cfg(test)]

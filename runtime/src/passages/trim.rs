@@ -149,7 +149,9 @@ fn that_matter(
     for term in terms {
         let has = |sentence: &Range<usize>| tokens[sentence.clone()].iter().any(|token| term.contains(token));
         let having: Vec<usize> = (0..all.len()).filter(|at| has(&all[*at])).collect();
-        having.iter().for_each(|at| words[*at] += 1.0 / having.len() as f32);
+        for at in &having {
+            words[*at] += 1.0 / having.len() as f32;
+        }
     }
     let mut masses = vec![0.0; all.len()];
     for (token, mass) in attended {
@@ -159,7 +161,9 @@ fn that_matter(
     }
     for shares in [&mut words, &mut masses] {
         let total: f32 = shares.iter().sum();
-        shares.iter_mut().for_each(|share| *share /= total.max(f32::MIN_POSITIVE));
+        for share in shares.iter_mut() {
+            *share /= total.max(f32::MIN_POSITIVE);
+        }
     }
     let matters: Vec<f32> = words.iter().zip(&masses).map(|(words, mass)| words + mass).collect();
     let best = matters.iter().copied().fold(0.0, f32::max);

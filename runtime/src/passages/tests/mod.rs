@@ -63,16 +63,16 @@ fn model_of(name: &str, tokenizer: &str, change: impl Fn(String) -> String) -> A
 
 /// A fixture that reads up to 512 positions.
 fn model(name: &str) -> Arc<Model> {
-    model_with(name, long)
+    model_with(name, |config| long(&config))
 }
 
-fn long(config: String) -> String {
+fn long(config: &str) -> String {
     config.replace("\"max_position_embeddings\": 128", "\"max_position_embeddings\": 512")
 }
 
 /// The same, where token 63 is a full stop and all others are words with a space before them.
 fn model_of_sentences(name: &str) -> Arc<Model> {
-    model_of(name, &tokenizer().replace("\"w", "\"\u{120}w").replace("\"\u{120}w63\"", "\".\""), long)
+    model_of(name, &tokenizer().replace("\"w", "\"\u{120}w").replace("\"\u{120}w63\"", "\".\""), |config| long(&config))
 }
 
 /// Tokens of a chunk.
