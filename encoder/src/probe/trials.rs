@@ -64,8 +64,8 @@ pub(super) fn choose(
     };
     let modes = [RecallMode::Attend, RecallMode::Reread];
     let mut one = [[0.0; 3]; 2];
+    profile.extents = Extents::default();
     for (best, mode) in one.iter_mut().zip(modes) {
-        profile.extents = Extents::default();
         *best = attempt(profile, mode, 1, all)?;
     }
     let mut extents = Extents::default();

@@ -160,9 +160,7 @@ pub fn select(
         }
     }
     if let Some(attention) = &attention {
-        for passage in &mut passages {
-            passage.attended = attention.within(&passage.chunks);
-        }
+        attention.divide(&mut passages);
     }
     Ok(passages)
 }
@@ -307,16 +305,14 @@ impl Attention {
         TokenShares { tokens: self.tokens, shares: shares.collect() }
     }
 
-    /// The attention that entries of these chunks get.
-    fn within(&self, chunks: &[ChunkId]) -> Vec<Attended> {
-        let mut attended = Vec::new();
+    /// Gives each passage the attention that the entries of its chunks get, in one pass over all entries.
+    fn divide(&self, passages: &mut [Passage]) {
         self.for_each(|_, head, hit, share| {
-            if chunks.contains(&hit.chunk) {
+            if let Some(passage) = passages.iter_mut().find(|passage| passage.chunks.contains(&hit.chunk)) {
                 let mass = self.weights[head] * share;
-                attended.push(Attended { chunk: hit.chunk, token: usize::from(hit.start), mass });
+                passage.attended.push(Attended { chunk: hit.chunk, token: usize::from(hit.start), mass });
             }
         });
-        attended
     }
 }
 

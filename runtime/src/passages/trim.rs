@@ -132,8 +132,9 @@ impl<'a> Text<'a> {
         // A chunk of which nothing is shown is not part of it.
         let chunks: Vec<ChunkId> = self.infos[left..=right].iter().map(|info| info.id).collect();
         let core: Vec<ChunkId> = passage.core.iter().copied().filter(|chunk| chunks.contains(chunk)).collect();
-        let found = core.iter().copied().find(|chunk| *chunk == passage.found).or(core.first().copied());
-        Passage { chunks, found: found.unwrap_or(passage.found), core, start, end, ..passage.clone() }
+        let found =
+            if core.contains(&passage.found) { passage.found } else { core.first().copied().unwrap_or(passage.found) };
+        Passage { chunks, found, core, start, end, ..passage.clone() }
     }
 }
 

@@ -166,7 +166,7 @@ impl Profile {
         self.mode_of_several.filter(|_| passages > 1).unwrap_or(self.mode)
     }
 
-    /// The mode that new memories are made for where nobody says: keys and values are kept only if passages are attended to.
+    /// Default mode of new memories: they keep keys and values only if passages are attended to.
     pub fn mode_of_memories(&self) -> RecallMode {
         let attends = [1, 2].into_iter().any(|passages| self.mode_for(passages) == RecallMode::Attend);
         if attends { RecallMode::Attend } else { RecallMode::Reread }

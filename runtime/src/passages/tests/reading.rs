@@ -222,10 +222,9 @@ fn a_passage_shows_whole_sentences_or_those_asked_about() {
 #[test]
 fn sentences_of_adjacent_chunks_are_passages_of_their_own() {
     let model = model_of_sentences("llama");
-    let profile =
-        Profile { neighbours: 1, passages: 2, extents: SENTENCE_TO_REREAD, lexical_weight: 1.0, ..by_words(&model) };
+    let profile = Profile { neighbours: 1, passages: 2, extents: SENTENCE_TO_REREAD, ..by_words(&model) };
     let mut shelf = Shelf::of(&model, &profile, &[0, 1]);
-    // Sentences of eight tokens: each is a chunk. The words asked for stand in chunks 1 and 2, one of them twice.
+    // Sentences of eight tokens: each is a chunk. Two of the words asked for stand in chunk 1, one in chunk 2.
     let tokens: Vec<u32> = (0..32).map(|at| if at % 8 == 7 { 63 } else { 3 + at }).collect();
     shelf.read(&model, &tokens, &[]);
     let shelf = Arc::new(shelf);
