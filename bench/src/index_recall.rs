@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Result;
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, SearchRequest, Snapshot, Store, StoreOptions, TermHit,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, SearchRequest, Snapshot, Store, StoreOptions, TermHits,
     TermRequest,
     storage::{SledOptions, SledStorage},
 };
@@ -107,7 +107,7 @@ impl Recall for Compared {
         self.inner.neighbours(chunks, before, after)
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory_store::Result<Vec<TermHit>> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
         self.inner.search_terms(request)
     }
 

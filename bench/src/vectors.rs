@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use mnemon_encoder::{DocumentEncoder, EncodeOptions};
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Memory, MemorySpec, Recall, SearchRequest, Snapshot, Store, TermHit,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Memory, MemorySpec, Recall, SearchRequest, Snapshot, Store, TermHits,
     TermRequest,
 };
 use mnemon_runtime::{MemoryFrom, Model, RecallOptions, ScoreStep, Scoring};
@@ -142,7 +142,7 @@ impl Recall for Recording {
         self.inner.neighbours(chunks, before, after)
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory_store::Result<Vec<TermHit>> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
         self.inner.search_terms(request)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Error as StoreError, Hit, KvGeometry, Memory, Recall, Result as StoreResult,
-    SearchRequest, TermHit, TermRequest,
+    SearchRequest, TermHits, TermRequest,
 };
 use mnemon_runtime::Model;
 
@@ -90,12 +90,12 @@ impl Recall for OverflowView {
         Ok(found.into_iter().map(|chunks| chunks.into_iter().map(outer).collect()).collect())
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> StoreResult<Vec<TermHit>> {
-        let mut hits = self.inner.search_terms(request)?;
-        for hit in &mut hits {
+    fn search_terms(&self, request: &TermRequest<'_>) -> StoreResult<TermHits> {
+        let mut found = self.inner.search_terms(request)?;
+        for hit in &mut found.hits {
             hit.chunk = outer(hit.chunk);
         }
-        Ok(hits)
+        Ok(found)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkInfo>> {

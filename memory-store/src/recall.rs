@@ -90,6 +90,22 @@ pub struct TermHit {
     pub score: f32,
 }
 
+/// What a search by words found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TermHits {
+    /// Best first, equal ones in the order of their identifiers.
+    pub hits: Vec<TermHit>,
+    /// In how many chunks each term of the request occurs.
+    pub chunks_with: Vec<u64>,
+}
+
+/// What a term counts that `with` of `chunks` chunks have: its inverse document frequency, with 1 added so that it is positive even for
+/// terms of most chunks.
+pub fn term_weight(chunks: u64, with: u64) -> f64 {
+    let (all, with) = (chunks as f64, with as f64);
+    ((all - with + 0.5) / (with + 0.5)).ln_1p()
+}
+
 /// A view of one or several memories that answers searches and hands out chunks. It does not change while it is
 /// held: documents written or deleted later neither appear in it nor vanish from it.
 pub trait Recall: Send + Sync {
@@ -122,9 +138,9 @@ pub trait Recall: Send + Sync {
     /// order of the document. [`Error::Invalid`] for more than [`MAX_NEIGHBOURS`] before or after.
     fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> Result<Vec<Vec<ChunkId>>>;
 
-    /// Chunks that share terms with a query, by BM25 (Robertson and Zaragoza 2009, section 3.2), best first, equal ones in
-    /// the order of their identifiers. Over several memories, each has statistics of its own.
-    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>>;
+    /// Chunks that share terms with a query, by BM25 (Robertson and Zaragoza 2009, section 3.2). Over several memories, each has
+    /// statistics of its own.
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits>;
 
     /// Text, span, document and its metadata of `chunks`, in the order asked.
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>>;

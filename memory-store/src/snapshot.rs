@@ -16,7 +16,7 @@ use crate::records::{DocumentRecord, document_key};
 use crate::state::{LiveExtent, LiveSegment, MemoryState};
 use crate::union::best_first;
 use crate::{
-    ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MAX_NEIGHBOURS, Recall, Result, SearchRequest, TermHit,
+    ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MAX_NEIGHBOURS, Recall, Result, SearchRequest, TermHits,
     TermRequest, terms,
 };
 
@@ -365,7 +365,7 @@ impl Recall for Snapshot {
         chunks.iter().map(around).collect()
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits> {
         terms::search(&self.core, self.geometry(), &self.state, request)
     }
 

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::core::Core;
 use crate::state::{LiveExtent, MemoryState};
 use crate::union::best_terms_first;
-use crate::{ChunkId, KvGeometry, Result, TermHit, TermRequest};
+use crate::{ChunkId, KvGeometry, Result, TermHit, TermHits, TermRequest, term_weight};
 
 /// Which terms a token belongs to.
 struct Terms {
@@ -65,11 +65,11 @@ pub(crate) fn search(
     geometry: &KvGeometry,
     state: &MemoryState,
     request: &TermRequest<'_>,
-) -> Result<Vec<TermHit>> {
+) -> Result<TermHits> {
     request.validate()?;
     let terms = Terms::new(request.terms);
     if terms.of_token.is_empty() || state.totals.chunks == 0 {
-        return Ok(Vec::new());
+        return Ok(TermHits { hits: Vec::new(), chunks_with: vec![0; terms.count] });
     }
     let found = state.extents.par_iter().map(|extent| scan(core, geometry, extent, &terms));
     let found = found.collect::<Result<Vec<Found>>>()?;
@@ -78,7 +78,7 @@ pub(crate) fn search(
         chunks_with[*term as usize] += 1;
     }
     let all = state.totals.chunks as f64;
-    let weights: Vec<f64> = chunks_with.iter().map(|&with| weight(all, with as f64)).collect();
+    let weights: Vec<f64> = chunks_with.iter().map(|&with| term_weight(state.totals.chunks, with)).collect();
     let (k1, b) = (f64::from(request.k1), f64::from(request.b));
     let mean_tokens = state.totals.tokens as f64 / all;
     let score = |tokens: u32, counts: &[(u32, u32)]| {
@@ -102,12 +102,7 @@ pub(crate) fn search(
         hits.truncate(request.top_k);
     }
     hits.sort_unstable_by(best_terms_first);
-    Ok(hits)
-}
-
-/// Inverse document frequency, with 1 added so that it is positive even for terms of most chunks.
-fn weight(all: f64, with: f64) -> f64 {
-    ((all - with + 0.5) / (with + 0.5)).ln_1p()
+    Ok(TermHits { hits, chunks_with })
 }
 
 /// Counts terms in the live chunks of an extent.

@@ -3,7 +3,9 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result, SearchRequest, TermHit, TermRequest};
+use crate::{
+    ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result, SearchRequest, TermHit, TermHits, TermRequest,
+};
 
 /// Several views as one, whose geometries are equal but for the layers that they keep: where those differ, keys and values of none are
 /// handed out. Chunk ids are unique in a store, so they tell the members apart; members
@@ -98,15 +100,17 @@ impl Recall for UnionRecall {
         self.ask(chunks, |member, chunks| member.neighbours(chunks, before, after))
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
-        let mut merged = Vec::new();
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits> {
+        let mut merged = TermHits { hits: Vec::new(), chunks_with: vec![0; request.terms.len()] };
         for member in &self.members {
-            merged.extend(member.search_terms(request)?);
+            let found = member.search_terms(request)?;
+            merged.hits.extend(found.hits);
+            merged.chunks_with.iter_mut().zip(found.chunks_with).for_each(|(all, with)| *all += with);
         }
-        merged.sort_unstable_by(best_terms_first);
+        merged.hits.sort_unstable_by(best_terms_first);
         // The same memory may be a member twice.
-        merged.dedup_by_key(|hit| hit.chunk);
-        merged.truncate(request.top_k);
+        merged.hits.dedup_by_key(|hit| hit.chunk);
+        merged.hits.truncate(request.top_k);
         Ok(merged)
     }
 

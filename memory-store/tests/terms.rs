@@ -31,7 +31,7 @@ fn write(memory: &Memory, id: &str, chunks: &[Vec<u32>]) {
 }
 
 fn search(view: &dyn Recall, terms: &[Vec<u32>], top_k: usize) -> Vec<TermHit> {
-    view.search_terms(&TermRequest { terms, top_k, k1: K1 as f32, b: B as f32 }).unwrap()
+    view.search_terms(&TermRequest { terms, top_k, k1: K1 as f32, b: B as f32 }).unwrap().hits
 }
 
 /// Robertson and Zaragoza 2009, equation 3.15, with 1 added in the logarithm.

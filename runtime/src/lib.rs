@@ -45,8 +45,8 @@ pub use generate::{
 };
 pub use model::{LoadOptions, Logits, Model, ModelSource, SequenceState};
 pub use passages::{
-    Cut, NEIGHBOURS_MAX, PASSAGES_MAX, Passage, PassageOptions, PassagesFrom, Prompt, Selection, select, split_chat,
-    split_text,
+    Cut, NEIGHBOURS_MAX, PASSAGES_MAX, Passage, PassageOptions, PassagesFrom, Prompt, Selected, Selection, select,
+    split_chat, split_text,
 };
 pub use profile::{Extent, Extents, Measured, PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead, Trial};
 pub use rotary::Rotary;

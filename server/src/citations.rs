@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mnemon_memory_store::{
-    Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHit, TermRequest,
+    Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHits, TermRequest,
 };
 use mnemon_proto::v1;
 use mnemon_runtime::{MemoryFrom, PassageOptions, PassagesFrom, RecallOptions};
@@ -63,6 +63,8 @@ impl Recalled {
             let options = PassageOptions {
                 mode: convert::recall_mode(options.mode()),
                 passages: options.passages.map(|passages| passages as usize),
+                // Who says how many wants them.
+                always: options.passages.is_some(),
                 neighbours: options.neighbours.map(|neighbours| neighbours as usize),
                 exact: options.exact,
                 ef,
@@ -113,7 +115,7 @@ impl Recall for Recalled {
         self.inner.neighbours(chunks, before, after)
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits> {
         self.inner.search_terms(request)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Fingerprint, Hit, KeyHead, KvChunk, KvData, KvGeometry, MemorySpec, ResumePoint,
-    SourceSpan, TermHit, WriterState,
+    SourceSpan, TermHit, TermHits, WriterState,
 };
 use mnemon_proto::v1;
 use prost::bytes::Bytes;
@@ -175,19 +175,22 @@ pub(crate) fn received_hits(hits: &v1::EntryHits) -> Result<Vec<Vec<Hit>>, Statu
     Ok(hits.counts.iter().map(list).collect())
 }
 
-pub(crate) fn term_hits_to_send(hits: &[TermHit]) -> v1::TermHits {
+pub(crate) fn term_hits_to_send(found: TermHits) -> v1::TermHits {
     v1::TermHits {
-        chunk_ids: hits.iter().map(|hit| hit.chunk.0).collect(),
-        scores: hits.iter().map(|hit| hit.score).collect(),
+        chunk_ids: found.hits.iter().map(|hit| hit.chunk.0).collect(),
+        scores: found.hits.iter().map(|hit| hit.score).collect(),
+        chunks_with: found.chunks_with,
     }
 }
 
-pub(crate) fn received_term_hits(hits: &v1::TermHits) -> Result<Vec<TermHit>, Status> {
-    if hits.chunk_ids.len() != hits.scores.len() {
-        return refuse("term_hits", "the lists are not of one length");
+/// What was found for so many terms.
+pub(crate) fn received_term_hits(found: v1::TermHits, terms: usize) -> Result<TermHits, Status> {
+    if found.chunk_ids.len() != found.scores.len() || found.chunks_with.len() != terms {
+        return refuse("term_hits", "the lists are not of the length that they should have");
     }
     let hit = |(chunk, score): (&u64, &f32)| TermHit { chunk: ChunkId(*chunk), score: *score };
-    Ok(hits.chunk_ids.iter().zip(&hits.scores).map(hit).collect())
+    let hits = found.chunk_ids.iter().zip(&found.scores).map(hit).collect();
+    Ok(TermHits { hits, chunks_with: found.chunks_with })
 }
 
 pub(crate) fn list_to_send<'a>(chunks: impl IntoIterator<Item = &'a ChunkId>) -> v1::ChunkList {

@@ -1,7 +1,73 @@
 //! Questions of general knowledge, which no memory is needed for: what a memory that has nothing to say does to answers.
 
-/// A question, and after `|` what one of must be said, apart by `;`.
-const QUESTIONS: [&str; 100] = [
+use super::templates::Split;
+
+/// Questions to develop with, as [`FINAL`].
+const DEV: [&str; 60] = [
+    "Which city is the capital of Poland?|Warsaw",
+    "Which city is the capital of Sweden?|Stockholm",
+    "Which city is the capital of Hungary?|Budapest",
+    "Which city is the capital of Denmark?|Copenhagen",
+    "Which city is the capital of Cuba?|Havana",
+    "Which city is the capital of Turkey?|Ankara",
+    "How much is 4 plus 4?|8;eight",
+    "How much is 15 minus 5?|10;ten",
+    "How much is 8 times 8?|64;sixty-four",
+    "How much is 30 divided by 3?|10;ten",
+    "How much is 50 plus 50?|100;hundred",
+    "How much is twice 11?|22;twenty-two",
+    "Name the opposite of cold.|hot;warm",
+    "Name the opposite of high.|low",
+    "Name the opposite of slow.|fast;quick",
+    "Name the opposite of strong.|weak",
+    "Name the opposite of rich.|poor",
+    "Name the opposite of happy.|sad;unhappy",
+    "Which animal neighs?|horse;horses",
+    "Which animal is called the king of the jungle?|lion;lions",
+    "Which animal has a trunk?|elephant;elephants",
+    "Which animal lays the eggs that people eat for breakfast?|chicken;chickens;hen;hens",
+    "How do we call a young sheep?|lamb",
+    "How do we call a young horse?|foal",
+    "How many wheels does a bicycle have?|2;two",
+    "How many wheels does a car have?|4;four",
+    "How many fingers are on one hand?|5;five",
+    "How many legs does a dog have?|4;four",
+    "How many weeks are in a year?|52;fifty-two",
+    "How many days are in a year?|365",
+    "How many cents are in a dollar?|100;hundred",
+    "How many strings does a violin have?|4;four",
+    "Tell me the day that comes after Friday.|Saturday",
+    "Tell me the month that comes after March.|April",
+    "Tell me the season that comes after summer.|autumn;fall",
+    "Tell me the colour of coal.|black",
+    "Tell me the colour of a lemon.|yellow",
+    "Tell me the colour of the leaves of a tree in summer.|green",
+    "Tell me the chemical symbol of hydrogen.|H;H2",
+    "Tell me the chemical symbol of iron.|Fe",
+    "Tell me the planet with the famous rings.|Saturn",
+    "What does a thermometer measure?|temperature;heat",
+    "What does a clock show?|time",
+    "What do bees collect from flowers?|nectar;pollen",
+    "What do we call the natural satellite of the Earth?|moon",
+    "What is the main language of France?|French",
+    "What is the main language of Germany?|German",
+    "What is the main language of Japan?|Japanese",
+    "What is the currency of the United States?|dollar;dollars",
+    "What is the currency of Japan?|yen",
+    "On which continent does one find Egypt?|Africa",
+    "On which continent does one find China?|Asia",
+    "Who painted the Mona Lisa?|Leonardo;Vinci",
+    "Who wrote Hamlet?|Shakespeare",
+    "Who was the first man on the moon?|Armstrong",
+    "Who discovered America in 1492?|Columbus",
+    "Which metal is liquid at room temperature?|mercury",
+    "Which organ pumps the blood?|heart",
+    "Which sense do we use our ears for?|hearing;hear",
+    "Which fruit is wine made of?|grape;grapes",
+];
+
+/// Questions to judge with: each, and after `|` what one of must be said, apart by `;`.
+const FINAL: [&str; 100] = [
     "What is the capital of France?|Paris",
     "What is the capital of Japan?|Tokyo",
     "What is the capital of Italy?|Rome",
@@ -105,8 +171,12 @@ const QUESTIONS: [&str; 100] = [
 ];
 
 /// Questions with what one of must be said.
-pub(crate) fn questions() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
-    QUESTIONS.iter().map(|line| {
+pub(crate) fn questions(split: Split) -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    let questions = match split {
+        Split::Dev => &DEV[..],
+        Split::Final => &FINAL,
+    };
+    questions.iter().map(|line| {
         let (question, accepted) = line.split_once('|').unwrap_or((line, ""));
         (question, accepted.split(';').collect())
     })
@@ -120,14 +190,14 @@ mod tests {
     use crate::answering::Expected;
 
     #[test]
-    fn a_hundred_questions_do_not_give_their_answers_away() {
+    fn questions_are_there_once_and_do_not_give_their_answers_away() {
         let mut seen = HashSet::new();
-        for (question, accepted) in questions() {
-            assert!(seen.insert(question) && question.ends_with('?'), "{question}");
+        for (question, accepted) in questions(Split::Dev).chain(questions(Split::Final)) {
+            assert!(seen.insert(question) && question.ends_with(['?', '.']), "{question}");
             assert!(accepted.iter().all(|a| !a.is_empty()), "{question}");
             let expected = Expected::one_of(accepted);
             assert!(!expected.is_met_by(question, question), "{question}");
         }
-        assert_eq!(seen.len(), 100);
+        assert_eq!(questions(Split::Final).count(), 100);
     }
 }

@@ -143,7 +143,7 @@ async fn one_haystack(
         };
         library = grown;
         for &task in &arguments.tasks {
-            let items = items(task, &plan, &spans, number == 0);
+            let items = items(task, arguments.split, &plan, &spans, number == 0);
             if !items.is_empty() {
                 ask_all(asker, &mut outcomes, (tokens, task.name()), &items, &stored.memory, &library).await?;
             }
@@ -170,9 +170,9 @@ fn document_id(index: usize) -> String {
 }
 
 /// The questions of a task; the general ones are asked of haystack 0 only, as no haystack matters to them.
-fn items(task: Task, plan: &Plan, spans: &[Option<Span>], is_first: bool) -> Vec<Item> {
+fn items(task: Task, split: Split, plan: &Plan, spans: &[Option<Span>], is_first: bool) -> Vec<Item> {
     if task == Task::General {
-        let general = general::questions().filter(|_| is_first);
+        let general = general::questions(split).filter(|_| is_first);
         return general
             .map(|(question, accepted)| Item {
                 question: question.to_owned(),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHit, TermRequest,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHits, TermRequest,
 };
 
 /// How many times more entries are searched than wanted, where a memory holds more than this document.
@@ -61,12 +61,12 @@ impl Recall for OwnChunks {
     }
 
     /// Statistics are those of the whole memory; chunks of this document may be missed as in [`search`](Self::search).
-    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits> {
         let top_k = request.top_k.saturating_mul(OVERSAMPLING).min(4096).max(request.top_k);
-        let mut hits = self.view.search_terms(&TermRequest { top_k, ..*request })?;
-        hits.retain(|hit| self.set.contains(&hit.chunk));
-        hits.truncate(request.top_k);
-        Ok(hits)
+        let mut found = self.view.search_terms(&TermRequest { top_k, ..*request })?;
+        found.hits.retain(|hit| self.set.contains(&hit.chunk));
+        found.hits.truncate(request.top_k);
+        Ok(found)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

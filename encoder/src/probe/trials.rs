@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result as StoreResult, SearchRequest, TermHit, TermRequest,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result as StoreResult, SearchRequest, TermHits, TermRequest,
 };
 use mnemon_runtime::{
-    Error, Extent, Extents, GenerateOptions, GenerateStep, Generation, MemoryFrom, PassageOptions, PassagesFrom,
-    Profile, RecallMode, Trial,
+    Error, Extent, Extents, GenerateOptions, GenerateStep, Generation, MemoryFrom, Passage, PassageOptions,
+    PassagesFrom, Profile, RecallMode, Trial,
 };
 
 use super::{ProbeStage, Probed, ask};
@@ -117,7 +117,7 @@ fn answer(
         Some(mode) => MemoryFrom::Passages(PassagesFrom {
             recall: Arc::new(SomeLayers::new(Arc::clone(&probed.recall) as _, first, last)),
             profile: Arc::new(profile.clone()),
-            options: PassageOptions { mode: Some(mode), ..PassageOptions::default() },
+            options: PassageOptions { mode: Some(mode), always: true, ..PassageOptions::default() },
         }),
     };
     let prompt = ask(&probed.model, &questions.join(" "), mode.is_some())?;
@@ -144,12 +144,12 @@ fn answer(
         }
     }
     let used = generation.passages().map_or(&[][..], |(_, used)| used);
-    let holds = |chunks: &[ChunkId], at: usize| chunks.iter().any(|chunk| probed.right[at].contains(chunk));
+    let holds = |passage: &Passage, at: usize| passage.chunks.iter().any(|info| probed.right[at].contains(&info.id));
     let text = text.to_lowercase();
     Ok([
         asked.iter().all(|&at| text.contains(&probed.facts[at].answer.to_lowercase())),
-        used.first().is_some_and(|passage| asked.iter().any(|&at| holds(&passage.chunks, at))),
-        asked.iter().all(|&at| used.iter().any(|passage| holds(&passage.chunks, at))),
+        used.first().is_some_and(|passage| asked.iter().any(|&at| holds(passage, at))),
+        asked.iter().all(|&at| used.iter().any(|passage| holds(passage, at))),
     ])
 }
 
@@ -186,7 +186,7 @@ impl Recall for SomeLayers {
         self.inner.neighbours(chunks, before, after)
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> StoreResult<Vec<TermHit>> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> StoreResult<TermHits> {
         self.inner.search_terms(request)
     }
 

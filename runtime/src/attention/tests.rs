@@ -5,7 +5,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest, TermHit, TermRequest,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest, TermHits, TermRequest,
 };
 
 use super::*;
@@ -93,8 +93,8 @@ impl Recall for Fetched {
         Ok(Vec::new())
     }
 
-    fn search_terms(&self, _: &TermRequest<'_>) -> mnemon_memory_store::Result<Vec<TermHit>> {
-        Ok(Vec::new())
+    fn search_terms(&self, _: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
+        Ok(TermHits::default())
     }
 
     fn describe(&self, _: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {

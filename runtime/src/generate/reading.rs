@@ -26,7 +26,7 @@ pub enum MemoryFrom {
 /// See the module.
 pub(super) enum Reading {
     Window { model: Arc<Model>, session: Session, state: SequenceState, prompt: Vec<u32>, done: usize },
-    Passages(Box<PassageReader>),
+    Passages { reader: Box<PassageReader>, context_tokens: Option<usize> },
 }
 
 impl Reading {
@@ -42,27 +42,40 @@ impl Reading {
         let context = context_tokens.map(|tokens| tokens.min(model.config().max_position_embeddings));
         let recall = match memory {
             MemoryFrom::Passages(from) => {
-                let context = context.unwrap_or(model.config().max_position_embeddings);
-                return Ok(Self::Passages(Box::new(PassageReader::new(model, prompt, from, context, reserve)?)));
+                let most = context.unwrap_or(model.config().max_position_embeddings);
+                let reader = Box::new(PassageReader::new(model, prompt, from, most, reserve)?);
+                return Ok(Self::Passages { reader, context_tokens: context });
             }
             MemoryFrom::Layers(from) => Some(from),
             MemoryFrom::Nothing => None,
         };
         // A model that was trained with memory sees no more than its window.
         let context = context.filter(|_| model.config().memory.fusion.is_none());
-        Ok(Self::Window {
-            session: Session::new(model, recall, context)?,
-            state: SequenceState::new(model),
-            model: Arc::clone(model),
-            prompt: prompt.tokens(),
-            done: 0,
-        })
+        Self::window(model, prompt.tokens(), recall, context)
+    }
+
+    fn window(
+        model: &Arc<Model>,
+        prompt: Vec<u32>,
+        recall: Option<RecallFrom>,
+        context_tokens: Option<usize>,
+    ) -> Result<Self> {
+        let session = Session::new(model, recall, context_tokens)?;
+        Ok(Self::Window { session, state: SequenceState::new(model), model: Arc::clone(model), prompt, done: 0 })
     }
 
     /// One bounded piece of the prompt.
     pub(super) fn step(&mut self) -> Result<ReadStep> {
         match self {
-            Self::Passages(reader) => reader.step(),
+            Self::Passages { reader, context_tokens } => {
+                if let Some(step) = reader.step()? {
+                    return Ok(step);
+                }
+                let (model, prompt) = reader.without();
+                let total = prompt.len();
+                *self = Self::window(&model, prompt, None, *context_tokens)?;
+                Ok(ReadStep::More(0, total))
+            }
             Self::Window { model, session, state, prompt, done } => {
                 let total = prompt.len();
                 let end = (*done + BLOCK_TOKENS).min(total);
@@ -81,7 +94,7 @@ impl Reading {
     /// Reads tokens that follow the prompt.
     pub(super) fn feed(&mut self, tokens: &[u32], want: Logits) -> Result<Tensor> {
         let logits = match self {
-            Self::Passages(reader) => reader.feed(tokens, want)?,
+            Self::Passages { reader, .. } => reader.feed(tokens, want)?,
             Self::Window { model, session, state, .. } => model.forward(tokens, state, session, want)?,
         };
         logits.ok_or(Error::NotFinite)
@@ -90,7 +103,7 @@ impl Reading {
     /// One bounded piece of what precedes the prompt's text after the passages; `false` when that is next.
     pub(super) fn prepare(&mut self) -> Result<bool> {
         match self {
-            Self::Passages(reader) => Ok(reader.prepare()?.is_some()),
+            Self::Passages { reader, .. } => Ok(reader.prepare()?.is_some()),
             Self::Window { .. } => Ok(false),
         }
     }
@@ -98,14 +111,14 @@ impl Reading {
     /// Whether another token has a position within what the model was trained with. A window alone moves on for ever.
     pub(super) fn has_room(&self) -> bool {
         match self {
-            Self::Passages(reader) => reader.has_room(),
+            Self::Passages { reader, .. } => reader.has_room(),
             Self::Window { .. } => true,
         }
     }
 
     pub(super) fn take_masses(&mut self) -> Vec<(ChunkId, f32)> {
         match self {
-            Self::Passages(reader) => reader.take_masses(),
+            Self::Passages { reader, .. } => reader.take_masses(),
             Self::Window { session: Session::Recall(attention), .. } => attention.take_masses(),
             Self::Window { .. } => Vec::new(),
         }
@@ -113,7 +126,7 @@ impl Reading {
 
     pub(super) fn passages(&self) -> Option<(RecallMode, &[Passage])> {
         match self {
-            Self::Passages(reader) => Some((reader.mode(), reader.passages())),
+            Self::Passages { reader, .. } => Some((reader.mode(), reader.passages())),
             Self::Window { .. } => None,
         }
     }

@@ -83,7 +83,8 @@ impl Scoring {
         let skipped = usize::from(begins && matches!(memory, MemoryFrom::Passages(_)));
         let asked = tokens.get(before + of_context.saturating_sub(QUESTION_TOKENS)..before + of_context);
         let after = asked.unwrap_or_default().to_vec();
-        let prompt = Prompt { before: tokens[..skipped].to_vec(), question: 0..after.len(), after };
+        let question = 0..after.len();
+        let prompt = Prompt { before: tokens[..skipped].to_vec(), question, after, without: None };
         Ok(Self {
             reading: Reading::new(&model, prompt, memory, context_tokens, true)?,
             model,

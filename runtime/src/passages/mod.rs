@@ -7,6 +7,7 @@
 //! | `prefix` | [`Prefixes`]: beginnings of prompts that were read before |
 //! | `sentences` | where sentences end |
 //! | `select` | [`select`]: which chunks, by the heads of a profile and by words |
+//! | `silence` | when memory has nothing to say |
 //! | `split` | what of a long prompt stays in sight |
 //! | `terms` | words behind tokens |
 //! | `trim` | how much of what was found is shown |
@@ -17,6 +18,7 @@ mod prompt;
 mod reader;
 mod select;
 mod sentences;
+mod silence;
 mod split;
 mod terms;
 #[cfg(test)]
@@ -31,7 +33,7 @@ pub(crate) use prefix::Prefixes;
 pub use prompt::Prompt;
 pub(crate) use prompt::encode;
 pub(crate) use reader::{PassageReader, ReadStep};
-pub use select::{Passage, Selection, select};
+pub use select::{Passage, Selected, Selection, select};
 pub use split::{split_chat, split_text};
 pub(crate) use terms::Terms;
 pub use trim::Cut;
@@ -57,6 +59,8 @@ pub struct PassageOptions {
     /// Whole chunks on each side that belong to a passage; when `None`, whole sentences, as many as the profile's
     /// [`extents`](Profile::extents) say.
     pub neighbours: Option<usize>,
+    /// Passages stand in the prompt even if memory seems to have nothing to say: otherwise a chat reads then as without memory.
+    pub always: bool,
     /// Scan every entry instead of walking the graph.
     pub exact: bool,
     /// Breadth of the graph search; the store's default when `None`.
@@ -67,7 +71,15 @@ pub struct PassageOptions {
 
 impl Default for PassageOptions {
     fn default() -> Self {
-        Self { mode: None, passages: None, neighbours: None, exact: false, ef: None, choose_again_after: Some(64) }
+        Self {
+            mode: None,
+            passages: None,
+            neighbours: None,
+            always: false,
+            exact: false,
+            ef: None,
+            choose_again_after: Some(64),
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Prompt {
     pub after: Vec<u32>,
     /// Those of `after` that ask: passages are found by them.
     pub question: Range<usize>,
+    /// The whole prompt as it is without memory, where it may be left out: a text to continue has no words around passages.
+    pub without: Option<Vec<u32>>,
 }
 
 impl Prompt {
@@ -34,7 +36,7 @@ impl Prompt {
             return Err(Error::EmptyPrompt);
         }
         let question = 0..after.len();
-        Ok(Self { before, after, question })
+        Ok(Self { before, after, question, without: None })
     }
 
     /// A conversation, rendered by the model's template. With `for_passages`, they stand inside the last message of
@@ -50,6 +52,7 @@ impl Prompt {
         let (Some(asked), true) = (asked, for_passages) else {
             return Self::text(model, &template.render(messages, true)?);
         };
+        let without = Some(Self::text(model, &template.render(messages, true)?)?.tokens());
         let mut messages = messages.to_vec();
         let content = std::mem::take(&mut messages[asked].content);
         messages[asked].content = format!("{INTRODUCTION}{MARK}{content}");
@@ -70,7 +73,8 @@ impl Prompt {
         let asks = |(start, stop): &(usize, usize)| *start < end && *stop > begin;
         let question = encoding.get_offsets().iter().take_while(|(start, _)| *start < end).count();
         let skipped = encoding.get_offsets().iter().take_while(|offsets| !asks(offsets)).count();
-        Ok(Self { before, after: encoding.get_ids().to_vec(), question: skipped.min(question)..question })
+        let question = skipped.min(question)..question;
+        Ok(Self { before, after: encoding.get_ids().to_vec(), question, without })
     }
 
     /// Tokens without passages.

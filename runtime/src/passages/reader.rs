@@ -6,7 +6,7 @@ use std::{collections::HashSet, ops::Range, sync::Arc};
 use candle_core::Tensor;
 use mnemon_memory_store::{ChunkId, ChunkInfo};
 
-use super::{Passage, PassagesFrom, Prompt, Selection, select, trim};
+use super::{Passage, PassagesFrom, Prompt, Selected, Selection, select, silence::says_something, trim};
 use crate::{
     Error, Logits, Model, PassageAttention, Result, SequenceState, Stretch,
     profile::{Extent, QueryHead, RecallMode},
@@ -40,6 +40,8 @@ enum Stage {
     Passages(usize),
     /// So many tokens after the passages were read.
     After(usize),
+    /// Memory has nothing to say.
+    Silent,
 }
 
 /// Stretches that are read again in one pass.
@@ -126,6 +128,11 @@ impl PassageReader {
         })
     }
 
+    /// The model, and the prompt as it is without memory.
+    pub(crate) fn without(&self) -> (Arc<Model>, Vec<u32>) {
+        (Arc::clone(&self.model), self.prompt.without.clone().unwrap_or_default())
+    }
+
     /// The mode that is used.
     pub(crate) fn mode(&self) -> RecallMode {
         self.mode
@@ -146,11 +153,13 @@ impl PassageReader {
         self.state.position < self.model.config().max_position_embeddings
     }
 
-    /// One bounded piece of reading the prompt.
-    pub(crate) fn step(&mut self) -> Result<ReadStep> {
+    /// One bounded piece of reading the prompt; `None` when memory has nothing to say: the prompt is then to be read
+    /// [without](Self::without) it, elsewhere.
+    pub(crate) fn step(&mut self) -> Result<Option<ReadStep>> {
         match self.prepare()? {
-            Some(done) => Ok(ReadStep::More(done, self.prompt.len())),
-            None => self.read_after(),
+            Some(done) => Ok(Some(ReadStep::More(done, self.prompt.len()))),
+            None if self.stage == Stage::Silent => Ok(None),
+            None => self.read_after().map(Some),
         }
     }
 
@@ -187,8 +196,7 @@ impl PassageReader {
                 Ok(Some(before))
             }
             Stage::Choose => {
-                self.choose()?;
-                self.stage = Stage::Passages(0);
+                self.stage = if self.choose()? { Stage::Passages(0) } else { Stage::Silent };
                 Ok(Some(before))
             }
             Stage::Passages(done) if done < self.unread.len() => {
@@ -201,7 +209,7 @@ impl PassageReader {
                 self.stage = Stage::After(0);
                 Ok(None)
             }
-            Stage::After(_) => Ok(None),
+            Stage::After(_) | Stage::Silent => Ok(None),
         }
     }
 
@@ -241,8 +249,8 @@ impl PassageReader {
         self.model.forward(tokens, &mut self.state, &mut self.attention, want)
     }
 
-    /// The first choice, by the question.
-    fn choose(&mut self) -> Result<()> {
+    /// The first choice, by the question; `false` if memory has nothing to say on it.
+    fn choose(&mut self) -> Result<bool> {
         let queries = self.attention.take_queries();
         let row = self.from.profile.search.len() * self.model.config().head_dim;
         let asked = self.prompt.question.clone();
@@ -253,10 +261,16 @@ impl PassageReader {
         self.state.position = before;
         let tokens = self.prompt.after.get(first..asked.end).unwrap_or_default().to_vec();
         let terms = self.model.terms().of(self.prompt.after.get(asked).unwrap_or_default());
-        let passages = self.select(queries, &tokens, &terms)?;
+        let (passages, chunks_with) = self.select(queries, &tokens, &terms)?;
+        if let (Some(first), Some(_), false) = (passages.first(), &self.prompt.without, self.from.options.always)
+            && !says_something(&first.tokens().collect(), &terms, &chunks_with, self.from.recall.len())
+        {
+            return Ok(false);
+        }
         self.asked = (tokens, queries.to_vec());
         let room = self.room();
-        self.place(passages, room)
+        self.place(passages, room)?;
+        Ok(true)
     }
 
     /// Another choice, by the question and what came since the last one.
@@ -272,9 +286,10 @@ impl PassageReader {
         let last = recent.len().saturating_sub(queries.len() / row.max(1));
         let (asked_tokens, asked_queries) = &self.asked;
         let looked_up = [asked_tokens.as_slice(), &recent[last..]].concat();
-        let passages = self.select(&[asked_queries.as_slice(), queries].concat(), &looked_up, &terms)?;
+        let (passages, _) = self.select(&[asked_queries.as_slice(), queries].concat(), &looked_up, &terms)?;
         let chunks = |passages: &[Passage]| {
-            let mut chunks: Vec<ChunkId> = passages.iter().flat_map(|passage| passage.chunks.clone()).collect();
+            let of = |passage: &Passage| passage.chunks.iter().map(|info| info.id).collect::<Vec<_>>();
+            let mut chunks: Vec<ChunkId> = passages.iter().flat_map(of).collect();
             chunks.sort_unstable();
             chunks
         };
@@ -291,19 +306,21 @@ impl PassageReader {
         Ok(())
     }
 
-    /// Passages, for a mode that depends on their number: by the queries of `tokens`, and by terms.
-    fn select(&mut self, queries: &[f32], tokens: &[u32], terms: &[Vec<u32>]) -> Result<Vec<Passage>> {
+    /// Passages, for a mode that depends on their number: by the queries of `tokens`, and by terms; and in how many chunks each term
+    /// occurs.
+    fn select(&mut self, queries: &[f32], tokens: &[u32], terms: &[Vec<u32>]) -> Result<(Vec<Passage>, Vec<u64>)> {
         let config = self.model.config();
         let words = self.model.terms().each(tokens);
         let selection = Selection { queries, words: &words, terms, group: config.heads / config.kv_heads };
         let recall = self.from.recall.as_ref();
-        let mut passages = select(recall, &self.from.profile, &selection, &self.from.options)?;
+        let Selected { mut passages, chunks_with } =
+            select(recall, &self.from.profile, &selection, &self.from.options)?;
         self.mode = self.from.mode(passages.len())?;
         if self.from.options.neighbours.is_none() {
             let extent = self.from.profile.extents.of(self.mode);
-            passages = trim(recall, &self.model, &passages, extent, terms)?;
+            passages = trim(&self.model, &passages, extent, terms);
         }
-        Ok(passages)
+        Ok((passages, chunks_with))
     }
 
     /// Tokens that passages may have: what the prompt leaves of the context, less an eighth of it for the answer.
@@ -312,7 +329,7 @@ impl PassageReader {
         (context - context / 8).saturating_sub(self.prompt.len())
     }
 
-    /// Puts passages into the region, in the order of their commits, as many as fit in `room` tokens.
+    /// Puts passages into the region, the latest last, as many as fit in `room` tokens.
     fn place(&mut self, mut passages: Vec<Passage>, room: usize) -> Result<()> {
         let (stretches, tokens) = loop {
             let (stretches, tokens) = self.stretches(&passages)?;
@@ -351,27 +368,20 @@ impl PassageReader {
 
     /// What stands among the passages, and the tokens of each.
     fn stretches(&self, passages: &[Passage]) -> Result<(Vec<Stretch>, Vec<Vec<u32>>)> {
-        let mut ordered: Vec<&Passage> = passages.iter().collect();
-        // Identifiers ascend with commits.
-        ordered.sort_by_key(|passage| passage.chunks.first().copied());
-        let ids: Vec<ChunkId> = ordered.iter().flat_map(|passage| passage.chunks.iter().copied()).collect();
-        if ids.is_empty() {
-            return Ok((Vec::new(), Vec::new()));
-        }
-        let infos = self.from.recall.describe(&ids)?;
+        let ordered = in_order(passages);
+        let ids: Vec<ChunkId> = ordered.iter().flat_map(|passage| passage.chunks.iter().map(|info| info.id)).collect();
         let layers = match self.mode {
-            RecallMode::Attend => self.from.recall.fetch_layers(&ids)?,
-            RecallMode::Reread => Vec::new(),
+            RecallMode::Attend if !ids.is_empty() => self.from.recall.fetch_layers(&ids)?,
+            _ => Vec::new(),
         };
-        let is_dated = self.is_dated(&infos);
+        let is_dated = self.is_dated(passages);
         let (mut stretches, mut all_tokens) = (Vec::new(), Vec::new());
         let mut at = 0;
         // Document, and its token after the last one shown.
         let mut last: Option<(u64, u64)> = None;
         for passage in ordered {
-            for place in 0..passage.chunks.len() {
-                let Some(info) = infos.get(at) else { return Err(out_of_order()) };
-                let shown = passage.shown(place, info.tokens.len());
+            for (place, info) in passage.chunks.iter().enumerate() {
+                let shown = passage.shown(place);
                 let starts_at = info.span.token_start + shown.start as u64;
                 let follows = last.is_some_and(|(document, end)| (document, end) == (info.document, starts_at));
                 if place == 0 && !follows {
@@ -393,9 +403,9 @@ impl PassageReader {
 
     /// Whether dates are shown: a model that does best with single sentences takes a date for the answer, so that it sees dates only where
     /// they tell passages apart.
-    fn is_dated(&self, infos: &[ChunkInfo]) -> bool {
-        let dates: HashSet<&str> =
-            infos.iter().map(|info| info.metadata.get("date").map_or("", String::as_str)).collect();
+    fn is_dated(&self, passages: &[Passage]) -> bool {
+        let infos = passages.iter().flat_map(|passage| &passage.chunks);
+        let dates: HashSet<&str> = infos.map(|info| info.metadata.get("date").map_or("", String::as_str)).collect();
         let shows_all = self.from.options.neighbours.is_some();
         shows_all || self.from.profile.extents.of(self.mode) == Extent::Chunk || dates.len() > 1
     }
@@ -428,6 +438,29 @@ impl PassageReader {
         self.attention.read_at(None);
         Ok(())
     }
+}
+
+/// Passages by the dates of their documents where all have one, and by their commits: models take what comes last for the latest.
+pub(super) fn in_order(passages: &[Passage]) -> Vec<&Passage> {
+    let first = |passage: &Passage| passage.chunks.first().map(|info| info.id);
+    let mut ordered: Vec<&Passage> = passages.iter().collect();
+    // Identifiers ascend with commits.
+    ordered.sort_by_key(|passage| first(passage));
+    if let Some(mut dated) = ordered.iter().map(|passage| Some((day(passage)?, *passage))).collect::<Option<Vec<_>>>() {
+        dated.sort_by_key(|(day, _)| *day);
+        ordered = dated.into_iter().map(|(_, passage)| passage).collect();
+    }
+    ordered
+}
+
+/// The day in the date of a passage's document, if that begins as ISO 8601 has it (`2026-11-26`): such days sort as texts.
+fn day(passage: &Passage) -> Option<&str> {
+    let day = passage.chunks.first()?.metadata.get("date")?.get(..10)?;
+    let is_day = day
+        .bytes()
+        .enumerate()
+        .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
+    is_day.then_some(day)
 }
 
 fn out_of_order() -> Error {

@@ -15,7 +15,7 @@ use std::{
     ops::Range,
 };
 
-use mnemon_memory_store::{ChunkId, Hit, Recall, SearchRequest, TermRequest};
+use mnemon_memory_store::{ChunkId, ChunkInfo, Hit, Recall, SearchRequest, TermRequest};
 
 use super::{Attended, Cut, PassageOptions};
 use crate::{
@@ -46,7 +46,7 @@ const B: f32 = 0.75;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Passage {
     /// In document order.
-    pub chunks: Vec<ChunkId>,
+    pub chunks: Vec<ChunkInfo>,
     /// The chunk that was found.
     pub found: ChunkId,
     /// The chunks among them whose sentences are shown, in document order; the others may complete these.
@@ -62,6 +62,11 @@ pub struct Passage {
 }
 
 impl Passage {
+    /// Whether a chunk is part of it.
+    pub fn holds(&self, chunk: ChunkId) -> bool {
+        self.chunks.iter().any(|info| info.id == chunk)
+    }
+
     /// What is left out of the chunk at `place`, at its start and at its end.
     pub fn cuts(&self, place: usize) -> [Cut; 2] {
         let start = if place == 0 { self.start } else { Cut::default() };
@@ -69,11 +74,19 @@ impl Passage {
         [start, end]
     }
 
-    /// The tokens of the chunk at `place` that are shown, of `len`.
-    pub(super) fn shown(&self, place: usize, len: usize) -> Range<usize> {
+    /// Where the tokens of the chunk at `place` are that are shown.
+    pub(super) fn shown(&self, place: usize) -> Range<usize> {
+        let len = self.chunks.get(place).map_or(0, |info| info.tokens.len());
         let [start, end] = self.cuts(place);
         let first = start.tokens.min(len);
         first..len.saturating_sub(end.tokens).max(first)
+    }
+
+    /// All tokens that are shown.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = u32> + '_ {
+        let of =
+            |(place, info): (usize, &'_ ChunkInfo)| info.tokens.get(self.shown(place)).unwrap_or_default().to_vec();
+        self.chunks.iter().enumerate().flat_map(of)
     }
 }
 
@@ -91,17 +104,26 @@ pub struct Selection<'a> {
     pub group: usize,
 }
 
-/// The passages that a question wants, best first, at least one if anything is found; none has a chunk of another.
+/// What was selected.
+#[derive(Debug, Default)]
+pub struct Selected {
+    /// Best first, at least one if anything is found; none has a chunk of another.
+    pub passages: Vec<Passage>,
+    /// In how many chunks each of the terms occurs; empty where words do not count.
+    pub chunks_with: Vec<u64>,
+}
+
+/// The passages that a question wants.
 pub fn select(
     recall: &dyn Recall,
     profile: &Profile,
     selection: &Selection<'_>,
     options: &PassageOptions,
-) -> Result<Vec<Passage>> {
+) -> Result<Selected> {
     let wanted = options.passages.unwrap_or(profile.passages);
     let neighbours = options.neighbours.unwrap_or(profile.neighbours);
     let attention = Attention::search(recall, profile, selection, options)?;
-    let likeness = likeness(recall, profile, selection)?;
+    let (likeness, chunks_with) = likeness(recall, profile, selection)?;
     let ranked = rank(profile, attention.as_ref(), &likeness);
     let shares = attention.as_ref().map(|attention| attention.by_token(&ranked));
     let mut passages: Vec<Passage> = Vec::with_capacity(wanted);
@@ -131,30 +153,29 @@ pub fn select(
             }
             Some(_) => {}
         }
-        let mut chunks = recall.neighbours(&[found], neighbours, neighbours)?.pop().unwrap_or_default();
-        let core = if options.neighbours.is_some() { chunks.clone() } else { vec![found] };
+        let around = recall.neighbours(&[found], neighbours, neighbours)?.pop().unwrap_or_default();
+        let core = if options.neighbours.is_some() { around.clone() } else { vec![found] };
+        let mut chunks = recall.describe(&around)?;
         if let Some(shares) = &shares {
             for chunk in core.iter().filter(|chunk| is_free(chunk)) {
                 shares.cover(*chunk, &mut covered);
             }
-            if passages.len() + 1 < wanted {
-                cover_words(recall, &core, selection.words, &mut covered)?;
-            }
+            cover_words(chunks.iter().filter(|info| core.contains(&info.id)), selection.words, &mut covered);
         }
-        let beside = passages.iter().position(|passage| passage.chunks.contains(&found));
-        let is_unused = |chunk: &ChunkId| {
-            !passages.iter().enumerate().any(|(at, passage)| Some(at) != beside && passage.chunks.contains(chunk))
-        };
-        chunks.retain(is_unused);
+        let beside = passages.iter().position(|passage| passage.holds(found));
+        chunks.retain(|info| {
+            !passages.iter().enumerate().any(|(at, passage)| Some(at) != beside && passage.holds(info.id))
+        });
         if let Some(passage) = beside.and_then(|at| passages.get_mut(at)) {
             // It was a neighbour: the passage grows. Identifiers ascend within a document.
-            for (all, more) in [(&mut passage.chunks, chunks), (&mut passage.core, core)] {
-                all.extend(more);
-                all.sort_unstable();
-                all.dedup();
-            }
+            passage.chunks.extend(chunks);
+            passage.chunks.sort_unstable_by_key(|info| info.id);
+            passage.chunks.dedup_by_key(|info| info.id);
+            passage.core.extend(core);
+            passage.core.sort_unstable();
+            passage.core.dedup();
         } else {
-            let core = core.into_iter().filter(|chunk| chunks.contains(chunk)).collect();
+            let core = core.into_iter().filter(|chunk| chunks.iter().any(|info| info.id == *chunk)).collect();
             let (start, end) = (Cut::default(), Cut::default());
             passages.push(Passage { chunks, found, core, attended: Vec::new(), start, end, score: passage_score });
         }
@@ -162,19 +183,17 @@ pub fn select(
     if let Some(attention) = &attention {
         attention.divide(&mut passages);
     }
-    Ok(passages)
+    Ok(Selected { passages, chunks_with })
 }
 
 /// A token whose word stands in a passage asks for nothing more, though its attention is divided among other places with that word.
-fn cover_words(recall: &dyn Recall, core: &[ChunkId], words: &[Vec<u32>], covered: &mut [f32]) -> Result<()> {
-    let infos = recall.describe(core)?;
-    let shown: HashSet<u32> = infos.iter().flat_map(|info| info.tokens.iter().copied()).collect();
+fn cover_words<'a>(core: impl Iterator<Item = &'a ChunkInfo>, words: &[Vec<u32>], covered: &mut [f32]) {
+    let shown: HashSet<u32> = core.flat_map(|info| info.tokens.iter().copied()).collect();
     for (covered, word) in covered.iter_mut().zip(words) {
         if word.iter().any(|token| shown.contains(token)) {
             *covered = 1.0;
         }
     }
-    Ok(())
 }
 
 /// Scores of chunks, best first.
@@ -308,7 +327,7 @@ impl Attention {
     /// Gives each passage the attention that the entries of its chunks get, in one pass over all entries.
     fn divide(&self, passages: &mut [Passage]) {
         self.for_each(|_, head, hit, share| {
-            if let Some(passage) = passages.iter_mut().find(|passage| passage.chunks.contains(&hit.chunk)) {
+            if let Some(passage) = passages.iter_mut().find(|passage| passage.holds(hit.chunk)) {
                 let mass = self.weights[head] * share;
                 passage.attended.push(Attended { chunk: hit.chunk, token: usize::from(hit.start), mass });
             }
@@ -332,17 +351,17 @@ impl TokenShares {
     }
 }
 
-/// Likeness of words, 0 to 1.
+/// Likeness of words, 0 to 1, and in how many chunks each term occurs.
 pub(super) fn likeness(
     recall: &dyn Recall,
     profile: &Profile,
     selection: &Selection<'_>,
-) -> Result<HashMap<ChunkId, f32>> {
+) -> Result<(HashMap<ChunkId, f32>, Vec<u64>)> {
     if profile.lexical_weight <= 0.0 || selection.terms.is_empty() {
-        return Ok(HashMap::new());
+        return Ok((HashMap::new(), Vec::new()));
     }
     let request = TermRequest { terms: selection.terms, top_k: TERM_CHUNKS, k1: K1, b: B };
-    let hits = recall.search_terms(&request)?;
-    let best = hits.first().map_or(0.0, |hit| hit.score).max(f32::MIN_POSITIVE);
-    Ok(hits.into_iter().map(|hit| (hit.chunk, hit.score / best)).collect())
+    let found = recall.search_terms(&request)?;
+    let best = found.hits.first().map_or(0.0, |hit| hit.score).max(f32::MIN_POSITIVE);
+    Ok((found.hits.into_iter().map(|hit| (hit.chunk, hit.score / best)).collect(), found.chunks_with))
 }

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use mnemon_memory_store::{ChunkId, ChunkInfo, Recall};
+use mnemon_memory_store::{ChunkId, ChunkInfo};
 
 use super::{Passage, sentences::sentences};
-use crate::{Model, Result, profile::Extent};
+use crate::{Model, profile::Extent};
 
 /// Of sentences, those are shown that matter at least this share as much as the best.
 const MATTERS_SHARE: f32 = 0.5;
@@ -32,29 +32,14 @@ pub(crate) struct Attended {
 
 /// Passages cut down to whole sentences, in their order; `terms` are the question's. Of one that grew by a chunk that was found itself,
 /// there are two if what is shown of these chunks does not meet.
-pub(crate) fn trim(
-    recall: &dyn Recall,
-    model: &Model,
-    passages: &[Passage],
-    extent: Extent,
-    terms: &[Vec<u32>],
-) -> Result<Vec<Passage>> {
-    // All at once: a store may be far away.
-    let ids: Vec<ChunkId> = passages.iter().flat_map(|passage| passage.chunks.iter().copied()).collect();
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let infos = recall.describe(&ids)?;
-    let mut rest = infos.as_slice();
+pub(crate) fn trim(model: &Model, passages: &[Passage], extent: Extent, terms: &[Vec<u32>]) -> Vec<Passage> {
     let mut trimmed = Vec::with_capacity(passages.len());
     for passage in passages {
-        let (own, others) = rest.split_at(passage.chunks.len().min(rest.len()));
-        rest = others;
-        let text = Text::new(own);
+        let text = Text::new(&passage.chunks);
         let shown = shown(model, passage, &text, extent, terms);
         trimmed.extend(shown.into_iter().map(|range| text.cut(model, passage, &range)));
     }
-    Ok(trimmed)
+    trimmed
 }
 
 /// What is shown of a passage: tokens of its text, in order; no chunk has a part of two.
@@ -130,11 +115,13 @@ impl<'a> Text<'a> {
         let bytes = bytes_of(model, last, within).unwrap_or(last.text.len());
         let end = Cut { tokens: last.tokens.len() - within, bytes: last.text.len() - bytes };
         // A chunk of which nothing is shown is not part of it.
-        let chunks: Vec<ChunkId> = self.infos[left..=right].iter().map(|info| info.id).collect();
-        let core: Vec<ChunkId> = passage.core.iter().copied().filter(|chunk| chunks.contains(chunk)).collect();
+        let chunks = self.infos[left..=right].to_vec();
+        let is_part = |chunk: &ChunkId| chunks.iter().any(|info| info.id == *chunk);
+        let core: Vec<ChunkId> = passage.core.iter().copied().filter(is_part).collect();
         let found =
             if core.contains(&passage.found) { passage.found } else { core.first().copied().unwrap_or(passage.found) };
-        Passage { chunks, found, core, start, end, ..passage.clone() }
+        let (attended, score) = (passage.attended.clone(), passage.score);
+        Passage { chunks, found, core, attended, start, end, score }
     }
 }
 

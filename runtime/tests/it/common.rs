@@ -11,7 +11,7 @@ use std::{
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, EntryPolicy, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest, TermHit,
+    ChunkId, ChunkInfo, ChunkKv, EntryPolicy, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest, TermHits,
     TermRequest,
 };
 use mnemon_runtime::{
@@ -197,8 +197,8 @@ impl Recall for TestMemory {
         Ok(Vec::new())
     }
 
-    fn search_terms(&self, _: &TermRequest<'_>) -> mnemon_memory_store::Result<Vec<TermHit>> {
-        Ok(Vec::new())
+    fn search_terms(&self, _: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
+        Ok(TermHits::default())
     }
 
     fn describe(&self, _: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {

@@ -11,7 +11,7 @@ use lru::LruCache;
 use mnemon_client::Transport;
 use mnemon_memory_store::{
     Choice, ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MAX_NEIGHBOURS, MemorySpec, Recall, Result,
-    SearchRequest, TermHit, TermRequest,
+    SearchRequest, TermHits, TermRequest,
 };
 use mnemon_proto::v1;
 use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
@@ -304,15 +304,15 @@ impl Recall for RemoteView {
         Ok(lists)
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits> {
         request.validate()?;
         let terms = request.terms.iter().map(|tokens| v1::Term { tokens: tokens.clone() }).collect();
         let query = v1::TermQuery { terms, top_k: request.top_k as u32, k1: request.k1, b: request.b };
-        let hits = self.ask(&Request::SearchTerms(query), |answer| match answer {
-            Answer::TermHits(hits) => Some(hits),
+        let found = self.ask(&Request::SearchTerms(query), |answer| match answer {
+            Answer::TermHits(found) => Some(found),
             _ => None,
         })?;
-        wire::received_term_hits(&hits).map_err(remote)
+        wire::received_term_hits(found, request.terms.len()).map_err(remote)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

@@ -287,9 +287,9 @@ struct Shown {
 
 impl Shown {
     fn of(passage: &Passage) -> impl Iterator<Item = Self> {
-        passage.chunks.iter().enumerate().map(|(place, &chunk)| {
+        passage.chunks.iter().enumerate().map(|(place, info)| {
             let [start, end] = passage.cuts(place);
-            Self { chunk, start, end }
+            Self { chunk: info.id, start, end }
         })
     }
 

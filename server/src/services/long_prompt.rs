@@ -70,9 +70,15 @@ pub(super) fn recall_from(model: &Model, options: &mut GenerateOptions, overflow
     options.memory = MemoryFrom::Passages(match std::mem::take(&mut options.memory) {
         MemoryFrom::Passages(from) => {
             let both: Arc<dyn Recall> = Arc::new(UnionRecall::new(vec![from.recall, view])?);
-            PassagesFrom { recall: both, ..from }
+            // What the user wrote is not left out.
+            let options = PassageOptions { always: true, ..from.options };
+            PassagesFrom { recall: both, options, ..from }
         }
-        _ => PassagesFrom { recall: view, profile: Arc::clone(profile), options: PassageOptions::default() },
+        _ => PassagesFrom {
+            recall: view,
+            profile: Arc::clone(profile),
+            options: PassageOptions { always: true, ..PassageOptions::default() },
+        },
     });
     Ok(())
 }

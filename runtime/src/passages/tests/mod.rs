@@ -19,7 +19,7 @@ use std::{
 
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, EntryPolicy, Fingerprint, Hit, KeyHead, KvData, KvDtype, KvGeometry, Recall, Result,
-    SearchRequest, SourceSpan, TermHit, TermRequest,
+    SearchRequest, SourceSpan, TermHit, TermHits, TermRequest,
 };
 
 use crate::{
@@ -252,7 +252,7 @@ impl Recall for Shelf {
         Ok(chunks.iter().map(around).collect())
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> Result<Vec<TermHit>> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits> {
         let count = |info: &ChunkInfo| {
             let found = request.terms.iter().filter(|term| info.tokens.iter().any(|token| term.contains(token)));
             found.count() as f32
@@ -265,7 +265,10 @@ impl Recall for Shelf {
             .collect();
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.chunk.cmp(&b.chunk)));
         hits.truncate(request.top_k);
-        Ok(hits)
+        let with = |term: &Vec<u32>| {
+            self.infos.iter().filter(|info| info.tokens.iter().any(|t| term.contains(t))).count() as u64
+        };
+        Ok(TermHits { hits, chunks_with: request.terms.iter().map(with).collect() })
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

@@ -2,9 +2,12 @@
 
 use candle_core::Tensor;
 
-use super::super::{PassageOptions, PassageReader, PassagesFrom, Prompt, ReadStep};
+use super::super::{PassageOptions, PassageReader, PassagesFrom, Prompt, ReadStep, reader::in_order};
 use super::*;
-use crate::{Error, Extent, Extents, FullAttention, PassageAttention, Stretch};
+use crate::{
+    Error, Extent, Extents, FullAttention, GenerateOptions, GenerateStep, Generation, MemoryFrom, PassageAttention,
+    Stretch,
+};
 
 const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "qwen2_sliding"];
 
@@ -32,7 +35,7 @@ fn row(logits: &Tensor) -> Vec<f32> {
 fn read(reader: &mut PassageReader) -> Vec<f32> {
     let mut last = 0;
     loop {
-        match reader.step().unwrap() {
+        match reader.step().unwrap().unwrap() {
             ReadStep::More(done, total) => {
                 assert!(done >= last && done <= total, "{last} {done} {total}");
                 last = done;
@@ -60,7 +63,8 @@ fn assert_close(found: &[f32], wanted: &[f32], what: &str) {
 
 /// Tokens of the passages in use, in the order of their commits.
 fn pasted(reader: &PassageReader, shelf: &Shelf) -> Vec<u32> {
-    let mut chunks: Vec<ChunkId> = reader.passages().iter().flat_map(|passage| passage.chunks.clone()).collect();
+    let mut chunks: Vec<ChunkId> =
+        reader.passages().iter().flat_map(|passage| &passage.chunks).map(|info| info.id).collect();
     chunks.sort_unstable();
     chunks.iter().flat_map(|chunk| shelf.infos[chunk.0 as usize].tokens.clone()).collect()
 }
@@ -68,7 +72,7 @@ fn pasted(reader: &PassageReader, shelf: &Shelf) -> Vec<u32> {
 fn prompt(before: usize, after: usize, seed: u64) -> Prompt {
     let tokens = words(before + after, seed);
     let (before, after) = tokens.split_at(before);
-    Prompt { before: before.to_vec(), question: after.len() / 4..after.len() - 1, after: after.to_vec() }
+    Prompt { before: before.to_vec(), question: after.len() / 4..after.len() - 1, after: after.to_vec(), without: None }
 }
 
 #[test]
@@ -123,7 +127,7 @@ fn a_beginning_is_read_once() {
                 feed(&mut reader, 7);
             }
             let mut reader = asked(50);
-            let ReadStep::More(done, _) = reader.step().unwrap() else { panic!("a prompt of several steps") };
+            let ReadStep::More(done, _) = reader.step().unwrap().unwrap() else { panic!("a prompt of several steps") };
             assert_eq!(done, if begun.is_some() { 150 } else { 128 }, "{name}");
             [read(&mut reader), feed(&mut reader, 9), feed(&mut reader, 10)]
         };
@@ -156,8 +160,12 @@ fn dates_and_speakers_stand_before_their_passages() {
                 PassageReader::new(&model, prompt.clone(), from(&shelf, &profile, &options), 500, false).unwrap();
             let found = read(&mut reader);
             // By hand: chunks in the order of their commits, each with its line, unless it follows the one before it.
-            let mut chunks: Vec<usize> =
-                reader.passages().iter().flat_map(|passage| passage.chunks.clone()).map(|id| id.0 as usize).collect();
+            let mut chunks: Vec<usize> = reader
+                .passages()
+                .iter()
+                .flat_map(|passage| passage.chunks.clone())
+                .map(|info| info.id.0 as usize)
+                .collect();
             chunks.sort_unstable();
             assert_eq!(chunks.len(), passages);
             let (mut stretches, mut texts) = (Vec::new(), Vec::new());
@@ -203,7 +211,7 @@ fn a_passage_shows_whole_sentences_or_those_asked_about() {
     let model = model_of_sentences("llama");
     let profile = Profile { neighbours: 1, extents: SENTENCE_TO_REREAD, ..by_words(&model) };
     let shelf = four_sentences(&model, &profile, &[]);
-    let asks = Prompt { before: vec![5, 6], after: vec![15, 50], question: 0..1 };
+    let asks = Prompt { before: vec![5, 6], after: vec![15, 50], question: 0..1, without: None };
     for (options, chunks, tokens) in [
         // Chunk 1 was found: the sentences that have a part of it, and the second alone.
         (attend(), vec![0, 1, 2], [0, 4]),
@@ -214,7 +222,7 @@ fn a_passage_shows_whole_sentences_or_those_asked_about() {
             PassageReader::new(&model, asks.clone(), from(&shelf, &profile, &options), 500, false).unwrap();
         read(&mut reader);
         let passage = &reader.passages()[0];
-        let shown: Vec<u64> = passage.chunks.iter().map(|chunk| chunk.0).collect();
+        let shown: Vec<u64> = passage.chunks.iter().map(|info| info.id.0).collect();
         assert_eq!((shown, [passage.start.tokens, passage.end.tokens]), (chunks, tokens), "{options:?}");
     }
 }
@@ -228,20 +236,83 @@ fn sentences_of_adjacent_chunks_are_passages_of_their_own() {
     let tokens: Vec<u32> = (0..32).map(|at| if at % 8 == 7 { 63 } else { 3 + at }).collect();
     shelf.read(&model, &tokens, &[]);
     let shelf = Arc::new(shelf);
-    let asks = Prompt { before: vec![5, 6], after: vec![12, 13, 21, 50], question: 0..3 };
+    let asks = Prompt { before: vec![5, 6], after: vec![12, 13, 21, 50], question: 0..3, without: None };
     let mut reader = PassageReader::new(&model, asks, from(&shelf, &profile, &reread()), 500, false).unwrap();
     read(&mut reader);
     let mut shown: Vec<Vec<u64>> =
-        reader.passages().iter().map(|passage| passage.chunks.iter().map(|chunk| chunk.0).collect()).collect();
+        reader.passages().iter().map(|passage| passage.chunks.iter().map(|info| info.id.0).collect()).collect();
     shown.sort();
     assert_eq!(shown, [vec![1], vec![2]]);
+}
+
+#[test]
+fn memory_that_has_nothing_to_say_is_left_out() {
+    let model = model_of_sentences("llama");
+    let profile = Profile { neighbours: 1, ..by_words(&model) };
+    let shelf = four_sentences(&model, &profile, &[]);
+    let without = Some(vec![5, 6, 7, 50]);
+    let asks = |after: &[u32]| {
+        let question = 0..after.len() - 1;
+        Prompt { before: vec![5, 6], after: after.to_vec(), question, without: without.clone() }
+    };
+    let generated = |prompt: Prompt, memory: MemoryFrom| {
+        let options = GenerateOptions { max_tokens: 6, memory, ..GenerateOptions::default() };
+        let mut generation = Generation::new(Arc::clone(&model), prompt, options).unwrap();
+        let mut tokens = Vec::new();
+        loop {
+            match generation.step().unwrap() {
+                GenerateStep::Prefill { done, total } => assert!(done <= total),
+                GenerateStep::Token { id, .. } => tokens.push(id),
+                GenerateStep::Finished { .. } => break,
+            }
+        }
+        (tokens, generation.passages().map(|(_, passages)| passages.len()))
+    };
+    let nothing = Prompt { before: Vec::new(), after: vec![5, 6, 7, 50], question: 0..0, without: None };
+    let (alone, _) = generated(nothing, MemoryFrom::Nothing);
+    let with = |prompt: Prompt, options: &PassageOptions| {
+        generated(prompt, MemoryFrom::Passages(from(&shelf, &profile, options)))
+    };
+    // One of three words stands in one of five chunks, the others nowhere.
+    let chance = asks(&[15, 60, 61, 50]);
+    for options in [reread(), attend()] {
+        assert_eq!(with(chance.clone(), &options), (alone.clone(), None));
+        assert_eq!(with(asks(&[15, 50]), &options).1, Some(1), "all that is asked");
+        assert_eq!(with(asks(&[15, 16, 60, 50]), &options).1, Some(1), "more than chance");
+        assert_eq!(with(chance.clone(), &PassageOptions { always: true, ..options.clone() }).1, Some(1));
+        assert_eq!(with(Prompt { without: None, ..chance.clone() }, &options).1, Some(1), "a text to continue");
+    }
+}
+
+#[test]
+fn what_is_dated_later_stands_last() {
+    let model = model_of_sentences("llama");
+    let profile = Profile { neighbours: 0, passages: 3, ..by_words(&model) };
+    let order = |dates: [&str; 3]| -> Vec<u64> {
+        let mut shelf = Shelf::of(&model, &profile, &[0, 1]);
+        let tokens = four_sentences(&model, &profile, &[]).infos[1].tokens.clone();
+        for date in dates {
+            shelf.read(&model, &tokens, &[("date", date)]);
+        }
+        let asks = Prompt { before: vec![5, 6], after: vec![15, 50], question: 0..1, without: None };
+        let options = PassageOptions { passages: Some(3), ..reread() };
+        let mut reader =
+            PassageReader::new(&model, asks, from(&Arc::new(shelf), &profile, &options), 500, false).unwrap();
+        read(&mut reader);
+        in_order(reader.passages()).iter().map(|passage| passage.chunks[0].document).collect()
+    };
+    assert_eq!(order(["2026-11-26", "1871-03-12T08:00", "1874-09-30"]), [1, 2, 0]);
+    assert_eq!(order(["1874-09-30", "1874-09-30", "1871-03-12"]), [2, 0, 1], "of one day: by commits");
+    for plain in ["", "in March", "12.3.1871", "1871-3-12"] {
+        assert_eq!(order(["1874-09-30", plain, "1871-03-12"]), [0, 1, 2], "{plain}");
+    }
 }
 
 #[test]
 fn a_date_stands_before_a_single_sentence_only_where_it_tells() {
     let model = model_of_sentences("llama");
     let profile = Profile { neighbours: 1, extents: SENTENCE_TO_REREAD, ..by_words(&model) };
-    let asks = Prompt { before: vec![5, 6], after: vec![15, 50], question: 0..1 };
+    let asks = Prompt { before: vec![5, 6], after: vec![15, 50], question: 0..1, without: None };
     let answer = |metadata: &[(&str, &str)], options: &PassageOptions| {
         let shelf = four_sentences(&model, &profile, metadata);
         read(&mut PassageReader::new(&model, asks.clone(), from(&shelf, &profile, options), 500, false).unwrap())
@@ -278,12 +349,12 @@ fn three_documents(model: &Arc<Model>, profile: &Profile, len: [usize; 3]) -> (A
         let first = 10 * (document as u32 + 1);
         shelf.read(model, &(0..len as u32).map(|at| first + at).collect::<Vec<_>>(), &[]);
     }
-    let prompt = Prompt { before: vec![5], after: vec![6, 10, 7], question: 0..3 };
+    let prompt = Prompt { before: vec![5], after: vec![6, 10, 7], question: 0..3, without: None };
     (Arc::new(shelf), prompt)
 }
 
 fn chunks(reader: &PassageReader) -> Vec<u64> {
-    reader.passages().iter().flat_map(|passage| passage.chunks.iter().map(|id| id.0)).collect()
+    reader.passages().iter().flat_map(|passage| passage.chunks.iter().map(|info| info.id.0)).collect()
 }
 
 #[test]

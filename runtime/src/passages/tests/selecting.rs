@@ -39,14 +39,14 @@ fn heads(weights: &[((u32, u32), f32)]) -> Profile {
 fn found(shelf: &Shelf, profile: &Profile, queries: &[f32], terms: &[Vec<u32>]) -> Vec<(u64, f32)> {
     let selection = Selection { queries, words: &[], terms, group: GROUP };
     let attention = Attention::search(shelf, profile, &selection, &PassageOptions::default()).unwrap();
-    let words = likeness(shelf, profile, &selection).unwrap();
+    let (words, _) = likeness(shelf, profile, &selection).unwrap();
     rank(profile, attention.as_ref(), &words).into_iter().map(|(chunk, score)| (chunk.0, score)).collect()
 }
 
 /// Chunks that become passages, without neighbours.
 fn passages(shelf: &Shelf, profile: &Profile, queries: &[f32]) -> Vec<u64> {
     let selection = Selection { queries, words: &[], terms: &[], group: GROUP };
-    let passages = select(shelf, profile, &selection, &PassageOptions::default()).unwrap();
+    let passages = select(shelf, profile, &selection, &PassageOptions::default()).unwrap().passages;
     passages.iter().map(|passage| passage.found.0).collect()
 }
 
@@ -115,7 +115,7 @@ fn a_word_that_a_passage_has_asks_for_no_other_passage() {
     let queries = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0];
     let chosen = |words: &[Vec<u32>]| {
         let selection = Selection { queries: &queries, words, terms: &[], group: GROUP };
-        let passages = select(&shelf, &one_head(&shelf), &selection, &PassageOptions::default()).unwrap();
+        let passages = select(&shelf, &one_head(&shelf), &selection, &PassageOptions::default()).unwrap().passages;
         passages.iter().map(|passage| passage.found.0).collect::<Vec<_>>()
     };
     assert_eq!(chosen(&[]), [1, 0]);
@@ -204,7 +204,7 @@ fn a_question_without_tokens_finds_nothing() {
 /// Chunk found, all chunks, and those shown as a whole.
 fn parts(passages: &[Passage]) -> Vec<(u64, Vec<u64>, Vec<u64>)> {
     let numbers = |chunks: &[ChunkId]| chunks.iter().map(|id| id.0).collect::<Vec<_>>();
-    passages.iter().map(|p| (p.found.0, numbers(&p.chunks), numbers(&p.core))).collect()
+    passages.iter().map(|p| (p.found.0, p.chunks.iter().map(|info| info.id.0).collect(), numbers(&p.core))).collect()
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_passage_grows_by_a_neighbour_that_is_found_itself() {
     let profile = Profile { neighbours: 1, ..one_head(&shelf) };
     let selection =
         Selection { queries: &[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0], words: &[], terms: &[], group: GROUP };
-    let chosen = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap();
+    let chosen = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap().passages;
     assert_eq!(parts(&chosen), [(2, vec![1, 2, 3, 4], vec![2, 3])]);
 }
 
@@ -233,10 +233,10 @@ fn neighbours_come_along_and_never_twice() {
     let profile = Profile { neighbours: 1, passages: 3, ..heads(&[((0, 0), 1.0)]) };
     let chosen = |options: &PassageOptions| {
         let selection = Selection { queries: &[1.0, 0.0], words: &[], terms: &[], group: GROUP };
-        select(&shelf, &profile, &selection, options).unwrap()
+        select(&shelf, &profile, &selection, options).unwrap().passages
     };
     let plain = chosen(&PassageOptions { neighbours: Some(1), ..PassageOptions::default() });
-    let chunks: Vec<Vec<u64>> = plain.iter().map(|p| p.chunks.iter().map(|id| id.0).collect()).collect();
+    let chunks: Vec<Vec<u64>> = plain.iter().map(|p| p.chunks.iter().map(|info| info.id.0).collect()).collect();
     // 2 and 7 are best; 3 and 8 came along with them; 6 is next, 5 beside it, 7 is taken already.
     assert_eq!(chunks[..2], [vec![1, 2, 3], vec![7, 8]]);
     // Of neighbours that only complete sentences, none is shown as a whole.
@@ -247,16 +247,16 @@ fn neighbours_come_along_and_never_twice() {
                 PassageOptions { passages: Some(passages), neighbours: Some(neighbours), ..PassageOptions::default() };
             let chosen = chosen(&options);
             assert!(chosen.len() <= passages);
-            let mut all: Vec<ChunkId> = chosen.iter().flat_map(|passage| passage.chunks.clone()).collect();
+            let mut all: Vec<ChunkId> = chosen.iter().flat_map(|passage| &passage.chunks).map(|info| info.id).collect();
             let count = all.len();
             all.sort_unstable();
             all.dedup();
             assert_eq!(all.len(), count, "{passages} {neighbours}: {chosen:?}");
             for passage in &chosen {
-                assert!(passage.chunks.contains(&passage.found), "{passage:?}");
+                assert!(passage.holds(passage.found), "{passage:?}");
                 assert!(passage.chunks.len() <= 2 * neighbours + 1);
                 // Consecutive, of one document.
-                let places: Vec<u64> = passage.chunks.iter().map(|id| id.0).collect();
+                let places: Vec<u64> = passage.chunks.iter().map(|info| info.id.0).collect();
                 assert!(places.windows(2).all(|pair| pair[1] == pair[0] + 1), "{places:?}");
                 assert!(places.iter().all(|at| (*at >= 7) == (places[0] >= 7)), "{places:?}");
             }

@@ -275,8 +275,8 @@ fn neighbours(view: &dyn Recall, query: &v1::NeighbourQuery) -> Result<v1::Chunk
 fn search_terms(view: &dyn Recall, query: v1::TermQuery) -> Result<v1::TermHits, Status> {
     let terms: Vec<Vec<u32>> = query.terms.into_iter().map(|term| term.tokens).collect();
     let request = TermRequest { terms: &terms, top_k: query.top_k as usize, k1: query.k1, b: query.b };
-    let hits = view.search_terms(&request).map_err(|error| error.into_status("search_terms"))?;
-    Ok(wire::term_hits_to_send(&hits))
+    let found = view.search_terms(&request).map_err(|error| error.into_status("search_terms"))?;
+    Ok(wire::term_hits_to_send(found))
 }
 
 pub(super) fn fetch(view: &dyn Recall, query: &v1::ChunkQuery) -> Result<v1::ChunkKvs, Status> {
