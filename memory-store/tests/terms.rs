@@ -68,6 +68,11 @@ fn assert_agrees(view: &Snapshot, terms: &[Vec<u32>]) {
     for top_k in [1, 3] {
         assert_eq!(search(view, terms, top_k), found[..top_k.min(found.len())]);
     }
+    let infos = view.describe(&view.chunks(usize::MAX).unwrap()).unwrap();
+    let with =
+        |term: &Vec<u32>| infos.iter().filter(|info| info.tokens.iter().any(|t| term.contains(t))).count() as u64;
+    let request = TermRequest { terms, top_k: 1, k1: 1.2, b: 0.75 };
+    assert_eq!(view.search_terms(&request).unwrap().chunks_with, terms.iter().map(with).collect::<Vec<_>>());
 }
 
 proptest! {
@@ -126,6 +131,10 @@ fn spellings_of_a_word_count_as_one() {
     expected.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.chunk.cmp(&b.chunk)));
     assert_eq!(search(&union, &[vec![1, 11]], 10), expected);
     assert_eq!(search(&union, &[vec![1, 11]], 2), expected[..2]);
+    let request = TermRequest { terms: &[vec![1, 11], vec![5]], top_k: 2, k1: 1.2, b: 0.75 };
+    let members = [&view, &other, &view].map(|member| member.search_terms(&request).unwrap().chunks_with);
+    let sums: Vec<u64> = (0..2).map(|term| members.iter().map(|counts| counts[term]).sum()).collect();
+    assert_eq!(union.search_terms(&request).unwrap().chunks_with, sums);
 }
 
 #[test]

@@ -15,9 +15,9 @@ use std::{
     ops::Range,
 };
 
-use mnemon_memory_store::{ChunkId, ChunkInfo, Hit, Recall, SearchRequest, TermRequest};
+use mnemon_memory_store::{ChunkId, ChunkInfo, Hit, Recall, SearchRequest, TermRequest, term_weight};
 
-use super::{Attended, Cut, PassageOptions};
+use super::{Attended, Cut, PassageOptions, silence::is_more_than_chance};
 use crate::{
     Result,
     profile::{Profile, SearchHead},
@@ -30,8 +30,18 @@ const CANDIDATES: usize = 64;
 /// A further passage covers at least this share of what the first one does: on development questions about two facts the second passage
 /// had 0.17 to 0.87, what merely looked like one fact at most 0.13.
 const GAIN_SHARE: f32 = 0.15;
-/// A passage that covers nothing more is shown if its score is at least this share of the first one's.
-const RIVAL_SHARE: f32 = 0.9;
+/// The words that it adds weigh at least this multiple of the logarithm of the number of chunks: less may be chance (see `silence`).
+const GAIN_WEIGHT: f64 = 0.9;
+/// A passage that covers nothing more is shown if it has the words that the first one shares with the question, but for this part of their weight:
+/// it may say something else about the same, a later value, say.
+const RIVAL_LACKS: f64 = 0.2;
+/// Of so many of the best.
+const RIVALS: usize = 16;
+/// Tokens of memory that are scanned for each question unless it says how broad a walk it wants: queries without their mean lie far from all
+/// keys, so that a walk misses most of what they look for (1 of 9 facts answered out of 261,594 tokens, 9 by a scan).
+const SCAN_TOKENS: u64 = 16 << 20;
+/// Breadth of the walk through more.
+const WALK_EF: usize = 4096;
 /// Chunks that words propose.
 const TERM_CHUNKS: usize = 64;
 /// What a head gives to a chunk that is not among its best, and words to one that is not among theirs: keeps one missing factor from
@@ -82,6 +92,11 @@ impl Passage {
         first..len.saturating_sub(end.tokens).max(first)
     }
 
+    /// Tokens of the chunks whose sentences are shown.
+    fn core_tokens(&self) -> impl Iterator<Item = u32> + '_ {
+        self.chunks.iter().filter(|info| self.core.contains(&info.id)).flat_map(|info| info.tokens.iter().copied())
+    }
+
     /// All tokens that are shown.
     pub(super) fn tokens(&self) -> impl Iterator<Item = u32> + '_ {
         let of =
@@ -129,6 +144,7 @@ pub fn select(
     let mut passages: Vec<Passage> = Vec::with_capacity(wanted);
     let mut covered = shares.as_ref().map_or_else(Vec::new, |shares| vec![0.0; shares.tokens]);
     let mut first_gain = 0.0;
+    let words = Words::new(selection.terms, &chunks_with, recall.len());
     for _ in 0..wanted {
         let is_free = |chunk: &ChunkId| !passages.iter().any(|passage| passage.core.contains(chunk));
         let free = ranked.iter().filter(|(chunk, _)| is_free(chunk));
@@ -141,15 +157,18 @@ pub fn select(
         };
         let Some(&(mut found, mut passage_score)) = next else { break };
         let gain = shares.as_ref().map_or(0.0, |shares| shares.gain(found, &covered));
+        let adds = || -> Result<bool> {
+            let before = passages.iter().flat_map(Passage::core_tokens).collect();
+            let new = recall.describe(&[found])?.iter().flat_map(|info| info.tokens.clone()).collect();
+            Ok(words.adds(&before, &new))
+        };
         match passages.first() {
             None => first_gain = gain,
-            Some(first) if shares.is_some() && gain <= GAIN_SHARE * first_gain => {
-                // What covers nothing more may still say something else about the same: a later value, say.
-                let rival = ranked.iter().find(|(chunk, _)| is_free(chunk));
-                let Some(&(rival, score)) = rival.filter(|(_, score)| *score >= RIVAL_SHARE * first.score) else {
-                    break;
-                };
-                (found, passage_score) = (rival, score);
+            Some(first) if shares.is_some() && (gain <= GAIN_SHARE * first_gain || !adds()?) => {
+                let rivals: Vec<(ChunkId, f32)> =
+                    ranked.iter().take(RIVALS).filter(|(chunk, _)| is_free(chunk)).copied().collect();
+                let Some(rival) = words.rival(recall, first, &rivals)? else { break };
+                (found, passage_score) = rival;
             }
             Some(_) => {}
         }
@@ -184,6 +203,57 @@ pub fn select(
         attention.divide(&mut passages);
     }
     Ok(Selected { passages, chunks_with })
+}
+
+/// Words of a question, with their weights.
+struct Words<'a> {
+    words: Vec<(&'a [u32], f64)>,
+    chunks: u64,
+}
+
+impl<'a> Words<'a> {
+    fn new(terms: &'a [Vec<u32>], chunks_with: &[u64], chunks: u64) -> Self {
+        let weighed = terms.iter().zip(chunks_with).map(|(term, with)| (term.as_slice(), term_weight(chunks, *with)));
+        Self { words: weighed.collect(), chunks }
+    }
+
+    /// Whether the words that stand in `new` and not in `before` weigh enough for another passage; where words do not count, always.
+    fn adds(&self, before: &HashSet<u32>, new: &HashSet<u32>) -> bool {
+        let is_new = |term: &[u32]| has(new, term) && !has(before, term);
+        let weight: f64 = self.words.iter().filter(|(term, _)| is_new(term)).map(|(_, weight)| weight).sum();
+        self.words.is_empty() || weight >= GAIN_WEIGHT * (self.chunks.max(1) as f64).ln()
+    }
+
+    /// The first of these chunks that has most of the words that a passage has, if they are more than chance.
+    fn rival(
+        &self,
+        recall: &dyn Recall,
+        passage: &Passage,
+        chunks: &[(ChunkId, f32)],
+    ) -> Result<Option<(ChunkId, f32)>> {
+        let shown: HashSet<u32> = passage.core_tokens().collect();
+        let shared: Vec<&(&[u32], f64)> = self.words.iter().filter(|(term, _)| has(&shown, term)).collect();
+        let all: f64 = shared.iter().map(|(_, weight)| weight).sum();
+        if !is_more_than_chance(all, self.chunks) {
+            return Ok(None);
+        }
+        let ids: Vec<ChunkId> = chunks.iter().map(|(chunk, _)| *chunk).collect();
+        let has_most = |info: &ChunkInfo| {
+            let lacking = shared.iter().filter(|(term, _)| !info.tokens.iter().any(|token| term.contains(token)));
+            lacking.map(|(_, weight)| weight).sum::<f64>() <= RIVAL_LACKS * all
+        };
+        let rival = recall.describe(&ids)?.iter().position(has_most);
+        Ok(rival.and_then(|at| chunks.get(at).copied()))
+    }
+}
+
+/// Tokens of a memory at most.
+fn tokens_of(recall: &dyn Recall) -> u64 {
+    recall.len().saturating_mul(u64::from(recall.geometry().chunk_tokens))
+}
+
+fn has(tokens: &HashSet<u32>, term: &[u32]) -> bool {
+    term.iter().any(|token| tokens.contains(token))
 }
 
 /// A token whose word stands in a passage asks for nothing more, though its attention is divided among other places with that word.
@@ -273,8 +343,8 @@ impl Attention {
             key_heads: &key_heads,
             queries: &queries,
             top_k: ENTRIES,
-            ef: options.ef,
-            exact: options.exact,
+            ef: options.ef.or(Some(WALK_EF)),
+            exact: options.exact || options.ef.is_none() && tokens_of(recall) <= SCAN_TOKENS,
         };
         Ok(Some(Self {
             weights: places.iter().map(|&at| profile.search[at].weight).collect(),

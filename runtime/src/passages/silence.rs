@@ -24,7 +24,12 @@ pub(super) fn says_something(shown: &HashSet<u32>, terms: &[Vec<u32>], chunks_wi
             shared += weight;
         }
     }
-    shared >= MORE_THAN_CHANCE * (chunks.max(1) as f64).ln() || shared >= MOST * all
+    is_more_than_chance(shared, chunks) || shared >= MOST * all
+}
+
+/// Whether shared terms of this weight are no chance.
+pub(super) fn is_more_than_chance(weight: f64, chunks: u64) -> bool {
+    weight >= MORE_THAN_CHANCE * (chunks.max(1) as f64).ln()
 }
 
 #[cfg(test)]

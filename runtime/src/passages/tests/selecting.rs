@@ -130,11 +130,38 @@ fn a_question_about_one_thing_is_not_shown_what_looks_like_it() {
     assert_eq!(passages(&shelf, &one_head(&shelf), &queries), [0]);
 }
 
+/// Nine chunks of which the third and the fourth have words; all that asks attends to the third.
+fn with_words(third: &[u32], fourth: &[u32], terms: &[u32], queries: &[f32]) -> Vec<u64> {
+    let mut chunks = vec![vec![vec![0.0, 0.0]]; 9];
+    chunks[2] = vec![vec![9.0, 0.0]];
+    chunks[3] = vec![vec![2.0, 8.0]];
+    let mut shelf = Shelf::by_hand(&[(0, 0)], 2, &chunks);
+    shelf.infos[2].tokens = third.to_vec();
+    shelf.infos[3].tokens = fourth.to_vec();
+    let profile = Profile { lexical_weight: 0.01, ..one_head(&shelf) };
+    let terms: Vec<Vec<u32>> = terms.iter().map(|term| vec![*term]).collect();
+    let selection = Selection { queries, words: &[], terms: &terms, group: GROUP };
+    let passages = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap().passages;
+    passages.iter().map(|passage| passage.found.0).collect()
+}
+
 #[test]
-fn a_passage_as_good_as_the_first_is_shown_too() {
-    let chunk = |x: f32| vec![vec![x, 0.0]];
-    let shelf = Shelf::by_hand(&[(0, 0)], 2, &[chunk(5.0), chunk(0.0), chunk(4.95)]);
-    assert_eq!(passages(&shelf, &one_head(&shelf), &[1.0, 0.0]), [0, 2], "it may say something later");
+fn a_passage_with_the_same_words_is_shown_too() {
+    let one = [1.0, 0.0];
+    assert_eq!(with_words(&[20, 21, 22], &[20, 21, 22], &[20, 21, 22], &one), [2, 3], "it may say something later");
+    assert_eq!(with_words(&[20, 21, 22], &[20, 22], &[20, 21, 22], &one), [2], "about something else");
+    assert_eq!(with_words(&[20, 21], &[20, 21], &[20, 21, 22], &one), [2, 3]);
+    assert_eq!(with_words(&[20], &[20], &[20, 21], &one), [2], "one word may be chance");
+    assert_eq!(with_words(&[20, 21], &[20, 21], &[], &one), [2], "where no words ask");
+}
+
+#[test]
+fn a_further_passage_adds_words() {
+    let both = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
+    assert_eq!(with_words(&[20, 21], &[22, 23], &[20, 21, 22, 23], &both), [2, 3]);
+    assert_eq!(with_words(&[20, 21, 22, 3], &[22, 3], &[20, 21, 22, 3], &both), [2], "none that is new");
+    assert_eq!(with_words(&[20, 21], &[3], &[20, 21, 3], &both), [2], "one that all chunks have");
+    assert_eq!(with_words(&[20, 21], &[22], &[], &both), [2, 3], "where no words ask");
 }
 
 #[test]
@@ -229,10 +256,13 @@ fn neighbours_come_along_and_never_twice() {
     // Two documents: 0 to 6 and 7 to 11.
     for (at, info) in shelf.infos.iter_mut().enumerate() {
         info.document = u64::from(at >= 7);
+        // What is best of both says something about the same.
+        info.tokens = if at % 5 == 2 { vec![20, 21] } else { vec![3] };
     }
-    let profile = Profile { neighbours: 1, passages: 3, ..heads(&[((0, 0), 1.0)]) };
+    let profile = Profile { neighbours: 1, passages: 3, lexical_weight: 0.01, ..heads(&[((0, 0), 1.0)]) };
+    let terms = [vec![20], vec![21]];
     let chosen = |options: &PassageOptions| {
-        let selection = Selection { queries: &[1.0, 0.0], words: &[], terms: &[], group: GROUP };
+        let selection = Selection { queries: &[1.0, 0.0], words: &[], terms: &terms, group: GROUP };
         select(&shelf, &profile, &selection, options).unwrap().passages
     };
     let plain = chosen(&PassageOptions { neighbours: Some(1), ..PassageOptions::default() });
