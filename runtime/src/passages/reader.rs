@@ -262,9 +262,10 @@ impl PassageReader {
         let tokens = self.prompt.after.get(first..asked.end).unwrap_or_default().to_vec();
         let terms = self.model.terms().of(self.prompt.after.get(asked).unwrap_or_default());
         let (passages, chunks_with) = self.select(queries, &tokens, &terms)?;
-        if let (Some(first), Some(_), false) = (passages.first(), &self.prompt.without, self.from.options.always)
-            && !says_something(&first.tokens().collect(), &terms, &chunks_with, self.from.recall.len())
-        {
+        let may_be_left_out = self.prompt.without.is_some() && !self.from.options.always && !passages.is_empty();
+        let chunks = self.from.recall.len();
+        let says = |passage: &Passage| says_something(&passage.tokens().collect(), &terms, &chunks_with, chunks);
+        if may_be_left_out && !passages.iter().any(says) {
             return Ok(false);
         }
         self.asked = (tokens, queries.to_vec());
