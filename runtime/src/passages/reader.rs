@@ -6,7 +6,11 @@ use std::{collections::HashSet, ops::Range, sync::Arc};
 use candle_core::Tensor;
 use mnemon_memory_store::{ChunkId, ChunkInfo};
 
-use super::{Passage, PassagesFrom, Prompt, Selected, Selection, select, silence::says_something, trim};
+use super::{
+    Passage, PassagesFrom, Prompt, Selected, Selection, select,
+    silence::{Asked, says_something},
+    trim,
+};
 use crate::{
     Error, Logits, Model, PassageAttention, Result, SequenceState, Stretch,
     profile::{Extent, QueryHead, RecallMode},
@@ -260,11 +264,13 @@ impl PassageReader {
         self.attention.rewind(before);
         self.state.position = before;
         let tokens = self.prompt.after.get(first..asked.end).unwrap_or_default().to_vec();
-        let terms = self.model.terms().of(self.prompt.after.get(asked).unwrap_or_default());
+        let terms = self.model.terms().of(self.prompt.after.get(asked.clone()).unwrap_or_default());
         let (passages, chunks_with) = self.select(queries, &tokens, &terms)?;
         let may_be_left_out = self.prompt.without.is_some() && !self.from.options.always && !passages.is_empty();
         let chunks = self.from.recall.len();
-        let says = |passage: &Passage| says_something(&passage.tokens().collect(), &terms, &chunks_with, chunks);
+        let words = self.model.terms().words(self.prompt.after.get(asked).unwrap_or_default(), &terms);
+        let question = Asked { terms: &terms, words: &words, chunks_with: &chunks_with };
+        let says = |passage: &Passage| says_something(&passage.tokens().collect(), &question, chunks);
         if may_be_left_out && !passages.iter().any(says) {
             return Ok(false);
         }

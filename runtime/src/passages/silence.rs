@@ -14,13 +14,27 @@ const MORE_THAN_CHANCE: f64 = 1.15;
 /// Share of the weights of a question's terms that is most of it.
 const MOST: f64 = 0.6;
 
-/// Whether a passage that shows these tokens says anything about the terms of a question, of which `chunks_with` of `chunks` chunks have each.
-pub(super) fn says_something(shown: &HashSet<u32>, terms: &[Vec<u32>], chunks_with: &[u64], chunks: u64) -> bool {
+/// A question, by its words.
+pub(super) struct Asked<'a> {
+    /// Tokens of each term.
+    pub(super) terms: &'a [Vec<u32>],
+    /// Each word, as the places of its pieces among the terms.
+    pub(super) words: &'a [Vec<usize>],
+    /// In how many chunks each term occurs.
+    pub(super) chunks_with: &'a [u64],
+}
+
+/// Whether a passage of one of `chunks` chunks that shows these tokens says anything about a question. A word is shared if all of its pieces are: pieces
+/// alone stand in many other words.
+pub(super) fn says_something(shown: &HashSet<u32>, asked: &Asked<'_>, chunks: u64) -> bool {
+    let weight = |place: &usize| asked.chunks_with.get(*place).map_or(0.0, |with| term_weight(chunks, *with));
+    let is_shown =
+        |place: &usize| asked.terms.get(*place).is_some_and(|term| term.iter().any(|token| shown.contains(token)));
     let (mut shared, mut all) = (0.0, 0.0);
-    for (term, with) in terms.iter().zip(chunks_with) {
-        let weight = term_weight(chunks, *with);
+    for word in asked.words {
+        let weight: f64 = word.iter().map(weight).sum();
         all += weight;
-        if term.iter().any(|token| shown.contains(token)) {
+        if word.iter().all(is_shown) {
             shared += weight;
         }
     }
@@ -39,7 +53,22 @@ mod tests {
     /// Terms 0, 1, ... that so many of 10,000 chunks have; those that the passage shows are named.
     fn says(chunks_with: &[u64], shown: &[u32]) -> bool {
         let terms: Vec<Vec<u32>> = (0..chunks_with.len() as u32).map(|term| vec![1_000 + term, term]).collect();
-        says_something(&shown.iter().copied().collect(), &terms, chunks_with, 10_000)
+        let words: Vec<Vec<usize>> = (0..terms.len()).map(|term| vec![term]).collect();
+        let asked = Asked { terms: &terms, words: &words, chunks_with };
+        says_something(&shown.iter().copied().collect(), &asked, 10_000)
+    }
+
+    #[test]
+    fn a_word_is_shared_with_all_of_its_pieces() {
+        let terms = [vec![1], vec![2], vec![3], vec![4]];
+        let says = |words: &[Vec<usize>], shown: &[u32]| {
+            let asked = Asked { terms: &terms, words, chunks_with: &[5, 5, 5, 5] };
+            says_something(&shown.iter().copied().collect(), &asked, 10_000)
+        };
+        let two_words = [vec![0, 1], vec![2, 3]];
+        assert!(says(&two_words, &[1, 2]));
+        assert!(!says(&two_words, &[1, 3]));
+        assert!(says(&[vec![0], vec![1], vec![2], vec![3]], &[1, 3]));
     }
 
     #[test]
@@ -63,7 +92,8 @@ mod tests {
 
     #[test]
     fn a_memory_of_one_chunk_always_speaks() {
-        assert!(says_something(&HashSet::new(), &[vec![1]], &[0], 1));
-        assert!(says_something(&HashSet::new(), &[], &[], 5), "where words do not count");
+        let one = Asked { terms: &[vec![1]], words: &[vec![0]], chunks_with: &[0] };
+        assert!(says_something(&HashSet::new(), &one, 1));
+        assert!(says_something(&HashSet::new(), &Asked { chunks_with: &[], ..one }, 5), "where words do not count");
     }
 }

@@ -1,6 +1,6 @@
 //! Words behind tokens: which tokens of a vocabulary count as the same term.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokenizers::Tokenizer;
 
@@ -15,12 +15,15 @@ pub(crate) struct Terms {
     term_of: HashMap<u32, u32>,
     /// What tokens are at the borders of sentences, where they are anything.
     marks: HashMap<u32, Mark>,
+    /// Tokens that begin a word: with a space, or another character of no word, at their start.
+    begins: HashSet<u32>,
 }
 
 impl Terms {
     pub(crate) fn new(tokenizer: &Tokenizer) -> Self {
         let mut by_word: HashMap<String, u32> = HashMap::new();
-        let mut terms = Self { tokens: Vec::new(), term_of: HashMap::new(), marks: HashMap::new() };
+        let mut terms =
+            Self { tokens: Vec::new(), term_of: HashMap::new(), marks: HashMap::new(), begins: HashSet::new() };
         let mut ids: Vec<u32> = tokenizer.get_vocab(false).into_values().collect();
         ids.sort_unstable();
         for id in ids {
@@ -30,6 +33,9 @@ impl Terms {
             let mark = Mark::of(&text, is_spaced);
             if mark != Mark::default() {
                 terms.marks.insert(id, mark);
+            }
+            if is_spaced || text.starts_with(|c: char| !c.is_alphanumeric()) {
+                terms.begins.insert(id);
             }
             let word = text.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
             if word.is_empty() || word.contains(char::REPLACEMENT_CHARACTER) {
@@ -50,7 +56,7 @@ impl Terms {
     #[cfg(test)]
     pub(crate) fn of_texts(texts: &[String]) -> Self {
         let marks = texts.iter().enumerate().map(|(id, text)| (id as u32, Mark::of(text, false))).collect();
-        Self { tokens: Vec::new(), term_of: HashMap::new(), marks }
+        Self { tokens: Vec::new(), term_of: HashMap::new(), marks, begins: HashSet::new() }
     }
 
     /// What a token is at the borders of sentences.
@@ -62,6 +68,28 @@ impl Terms {
     pub(crate) fn each(&self, tokens: &[u32]) -> Vec<Vec<u32>> {
         let of = |id| self.term_of.get(id).map_or_else(Vec::new, |term| self.tokens[*term as usize].clone());
         tokens.iter().map(of).collect()
+    }
+
+    /// The words of a text, each once, as the places of their pieces in its [terms](Self::of), ascending.
+    pub(crate) fn words(&self, tokens: &[u32], terms: &[Vec<u32>]) -> Vec<Vec<usize>> {
+        let mut words: Vec<Vec<usize>> = vec![Vec::new()];
+        for token in tokens {
+            let place = terms.iter().position(|term| term.contains(token));
+            if place.is_none() || self.begins.contains(token) {
+                words.push(Vec::new());
+            }
+            if let Some(word) = words.last_mut() {
+                word.extend(place);
+            }
+        }
+        for word in &mut words {
+            word.sort_unstable();
+            word.dedup();
+        }
+        words.retain(|word| !word.is_empty());
+        words.sort_unstable();
+        words.dedup();
+        words
     }
 
     /// The terms of a text, each once, as the tokens that stand for it.
