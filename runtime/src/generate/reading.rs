@@ -71,7 +71,7 @@ impl Reading {
                 if let Some(step) = reader.step()? {
                     return Ok(step);
                 }
-                let (model, prompt) = reader.without();
+                let (model, prompt) = reader.without()?;
                 let total = prompt.len();
                 *self = Self::window(&model, prompt, None, *context_tokens)?;
                 Ok(ReadStep::More(0, total))

@@ -61,9 +61,9 @@ pub struct PassageOptions {
     pub neighbours: Option<usize>,
     /// Passages stand in the prompt even if memory seems to have nothing to say: otherwise a chat reads then as without memory.
     pub always: bool,
-    /// Scan every entry instead of walking the graph.
+    /// Scan every entry, of however many tokens.
     pub exact: bool,
-    /// Breadth of the graph search; the store's default when `None`.
+    /// Breadth of a walk through the graph; when `None`, a scan of all but very large memories.
     pub ef: Option<usize>,
     /// Tokens generated between two choices of passages; never again when `None`.
     pub choose_again_after: Option<usize>,

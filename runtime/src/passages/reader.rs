@@ -6,11 +6,7 @@ use std::{collections::HashSet, ops::Range, sync::Arc};
 use candle_core::Tensor;
 use mnemon_memory_store::{ChunkId, ChunkInfo};
 
-use super::{
-    Passage, PassagesFrom, Prompt, Selected, Selection, select,
-    silence::{Asked, says_something},
-    trim,
-};
+use super::{Passage, PassagesFrom, Prompt, Selected, Selection, select, silence::Weighed, trim};
 use crate::{
     Error, Logits, Model, PassageAttention, Result, SequenceState, Stretch,
     profile::{Extent, QueryHead, RecallMode},
@@ -133,8 +129,8 @@ impl PassageReader {
     }
 
     /// The model, and the prompt as it is without memory.
-    pub(crate) fn without(&self) -> (Arc<Model>, Vec<u32>) {
-        (Arc::clone(&self.model), self.prompt.without.clone().unwrap_or_default())
+    pub(crate) fn without(&self) -> Result<(Arc<Model>, Vec<u32>)> {
+        Ok((Arc::clone(&self.model), self.prompt.without.clone().ok_or_else(out_of_order)?))
     }
 
     /// The mode that is used.
@@ -264,20 +260,29 @@ impl PassageReader {
         self.attention.rewind(before);
         self.state.position = before;
         let tokens = self.prompt.after.get(first..asked.end).unwrap_or_default().to_vec();
-        let terms = self.model.terms().of(self.prompt.after.get(asked.clone()).unwrap_or_default());
+        let terms = self.model.terms().of(self.prompt.after.get(asked).unwrap_or_default());
         let (passages, chunks_with) = self.select(queries, &tokens, &terms)?;
-        let may_be_left_out = self.prompt.without.is_some() && !self.from.options.always && !passages.is_empty();
-        let chunks = self.from.recall.len();
-        let words = self.model.terms().words(self.prompt.after.get(asked).unwrap_or_default(), &terms);
-        let question = Asked { terms: &terms, words: &words, chunks_with: &chunks_with };
-        let says = |passage: &Passage| says_something(&passage.tokens().collect(), &question, chunks);
-        if may_be_left_out && !passages.iter().any(says) {
+        if self.is_silent(&passages, &terms, &chunks_with) {
             return Ok(false);
         }
         self.asked = (tokens, queries.to_vec());
         let room = self.room();
         self.place(passages, room)?;
         Ok(true)
+    }
+
+    /// Whether memory may be left out, and none of these passages says anything on the question.
+    fn is_silent(&self, passages: &[Passage], terms: &[Vec<u32>], chunks_with: &[u64]) -> bool {
+        if self.prompt.without.is_none() || self.from.options.always || passages.is_empty() {
+            return false;
+        }
+        let asked = self.prompt.after.get(self.prompt.question.clone()).unwrap_or_default();
+        let words = self.model.terms().words(asked);
+        let weighed = Weighed::new(terms, chunks_with, self.from.recall.len());
+        let shown = |passage: &Passage| -> HashSet<u32> {
+            (0..passage.chunks.len()).flat_map(|place| passage.shown_tokens(place)).copied().collect()
+        };
+        !passages.iter().any(|passage| weighed.says_something(&shown(passage), &words))
     }
 
     /// Another choice, by the question and what came since the last one.
@@ -400,7 +405,7 @@ impl PassageReader {
                 }
                 let stored = layers.iter().filter_map(|layer| layer.get(at).cloned()).collect();
                 last = Some((info.document, info.span.token_start + shown.end as u64));
-                all_tokens.push(info.tokens.get(shown.clone()).unwrap_or_default().to_vec());
+                all_tokens.push(passage.shown_tokens(place).to_vec());
                 stretches.push(Stretch { chunk: Some(info.id), len: shown.len(), skipped: shown.start, stored });
                 at += 1;
             }
@@ -453,9 +458,8 @@ pub(super) fn in_order(passages: &[Passage]) -> Vec<&Passage> {
     let mut ordered: Vec<&Passage> = passages.iter().collect();
     // Identifiers ascend with commits.
     ordered.sort_by_key(|passage| first(passage));
-    if let Some(mut dated) = ordered.iter().map(|passage| Some((day(passage)?, *passage))).collect::<Option<Vec<_>>>() {
-        dated.sort_by_key(|(day, _)| *day);
-        ordered = dated.into_iter().map(|(_, passage)| passage).collect();
+    if ordered.iter().all(|passage| day(passage).is_some()) {
+        ordered.sort_by_key(|passage| day(passage));
     }
     ordered
 }

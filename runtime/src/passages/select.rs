@@ -4,8 +4,8 @@
 //! token among chunks. The first passage is the chunk with the largest geometric mean over heads of the mean over tokens: a chunk
 //! that several heads agree on comes before one that a single head is sure of. Likeness of words (BM25, relative to the best) is
 //! one more factor. Further passages are those that cover what the tokens ask for beyond the passages before them: a question
-//! about two things gets a passage for each, and a question about one is not shown things that merely look like it. A passage that is
-//! as good as the first is shown too: it may say something later about the same.
+//! about two things gets a passage for each, and a question about one is not shown things that merely look like it. A passage that has the
+//! words of the first is shown too: it may say something later about the same.
 //!
 //! The mean query is subtracted because it points at what every query attends to (the first tokens of a document); a mean of
 //! keys needs no subtraction, it changes no rank.
@@ -15,9 +15,9 @@ use std::{
     ops::Range,
 };
 
-use mnemon_memory_store::{ChunkId, ChunkInfo, Hit, Recall, SearchRequest, TermRequest, term_weight};
+use mnemon_memory_store::{ChunkId, ChunkInfo, Hit, Recall, SearchRequest, TermRequest};
 
-use super::{Attended, Cut, PassageOptions, silence::is_more_than_chance};
+use super::{Attended, Cut, PassageOptions, silence::Weighed};
 use crate::{
     Result,
     profile::{Profile, SearchHead},
@@ -97,11 +97,9 @@ impl Passage {
         self.chunks.iter().filter(|info| self.core.contains(&info.id)).flat_map(|info| info.tokens.iter().copied())
     }
 
-    /// All tokens that are shown.
-    pub(super) fn tokens(&self) -> impl Iterator<Item = u32> + '_ {
-        let of =
-            |(place, info): (usize, &'_ ChunkInfo)| info.tokens.get(self.shown(place)).unwrap_or_default().to_vec();
-        self.chunks.iter().enumerate().flat_map(of)
+    /// The tokens of the chunk at `place` that are shown.
+    pub(super) fn shown_tokens(&self, place: usize) -> &[u32] {
+        self.chunks.get(place).and_then(|info| info.tokens.get(self.shown(place))).unwrap_or_default()
     }
 }
 
@@ -144,7 +142,12 @@ pub fn select(
     let mut passages: Vec<Passage> = Vec::with_capacity(wanted);
     let mut covered = shares.as_ref().map_or_else(Vec::new, |shares| vec![0.0; shares.tokens]);
     let mut first_gain = 0.0;
-    let words = Words::new(selection.terms, &chunks_with, recall.len());
+    let weighed = Weighed::new(selection.terms, &chunks_with, recall.len());
+    // The chunk with its neighbours, in document order.
+    let around = |chunk: ChunkId| -> Result<Vec<ChunkInfo>> {
+        let ids = recall.neighbours(&[chunk], neighbours, neighbours)?.pop().unwrap_or_default();
+        Ok(recall.describe(&ids)?)
+    };
     for _ in 0..wanted {
         let is_free = |chunk: &ChunkId| !passages.iter().any(|passage| passage.core.contains(chunk));
         let free = ranked.iter().filter(|(chunk, _)| is_free(chunk));
@@ -157,24 +160,23 @@ pub fn select(
         };
         let Some(&(mut found, mut passage_score)) = next else { break };
         let gain = shares.as_ref().map_or(0.0, |shares| shares.gain(found, &covered));
-        let adds = || -> Result<bool> {
-            let before = passages.iter().flat_map(Passage::core_tokens).collect();
-            let new = recall.describe(&[found])?.iter().flat_map(|info| info.tokens.clone()).collect();
-            Ok(words.adds(&before, &new))
-        };
-        match passages.first() {
-            None => first_gain = gain,
-            Some(first) if shares.is_some() && (gain <= GAIN_SHARE * first_gain || !adds()?) => {
+        if passages.is_empty() {
+            first_gain = gain;
+        }
+        // Without attention, or for the first one, nothing more is asked.
+        let covers_more = passages.is_empty() || shares.is_none() || gain > GAIN_SHARE * first_gain;
+        let mut chunks = if covers_more { around(found)? } else { Vec::new() };
+        if let (Some(first), true) = (passages.first(), shares.is_some()) {
+            let adds = |info: &ChunkInfo| info.id == found && adds_words(&weighed, &passages, info);
+            if !chunks.iter().any(adds) {
                 let rivals: Vec<(ChunkId, f32)> =
                     ranked.iter().take(RIVALS).filter(|(chunk, _)| is_free(chunk)).copied().collect();
-                let Some(rival) = words.rival(recall, first, &rivals)? else { break };
+                let Some(rival) = rival(recall, &weighed, first, &rivals)? else { break };
                 (found, passage_score) = rival;
+                chunks = around(found)?;
             }
-            Some(_) => {}
         }
-        let around = recall.neighbours(&[found], neighbours, neighbours)?.pop().unwrap_or_default();
-        let core = if options.neighbours.is_some() { around.clone() } else { vec![found] };
-        let mut chunks = recall.describe(&around)?;
+        let core = if options.neighbours.is_some() { chunks.iter().map(|info| info.id).collect() } else { vec![found] };
         if let Some(shares) = &shares {
             for chunk in core.iter().filter(|chunk| is_free(chunk)) {
                 shares.cover(*chunk, &mut covered);
@@ -205,55 +207,37 @@ pub fn select(
     Ok(Selected { passages, chunks_with })
 }
 
-/// Words of a question, with their weights.
-struct Words<'a> {
-    words: Vec<(&'a [u32], f64)>,
-    chunks: u64,
+/// Whether the terms that a chunk has and the passages before it have not weigh enough for another passage; where words do not count, always.
+fn adds_words(weighed: &Weighed<'_>, before: &[Passage], chunk: &ChunkInfo) -> bool {
+    let known = weighed.within(&before.iter().flat_map(Passage::core_tokens).collect());
+    let has = weighed.within(&chunk.tokens.iter().copied().collect());
+    weighed.is_empty() || weighed.exceeds_luck(weighed.weight(has.difference(&known)), GAIN_WEIGHT)
 }
 
-impl<'a> Words<'a> {
-    fn new(terms: &'a [Vec<u32>], chunks_with: &[u64], chunks: u64) -> Self {
-        let weighed = terms.iter().zip(chunks_with).map(|(term, with)| (term.as_slice(), term_weight(chunks, *with)));
-        Self { words: weighed.collect(), chunks }
+/// The first of these chunks that has most of the terms that a passage has, if they are more than chance.
+fn rival(
+    recall: &dyn Recall,
+    weighed: &Weighed<'_>,
+    passage: &Passage,
+    chunks: &[(ChunkId, f32)],
+) -> Result<Option<(ChunkId, f32)>> {
+    let shared = weighed.within(&passage.core_tokens().collect());
+    let all = weighed.weight(&shared);
+    if !weighed.is_more_than_chance(all) {
+        return Ok(None);
     }
-
-    /// Whether the words that stand in `new` and not in `before` weigh enough for another passage; where words do not count, always.
-    fn adds(&self, before: &HashSet<u32>, new: &HashSet<u32>) -> bool {
-        let is_new = |term: &[u32]| has(new, term) && !has(before, term);
-        let weight: f64 = self.words.iter().filter(|(term, _)| is_new(term)).map(|(_, weight)| weight).sum();
-        self.words.is_empty() || weight >= GAIN_WEIGHT * (self.chunks.max(1) as f64).ln()
-    }
-
-    /// The first of these chunks that has most of the words that a passage has, if they are more than chance.
-    fn rival(
-        &self,
-        recall: &dyn Recall,
-        passage: &Passage,
-        chunks: &[(ChunkId, f32)],
-    ) -> Result<Option<(ChunkId, f32)>> {
-        let shown: HashSet<u32> = passage.core_tokens().collect();
-        let shared: Vec<&(&[u32], f64)> = self.words.iter().filter(|(term, _)| has(&shown, term)).collect();
-        let all: f64 = shared.iter().map(|(_, weight)| weight).sum();
-        if !is_more_than_chance(all, self.chunks) {
-            return Ok(None);
-        }
-        let ids: Vec<ChunkId> = chunks.iter().map(|(chunk, _)| *chunk).collect();
-        let has_most = |info: &ChunkInfo| {
-            let lacking = shared.iter().filter(|(term, _)| !info.tokens.iter().any(|token| term.contains(token)));
-            lacking.map(|(_, weight)| weight).sum::<f64>() <= RIVAL_LACKS * all
-        };
-        let rival = recall.describe(&ids)?.iter().position(has_most);
-        Ok(rival.and_then(|at| chunks.get(at).copied()))
-    }
+    let ids: Vec<ChunkId> = chunks.iter().map(|(chunk, _)| *chunk).collect();
+    let has_most = |info: &ChunkInfo| {
+        let has = weighed.within(&info.tokens.iter().copied().collect());
+        weighed.weight(shared.difference(&has)) <= RIVAL_LACKS * all
+    };
+    let rival = recall.describe(&ids)?.iter().position(has_most);
+    Ok(rival.and_then(|at| chunks.get(at).copied()))
 }
 
 /// Tokens of a memory at most.
 fn tokens_of(recall: &dyn Recall) -> u64 {
     recall.len().saturating_mul(u64::from(recall.geometry().chunk_tokens))
-}
-
-fn has(tokens: &HashSet<u32>, term: &[u32]) -> bool {
-    term.iter().any(|token| tokens.contains(token))
 }
 
 /// A token whose word stands in a passage asks for nothing more, though its attention is divided among other places with that word.

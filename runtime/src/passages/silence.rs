@@ -4,7 +4,7 @@
 //! f1/N * f2/N * ...; the weights of BM25 are the negative logarithms of these factors. Among N chunks one is expected to have terms with a
 //! sum of weights of ln N by chance alone. What is said in a memory shares more with a question about it, or most of what the question asks.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use mnemon_memory_store::term_weight;
 
@@ -14,36 +14,62 @@ const MORE_THAN_CHANCE: f64 = 1.15;
 /// Share of the weights of a question's terms that is most of it.
 const MOST: f64 = 0.6;
 
-/// A question, by its words.
-pub(super) struct Asked<'a> {
-    /// Tokens of each term.
-    pub(super) terms: &'a [Vec<u32>],
-    /// Each word, as the places of its pieces among the terms.
-    pub(super) words: &'a [Vec<usize>],
-    /// In how many chunks each term occurs.
-    pub(super) chunks_with: &'a [u64],
+/// Terms of a question, with what each of them weighs in a memory.
+pub(super) struct Weighed<'a> {
+    terms: &'a [Vec<u32>],
+    /// Of each term; none where words do not count.
+    weights: Vec<f64>,
+    /// Sum of the weights that the luckiest chunk shares by chance, ln N.
+    luck: f64,
 }
 
-/// Whether a passage of one of `chunks` chunks that shows these tokens says anything about a question. A word is shared if all of its pieces are: pieces
-/// alone stand in many other words.
-pub(super) fn says_something(shown: &HashSet<u32>, asked: &Asked<'_>, chunks: u64) -> bool {
-    let weight = |place: &usize| asked.chunks_with.get(*place).map_or(0.0, |with| term_weight(chunks, *with));
-    let is_shown =
-        |place: &usize| asked.terms.get(*place).is_some_and(|term| term.iter().any(|token| shown.contains(token)));
-    let (mut shared, mut all) = (0.0, 0.0);
-    for word in asked.words {
-        let weight: f64 = word.iter().map(weight).sum();
-        all += weight;
-        if word.iter().all(is_shown) {
-            shared += weight;
-        }
+impl<'a> Weighed<'a> {
+    /// Weighs terms of which `chunks_with` of `chunks` chunks have each.
+    pub(super) fn new(terms: &'a [Vec<u32>], chunks_with: &[u64], chunks: u64) -> Self {
+        let weights = chunks_with.iter().map(|with| term_weight(chunks, *with)).collect();
+        Self { terms, weights, luck: (chunks.max(1) as f64).ln() }
     }
-    is_more_than_chance(shared, chunks) || shared >= MOST * all
-}
 
-/// Whether shared terms of this weight are no chance.
-pub(super) fn is_more_than_chance(weight: f64, chunks: u64) -> bool {
-    weight >= MORE_THAN_CHANCE * (chunks.max(1) as f64).ln()
+    /// Whether words do not count.
+    pub(super) fn is_empty(&self) -> bool {
+        self.weights.is_empty()
+    }
+
+    /// Places of the terms that have one of these tokens.
+    pub(super) fn within(&self, tokens: &HashSet<u32>) -> BTreeSet<usize> {
+        let has = |place: &usize| self.terms[*place].iter().any(|token| tokens.contains(token));
+        (0..self.terms.len()).filter(has).collect()
+    }
+
+    /// What the terms at these places weigh together.
+    pub(super) fn weight<'p>(&self, places: impl IntoIterator<Item = &'p usize>) -> f64 {
+        places.into_iter().filter_map(|place| self.weights.get(*place)).sum()
+    }
+
+    /// Whether shared terms of this weight are no chance.
+    pub(super) fn is_more_than_chance(&self, weight: f64) -> bool {
+        self.exceeds_luck(weight, MORE_THAN_CHANCE)
+    }
+
+    /// Whether this weight is at least so many times ln N.
+    pub(super) fn exceeds_luck(&self, weight: f64, times: f64) -> bool {
+        weight >= times * self.luck
+    }
+
+    /// Whether a passage that shows these tokens says anything about a question of these words, each given as the places of its pieces among the
+    /// terms. A word is shared if all of its pieces are: pieces alone stand in many other words.
+    pub(super) fn says_something(&self, shown: &HashSet<u32>, words: &[Vec<usize>]) -> bool {
+        let places = self.within(shown);
+        let (mut shared, mut all) = (0.0, 0.0);
+        for word in words {
+            let weight = self.weight(word);
+            all += weight;
+            if word.iter().all(|place| places.contains(place)) {
+                shared += weight;
+            }
+        }
+        self.is_more_than_chance(shared) || shared >= MOST * all
+    }
 }
 
 #[cfg(test)]
@@ -54,16 +80,15 @@ mod tests {
     fn says(chunks_with: &[u64], shown: &[u32]) -> bool {
         let terms: Vec<Vec<u32>> = (0..chunks_with.len() as u32).map(|term| vec![1_000 + term, term]).collect();
         let words: Vec<Vec<usize>> = (0..terms.len()).map(|term| vec![term]).collect();
-        let asked = Asked { terms: &terms, words: &words, chunks_with };
-        says_something(&shown.iter().copied().collect(), &asked, 10_000)
+        Weighed::new(&terms, chunks_with, 10_000).says_something(&shown.iter().copied().collect(), &words)
     }
 
     #[test]
     fn a_word_is_shared_with_all_of_its_pieces() {
         let terms = [vec![1], vec![2], vec![3], vec![4]];
         let says = |words: &[Vec<usize>], shown: &[u32]| {
-            let asked = Asked { terms: &terms, words, chunks_with: &[5, 5, 5, 5] };
-            says_something(&shown.iter().copied().collect(), &asked, 10_000)
+            let weighed = Weighed::new(&terms, &[5, 5, 5, 5], 10_000);
+            weighed.says_something(&shown.iter().copied().collect(), words)
         };
         let two_words = [vec![0, 1], vec![2, 3]];
         assert!(says(&two_words, &[1, 2]));
@@ -92,8 +117,9 @@ mod tests {
 
     #[test]
     fn a_memory_of_one_chunk_always_speaks() {
-        let one = Asked { terms: &[vec![1]], words: &[vec![0]], chunks_with: &[0] };
-        assert!(says_something(&HashSet::new(), &one, 1));
-        assert!(says_something(&HashSet::new(), &Asked { chunks_with: &[], ..one }, 5), "where words do not count");
+        let (terms, words) = ([vec![1]], [vec![0]]);
+        assert!(Weighed::new(&terms, &[0], 1).says_something(&HashSet::new(), &words));
+        let weightless = Weighed::new(&terms, &[], 5);
+        assert!(weightless.says_something(&HashSet::new(), &words), "where words do not count");
     }
 }

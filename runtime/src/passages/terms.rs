@@ -71,10 +71,11 @@ impl Terms {
     }
 
     /// The words of a text, each once, as the places of their pieces in its [terms](Self::of), ascending.
-    pub(crate) fn words(&self, tokens: &[u32], terms: &[Vec<u32>]) -> Vec<Vec<usize>> {
+    pub(crate) fn words(&self, tokens: &[u32]) -> Vec<Vec<usize>> {
+        let terms = self.ids(tokens);
         let mut words: Vec<Vec<usize>> = vec![Vec::new()];
         for token in tokens {
-            let place = terms.iter().position(|term| term.contains(token));
+            let place = self.term_of.get(token).and_then(|term| terms.binary_search(term).ok());
             if place.is_none() || self.begins.contains(token) {
                 words.push(Vec::new());
             }
@@ -94,9 +95,14 @@ impl Terms {
 
     /// The terms of a text, each once, as the tokens that stand for it.
     pub(crate) fn of(&self, tokens: &[u32]) -> Vec<Vec<u32>> {
+        self.ids(tokens).into_iter().map(|term| self.tokens[term as usize].clone()).collect()
+    }
+
+    /// The terms of a text, each once, ascending.
+    fn ids(&self, tokens: &[u32]) -> Vec<u32> {
         let mut terms: Vec<u32> = tokens.iter().filter_map(|id| self.term_of.get(id).copied()).collect();
         terms.sort_unstable();
         terms.dedup();
-        terms.into_iter().map(|term| self.tokens[term as usize].clone()).collect()
+        terms
     }
 }

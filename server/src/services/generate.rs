@@ -12,7 +12,7 @@ use mnemon_encoder::Overflow;
 use mnemon_memory_store::{ChunkId, Recall as _};
 use mnemon_proto::v1;
 use mnemon_runtime::{
-    Cut, Error, FinishReason, GenerateOptions, GenerateStep, Generation, MemoryFrom, Message, Model, Passage, Prompt,
+    Error, FinishReason, GenerateOptions, GenerateStep, Generation, MemoryFrom, Message, Model, Passage, Prompt,
     SamplingOptions, Turn,
 };
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -150,7 +150,7 @@ fn sampling(options: &v1::SamplingOptions) -> SamplingOptions {
 /// What the job makes.
 enum Made {
     Token { id: u32, text: String, masses: Vec<(ChunkId, f32)> },
-    End { text: String, finish: v1::GenerateFinish, passages: Vec<Shown> },
+    End { text: String, finish: v1::GenerateFinish },
 }
 
 /// A generation on the engine.
@@ -238,15 +238,14 @@ impl GenerateJob {
                 let used = generation.passages();
                 let mode = used.map_or(v1::RecallMode::Unspecified, |(mode, _)| convert::used_mode(mode));
                 let passages = used.map_or(&[][..], |(_, passages)| passages);
-                let passages = passages.iter().flat_map(Shown::of);
-                let passages = passages.filter(|shown| !Overflow::holds(shown.chunk)).collect();
                 let finish = v1::GenerateFinish {
                     reason: reason.into(),
                     usage: Some(usage),
                     mode: mode.into(),
+                    passages: passages.iter().flat_map(shown).collect(),
                     ..v1::GenerateFinish::default()
                 };
-                Some(Made::End { text, finish, passages })
+                Some(Made::End { text, finish })
             }
         })
     }
@@ -278,34 +277,24 @@ impl Job for GenerateJob {
     }
 }
 
-/// A chunk that stands before the model, without what is left out of it at its ends.
-struct Shown {
-    chunk: ChunkId,
-    start: Cut,
-    end: Cut,
-}
-
-impl Shown {
-    fn of(passage: &Passage) -> impl Iterator<Item = Self> {
-        passage.chunks.iter().enumerate().map(|(place, info)| {
-            let [start, end] = passage.cuts(place);
-            Self { chunk: info.id, start, end }
-        })
-    }
-
-    fn cut(&self, mut chunk: v1::Chunk) -> v1::Chunk {
-        let end = chunk.text.len().saturating_sub(self.end.bytes);
-        if let Some(text) = chunk.text.get(self.start.bytes..end) {
+/// The chunks of a passage as they stand before the model: without what is left out at its ends, nor what is of the prompt.
+fn shown(passage: &Passage) -> impl Iterator<Item = v1::Chunk> {
+    let of_memory = passage.chunks.iter().enumerate().filter(|(_, info)| !Overflow::holds(info.id));
+    of_memory.map(|(place, info)| {
+        let mut chunk = convert::chunk(info.clone());
+        let [start, end] = passage.cuts(place);
+        let last = chunk.text.len().saturating_sub(end.bytes);
+        if let Some(text) = chunk.text.get(start.bytes..last) {
             if let Some(span) = &mut chunk.span {
-                span.byte_start += self.start.bytes as u64;
-                span.byte_end = span.byte_end.saturating_sub(self.end.bytes as u64);
-                span.token_start += self.start.tokens as u64;
-                span.token_end = span.token_end.saturating_sub(self.end.tokens as u64);
+                span.byte_start += start.bytes as u64;
+                span.byte_end = span.byte_end.saturating_sub(end.bytes as u64);
+                span.token_start += start.tokens as u64;
+                span.token_end = span.token_end.saturating_sub(end.tokens as u64);
             }
             chunk.text = text.to_owned();
         }
         chunk
-    }
+    })
 }
 
 /// Packs what is made into messages with citations.
@@ -344,7 +333,6 @@ impl Teller {
     async fn message(&mut self, batch: impl Iterator<Item = Made>) -> Result<v1::GenerateResponse, Status> {
         let mut message = v1::GenerateResponse::default();
         let mut masses = Masses::default();
-        let mut used = Vec::new();
         for made in batch {
             match made {
                 Made::Token { id, text, masses: of_token } => {
@@ -353,8 +341,7 @@ impl Teller {
                     masses.add(&of_token);
                     self.total.add(&of_token);
                 }
-                Made::End { text, finish, passages } => {
-                    used = passages;
+                Made::End { text, finish } => {
                     message.text.push_str(&text);
                     message.finish = Some(finish);
                 }
@@ -363,12 +350,8 @@ impl Teller {
         message.citations = self.cite(masses.heaviest(CITATIONS_MAX)).await?;
         if let Some(finish) = &mut message.finish {
             finish.citations = self.cite(self.total.heaviest(FINAL_CITATIONS_MAX)).await?;
-            let shown = used.len();
-            let passages = self.cite(used.iter().map(|shown| (shown.chunk, 0.0)).collect()).await?;
-            let whole = used.iter().zip(passages).filter_map(|(shown, citation)| Some((shown, citation.chunk?)));
-            finish.passages = whole.map(|(shown, chunk)| shown.cut(chunk)).collect();
             if let (Some(usage), Some(recalled)) = (&mut finish.usage, &self.recalled) {
-                usage.recalled_chunks = recalled.count().max(shown) as u32;
+                usage.recalled_chunks = recalled.count().max(finish.passages.len()) as u32;
             }
         }
         Ok(message)
