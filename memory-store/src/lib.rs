@@ -107,7 +107,7 @@ pub use names::{
 };
 pub use options::{Clock, Sealing, StoreOptions};
 pub use reading::{DocumentWriter, OpenMemory};
-pub use recall::{Hit, MAX_NEIGHBOURS, Recall, SearchRequest, TermHit, TermHits, TermRequest, term_weight};
+pub use recall::{Hit, MAX_NEIGHBOURS, Recall, SearchRequest, TERMS_MAX, TermHit, TermHits, TermRequest, term_weight};
 pub use snapshot::Snapshot;
 pub use storage::{InMemoryStorage, SledOptions, SledStorage, Storage};
 pub use store::Store;

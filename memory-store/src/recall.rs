@@ -38,7 +38,7 @@ pub struct Hit {
 #[derive(Debug, Clone, Copy)]
 pub struct TermRequest<'a> {
     /// What is looked for: each term is a set of token ids that count as the same word (upper and lower case, with and
-    /// without a space before it). At most 1024 terms with 65536 tokens together; a term without tokens counts nothing.
+    /// without a space before it). At most [`TERMS_MAX`] terms with 65536 tokens together; a term without tokens counts nothing.
     pub terms: &'a [Vec<u32>],
     /// Chunks wanted, 1 to 4096.
     pub top_k: usize,
@@ -76,8 +76,9 @@ impl TermRequest<'_> {
 /// Most chunks before, and after, a chunk that [`Recall::neighbours`] tells.
 pub const MAX_NEIGHBOURS: usize = 1024;
 
-/// Terms of a request, tokens of all of them, and chunks wanted.
-const TERMS_MAX: usize = 1024;
+/// Most terms of a [`TermRequest`].
+pub const TERMS_MAX: usize = 1024;
+/// Tokens of all of them, and chunks wanted.
 const TERM_TOKENS_MAX: usize = 1 << 16;
 const TERM_TOP_K_MAX: usize = 4096;
 
@@ -95,7 +96,7 @@ pub struct TermHit {
 pub struct TermHits {
     /// Best first, equal ones in the order of their identifiers.
     pub hits: Vec<TermHit>,
-    /// In how many chunks each term of the request occurs.
+    /// In how many chunks each term of the request occurs; empty where that is not known.
     pub chunks_with: Vec<u64>,
 }
 

@@ -105,7 +105,9 @@ impl Recall for UnionRecall {
         for member in &self.members {
             let found = member.search_terms(request)?;
             merged.hits.extend(found.hits);
-            merged.chunks_with.iter_mut().zip(found.chunks_with).for_each(|(all, with)| *all += with);
+            merged.chunks_with.truncate(found.chunks_with.len());
+            let sums = merged.chunks_with.iter_mut().zip(found.chunks_with);
+            sums.for_each(|(all, with)| *all = all.saturating_add(with));
         }
         merged.hits.sort_unstable_by(best_terms_first);
         // The same memory may be a member twice.

@@ -185,7 +185,9 @@ pub(crate) fn term_hits_to_send(found: TermHits) -> v1::TermHits {
 
 /// What was found for so many terms.
 pub(crate) fn received_term_hits(found: v1::TermHits, terms: usize) -> Result<TermHits, Status> {
-    if found.chunk_ids.len() != found.scores.len() || found.chunks_with.len() != terms {
+    // A store of an earlier version does not tell.
+    let is_counted = found.chunks_with.is_empty() || found.chunks_with.len() == terms;
+    if found.chunk_ids.len() != found.scores.len() || !is_counted {
         return refuse("term_hits", "the lists are not of the length that they should have");
     }
     let hit = |(chunk, score): (&u64, &f32)| TermHit { chunk: ChunkId(*chunk), score: *score };

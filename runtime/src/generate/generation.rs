@@ -101,7 +101,10 @@ enum Phase {
 pub struct Generation {
     model: Arc<Model>,
     reading: Reading,
+    /// Of the prompt that is read: where memory is left out, it has no words around passages.
     prompt_tokens: usize,
+    /// Tokens of it that were told as read.
+    read: usize,
     max_tokens: usize,
     generated: usize,
     sampler: Sampler,
@@ -116,12 +119,10 @@ impl Generation {
         if prompt.len() > options.prompt_tokens_max {
             return Err(Error::PromptTooLong { tokens: prompt.len(), limit: options.prompt_tokens_max });
         }
-        let mut sampler = Sampler::new(&options.sampling)?;
-        for id in prompt.tokens() {
-            sampler.saw(id);
-        }
+        let sampler = Sampler::new(&options.sampling)?;
         Ok(Self {
             prompt_tokens: prompt.len(),
+            read: 0,
             reading: Reading::new(&model, prompt, options.memory, options.context_tokens, false)?,
             model,
             max_tokens: options.max_tokens,
@@ -154,9 +155,15 @@ impl Generation {
         Ok(match self.reading.step()? {
             ReadStep::More(done, total) => {
                 self.phase = Phase::Prefill;
-                GenerateStep::Prefill { done, total }
+                self.prompt_tokens = total;
+                // Where memory is left out, reading begins again.
+                self.read = self.read.max(done).min(total);
+                GenerateStep::Prefill { done: self.read, total }
             }
             ReadStep::Done(logits) => {
+                for id in self.reading.prompt() {
+                    self.sampler.saw(id);
+                }
                 self.phase = Phase::Draw(logits);
                 GenerateStep::Prefill { done: self.prompt_tokens, total: self.prompt_tokens }
             }

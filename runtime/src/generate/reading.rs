@@ -26,7 +26,7 @@ pub enum MemoryFrom {
 /// See the module.
 pub(super) enum Reading {
     Window { model: Arc<Model>, session: Session, state: SequenceState, prompt: Vec<u32>, done: usize },
-    Passages { reader: Box<PassageReader>, context_tokens: Option<usize> },
+    Passages { reader: Box<PassageReader>, context_tokens: usize },
 }
 
 impl Reading {
@@ -44,13 +44,11 @@ impl Reading {
             MemoryFrom::Passages(from) => {
                 let most = context.unwrap_or(model.config().max_position_embeddings);
                 let reader = Box::new(PassageReader::new(model, prompt, from, most, reserve)?);
-                return Ok(Self::Passages { reader, context_tokens: context });
+                return Ok(Self::Passages { reader, context_tokens: most });
             }
             MemoryFrom::Layers(from) => Some(from),
             MemoryFrom::Nothing => None,
         };
-        // A model that was trained with memory sees no more than its window.
-        let context = context.filter(|_| model.config().memory.fusion.is_none());
         Self::window(model, prompt.tokens(), recall, context)
     }
 
@@ -60,6 +58,8 @@ impl Reading {
         recall: Option<RecallFrom>,
         context_tokens: Option<usize>,
     ) -> Result<Self> {
+        // A model that was trained with memory sees no more than its window.
+        let context_tokens = context_tokens.filter(|_| model.config().memory.fusion.is_none());
         let session = Session::new(model, recall, context_tokens)?;
         Ok(Self::Window { session, state: SequenceState::new(model), model: Arc::clone(model), prompt, done: 0 })
     }
@@ -73,7 +73,7 @@ impl Reading {
                 }
                 let (model, prompt) = reader.without()?;
                 let total = prompt.len();
-                *self = Self::window(&model, prompt, None, *context_tokens)?;
+                *self = Self::window(&model, prompt, None, Some(*context_tokens))?;
                 Ok(ReadStep::More(0, total))
             }
             Self::Window { model, session, state, prompt, done } => {
@@ -88,6 +88,14 @@ impl Reading {
                 *done = end;
                 Ok(logits.map_or(ReadStep::More(end, total), ReadStep::Done))
             }
+        }
+    }
+
+    /// The prompt that is read, without passages.
+    pub(super) fn prompt(&self) -> Vec<u32> {
+        match self {
+            Self::Passages { reader, .. } => reader.prompt().tokens(),
+            Self::Window { prompt, .. } => prompt.clone(),
         }
     }
 

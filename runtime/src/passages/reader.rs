@@ -44,6 +44,13 @@ enum Stage {
     Silent,
 }
 
+/// Passages that fit, what stands among them, and the tokens of each stretch.
+struct Placed {
+    passages: Vec<Passage>,
+    stretches: Vec<Stretch>,
+    tokens: Vec<Vec<u32>>,
+}
+
 /// Stretches that are read again in one pass.
 struct Unread {
     stretches: Range<usize>,
@@ -131,6 +138,11 @@ impl PassageReader {
     /// The model, and the prompt as it is without memory.
     pub(crate) fn without(&self) -> Result<(Arc<Model>, Vec<u32>)> {
         Ok((Arc::clone(&self.model), self.prompt.without.clone().ok_or_else(out_of_order)?))
+    }
+
+    /// The prompt, with a place for passages.
+    pub(crate) fn prompt(&self) -> &Prompt {
+        &self.prompt
     }
 
     /// The mode that is used.
@@ -260,29 +272,30 @@ impl PassageReader {
         self.attention.rewind(before);
         self.state.position = before;
         let tokens = self.prompt.after.get(first..asked.end).unwrap_or_default().to_vec();
-        let terms = self.model.terms().of(self.prompt.after.get(asked).unwrap_or_default());
-        let (passages, chunks_with) = self.select(queries, &tokens, &terms)?;
-        if self.is_silent(&passages, &terms, &chunks_with) {
+        let asked = self.prompt.after.get(asked).unwrap_or_default();
+        let terms = self.model.terms().of(asked);
+        let words = self.model.terms().words(asked);
+        let (passages, chunks_with) = self.select(queries, &tokens, &terms, &words)?;
+        let room = self.room();
+        let placed = self.fitting(passages, room)?;
+        let weighed = Weighed::new(&terms, &words, &chunks_with, self.from.recall.len());
+        if self.is_silent(&placed.passages, &weighed) {
             return Ok(false);
         }
         self.asked = (tokens, queries.to_vec());
-        let room = self.room();
-        self.place(passages, room)?;
+        self.place(placed, room)?;
         Ok(true)
     }
 
     /// Whether memory may be left out, and none of these passages says anything on the question.
-    fn is_silent(&self, passages: &[Passage], terms: &[Vec<u32>], chunks_with: &[u64]) -> bool {
-        if self.prompt.without.is_none() || self.from.options.always || passages.is_empty() {
+    fn is_silent(&self, passages: &[Passage], weighed: &Weighed<'_>) -> bool {
+        if self.prompt.without.is_none() || self.from.options.always && !passages.is_empty() {
             return false;
         }
-        let asked = self.prompt.after.get(self.prompt.question.clone()).unwrap_or_default();
-        let words = self.model.terms().words(asked);
-        let weighed = Weighed::new(terms, chunks_with, self.from.recall.len());
         let shown = |passage: &Passage| -> HashSet<u32> {
             (0..passage.chunks.len()).flat_map(|place| passage.shown_tokens(place)).copied().collect()
         };
-        !passages.iter().any(|passage| weighed.says_something(&shown(passage), &words))
+        !passages.iter().any(|passage| weighed.says_something(&shown(passage)))
     }
 
     /// Another choice, by the question and what came since the last one.
@@ -298,7 +311,8 @@ impl PassageReader {
         let last = recent.len().saturating_sub(queries.len() / row.max(1));
         let (asked_tokens, asked_queries) = &self.asked;
         let looked_up = [asked_tokens.as_slice(), &recent[last..]].concat();
-        let (passages, _) = self.select(&[asked_queries.as_slice(), queries].concat(), &looked_up, &terms)?;
+        let words = self.model.terms().words(&tokens);
+        let (passages, _) = self.select(&[asked_queries.as_slice(), queries].concat(), &looked_up, &terms, &words)?;
         let chunks = |passages: &[Passage]| {
             let of = |passage: &Passage| passage.chunks.iter().map(|info| info.id).collect::<Vec<_>>();
             let mut chunks: Vec<ChunkId> = passages.iter().flat_map(of).collect();
@@ -310,7 +324,8 @@ impl PassageReader {
         }
         let position = self.state.position;
         let room = self.attention.region().map_or(0, |region| region.len());
-        self.place(passages, room)?;
+        let placed = self.fitting(passages, room)?;
+        self.place(placed, room)?;
         for index in 0..self.unread.len() {
             self.read_again(index)?;
         }
@@ -320,10 +335,16 @@ impl PassageReader {
 
     /// Passages, for a mode that depends on their number: by the queries of `tokens`, and by terms; and in how many chunks each term
     /// occurs.
-    fn select(&mut self, queries: &[f32], tokens: &[u32], terms: &[Vec<u32>]) -> Result<(Vec<Passage>, Vec<u64>)> {
+    fn select(
+        &mut self,
+        queries: &[f32],
+        tokens: &[u32],
+        terms: &[Vec<u32>],
+        term_words: &[Vec<usize>],
+    ) -> Result<(Vec<Passage>, Vec<u64>)> {
         let config = self.model.config();
         let words = self.model.terms().each(tokens);
-        let selection = Selection { queries, words: &words, terms, group: config.heads / config.kv_heads };
+        let selection = Selection { queries, words: &words, terms, term_words, group: config.heads / config.kv_heads };
         let recall = self.from.recall.as_ref();
         let Selected { mut passages, chunks_with } =
             select(recall, &self.from.profile, &selection, &self.from.options)?;
@@ -341,15 +362,20 @@ impl PassageReader {
         (context - context / 8).saturating_sub(self.prompt.len())
     }
 
-    /// Puts passages into the region, the latest last, as many as fit in `room` tokens.
-    fn place(&mut self, mut passages: Vec<Passage>, room: usize) -> Result<()> {
-        let (stretches, tokens) = loop {
+    /// The best of these passages, as many as fit in `room` tokens.
+    fn fitting(&self, mut passages: Vec<Passage>, room: usize) -> Result<Placed> {
+        loop {
             let (stretches, tokens) = self.stretches(&passages)?;
             if passages.is_empty() || stretches.iter().map(|stretch| stretch.len).sum::<usize>() <= room {
-                break (stretches, tokens);
+                return Ok(Placed { passages, stretches, tokens });
             }
             passages.pop();
-        };
+        }
+    }
+
+    /// Puts passages into the region, the latest last.
+    fn place(&mut self, placed: Placed, room: usize) -> Result<()> {
+        let Placed { passages, stretches, tokens } = placed;
         if passages.is_empty() && !self.passages.is_empty() {
             // Better than none: those in use stay.
             self.unread.clear();

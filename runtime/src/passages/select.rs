@@ -35,7 +35,7 @@ const GAIN_WEIGHT: f64 = 0.9;
 /// A passage that covers nothing more is shown if it has the words that the first one shares with the question, but for this part of their weight:
 /// it may say something else about the same, a later value, say.
 const RIVAL_LACKS: f64 = 0.2;
-/// Of so many of the best.
+/// Of so many of the best, as of those that cover most.
 const RIVALS: usize = 16;
 /// Tokens of memory that are scanned for each question unless it says how broad a walk it wants: queries without their mean lie far from all
 /// keys, so that a walk misses most of what they look for (1 of 9 facts answered out of 261,594 tokens, 9 by a scan).
@@ -111,8 +111,10 @@ pub struct Selection<'a> {
     pub queries: &'a [f32],
     /// The word of each of these tokens, as the tokens that stand for it; empty where it stands for none.
     pub words: &'a [Vec<u32>],
-    /// Words that ask, each once, as the tokens that stand for each.
+    /// Pieces of words that ask, each once, as the tokens that stand for each.
     pub terms: &'a [Vec<u32>],
+    /// Whole words, as the places of their pieces among the terms.
+    pub term_words: &'a [Vec<usize>],
     /// Query heads to a key head.
     pub group: usize,
 }
@@ -142,7 +144,7 @@ pub fn select(
     let mut passages: Vec<Passage> = Vec::with_capacity(wanted);
     let mut covered = shares.as_ref().map_or_else(Vec::new, |shares| vec![0.0; shares.tokens]);
     let mut first_gain = 0.0;
-    let weighed = Weighed::new(selection.terms, &chunks_with, recall.len());
+    let weighed = Weighed::new(selection.terms, selection.term_words, &chunks_with, recall.len());
     // The chunk with its neighbours, in document order.
     let around = |chunk: ChunkId| -> Result<Vec<ChunkInfo>> {
         let ids = recall.neighbours(&[chunk], neighbours, neighbours)?.pop().unwrap_or_default();
@@ -150,32 +152,34 @@ pub fn select(
     };
     for _ in 0..wanted {
         let is_free = |chunk: &ChunkId| !passages.iter().any(|passage| passage.core.contains(chunk));
-        let free = ranked.iter().filter(|(chunk, _)| is_free(chunk));
-        let next = match (&shares, passages.is_empty()) {
-            // Among equals the better ranked one.
-            (Some(shares), false) => {
-                free.rev().max_by(|a, b| shares.gain(a.0, &covered).total_cmp(&shares.gain(b.0, &covered)))
+        let mut free = ranked.iter().filter(|(chunk, _)| is_free(chunk)).copied();
+        let next = match (&shares, passages.first()) {
+            (Some(shares), Some(first)) => {
+                let gains = free.by_ref().map(|(chunk, score)| (chunk, score, shares.gain(chunk, &covered)));
+                let mut covering: Vec<(ChunkId, f32, f32)> =
+                    gains.filter(|(.., gain)| *gain > GAIN_SHARE * first_gain).collect();
+                // Among equals the better ranked one.
+                covering.sort_by(|(.., a), (.., b)| b.total_cmp(a));
+                let covering: Vec<(ChunkId, f32)> =
+                    covering.into_iter().take(RIVALS).map(|(chunk, score, _)| (chunk, score)).collect();
+                let adds = |info: &ChunkInfo| adds_words(&weighed, &passages, info);
+                match first_that(recall, &covering, adds)? {
+                    Some(next) => Some(next),
+                    None => {
+                        let best: Vec<(ChunkId, f32)> =
+                            ranked.iter().take(RIVALS).filter(|(chunk, _)| is_free(chunk)).copied().collect();
+                        rival(recall, &weighed, first, &best)?
+                    }
+                }
             }
-            _ => free.into_iter().next(),
+            // Without attention, or for the first one, nothing more is asked.
+            _ => free.next(),
         };
-        let Some(&(mut found, mut passage_score)) = next else { break };
-        let gain = shares.as_ref().map_or(0.0, |shares| shares.gain(found, &covered));
-        if passages.is_empty() {
-            first_gain = gain;
+        let Some((found, passage_score)) = next else { break };
+        if let (Some(shares), true) = (&shares, passages.is_empty()) {
+            first_gain = shares.gain(found, &covered);
         }
-        // Without attention, or for the first one, nothing more is asked.
-        let covers_more = passages.is_empty() || shares.is_none() || gain > GAIN_SHARE * first_gain;
-        let mut chunks = if covers_more { around(found)? } else { Vec::new() };
-        if let (Some(first), true) = (passages.first(), shares.is_some()) {
-            let adds = |info: &ChunkInfo| info.id == found && adds_words(&weighed, &passages, info);
-            if !chunks.iter().any(adds) {
-                let rivals: Vec<(ChunkId, f32)> =
-                    ranked.iter().take(RIVALS).filter(|(chunk, _)| is_free(chunk)).copied().collect();
-                let Some(rival) = rival(recall, &weighed, first, &rivals)? else { break };
-                (found, passage_score) = rival;
-                chunks = around(found)?;
-            }
-        }
+        let mut chunks = around(found)?;
         let core = if options.neighbours.is_some() { chunks.iter().map(|info| info.id).collect() } else { vec![found] };
         if let Some(shares) = &shares {
             for chunk in core.iter().filter(|chunk| is_free(chunk)) {
@@ -207,14 +211,14 @@ pub fn select(
     Ok(Selected { passages, chunks_with })
 }
 
-/// Whether the terms that a chunk has and the passages before it have not weigh enough for another passage; where words do not count, always.
+/// Whether the words that a chunk has and the passages before it have not weigh enough for another passage; where words do not count, always.
 fn adds_words(weighed: &Weighed<'_>, before: &[Passage], chunk: &ChunkInfo) -> bool {
     let known = weighed.within(&before.iter().flat_map(Passage::core_tokens).collect());
     let has = weighed.within(&chunk.tokens.iter().copied().collect());
     weighed.is_empty() || weighed.exceeds_luck(weighed.weight(has.difference(&known)), GAIN_WEIGHT)
 }
 
-/// The first of these chunks that has most of the terms that a passage has, if they are more than chance.
+/// The first of these chunks that has most of the words that a passage has, if they are more than chance.
 fn rival(
     recall: &dyn Recall,
     weighed: &Weighed<'_>,
@@ -226,13 +230,21 @@ fn rival(
     if !weighed.is_more_than_chance(all) {
         return Ok(None);
     }
-    let ids: Vec<ChunkId> = chunks.iter().map(|(chunk, _)| *chunk).collect();
-    let has_most = |info: &ChunkInfo| {
+    first_that(recall, chunks, |info| {
         let has = weighed.within(&info.tokens.iter().copied().collect());
         weighed.weight(shared.difference(&has)) <= RIVAL_LACKS * all
-    };
-    let rival = recall.describe(&ids)?.iter().position(has_most);
-    Ok(rival.and_then(|at| chunks.get(at).copied()))
+    })
+}
+
+/// The first of these chunks that is as it should be.
+fn first_that(
+    recall: &dyn Recall,
+    chunks: &[(ChunkId, f32)],
+    is_right: impl Fn(&ChunkInfo) -> bool,
+) -> Result<Option<(ChunkId, f32)>> {
+    let ids: Vec<ChunkId> = chunks.iter().map(|(chunk, _)| *chunk).collect();
+    let place = recall.describe(&ids)?.iter().position(is_right);
+    Ok(place.and_then(|at| chunks.get(at).copied()))
 }
 
 /// Tokens of a memory at most.

@@ -1,7 +1,8 @@
 //! Words behind tokens: which tokens of a vocabulary count as the same term.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
+use mnemon_memory_store::TERMS_MAX;
 use tokenizers::Tokenizer;
 
 use super::sentences::Mark;
@@ -15,7 +16,7 @@ pub(crate) struct Terms {
     term_of: HashMap<u32, u32>,
     /// What tokens are at the borders of sentences, where they are anything.
     marks: HashMap<u32, Mark>,
-    /// Tokens that begin a word: with a space, or another character of no word, at their start.
+    /// Tokens that begin a word, or stand between two.
     begins: HashSet<u32>,
 }
 
@@ -34,7 +35,7 @@ impl Terms {
             if mark != Mark::default() {
                 terms.marks.insert(id, mark);
             }
-            if is_spaced || text.starts_with(|c: char| !c.is_alphanumeric()) {
+            if is_spaced || text.chars().next().is_none_or(|c| !is_within_words(c) || is_unspaced(c)) {
                 terms.begins.insert(id);
             }
             let word = text.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
@@ -70,13 +71,14 @@ impl Terms {
         tokens.iter().map(of).collect()
     }
 
-    /// The words of a text, each once, as the places of their pieces in its [terms](Self::of), ascending.
+    /// The words of a text, each once, as the places of their pieces in its [terms](Self::of), ascending; pieces that are none of these
+    /// are left out.
     pub(crate) fn words(&self, tokens: &[u32]) -> Vec<Vec<usize>> {
         let terms = self.ids(tokens);
         let mut words: Vec<Vec<usize>> = vec![Vec::new()];
         for token in tokens {
             let place = self.term_of.get(token).and_then(|term| terms.binary_search(term).ok());
-            if place.is_none() || self.begins.contains(token) {
+            if self.begins.contains(token) {
                 words.push(Vec::new());
             }
             if let Some(word) = words.last_mut() {
@@ -93,16 +95,33 @@ impl Terms {
         words
     }
 
-    /// The terms of a text, each once, as the tokens that stand for it.
+    /// The terms of a text, each once, as the tokens that stand for it; of a text with more than a search takes, those at its end.
     pub(crate) fn of(&self, tokens: &[u32]) -> Vec<Vec<u32>> {
         self.ids(tokens).into_iter().map(|term| self.tokens[term as usize].clone()).collect()
     }
 
     /// The terms of a text, each once, ascending.
     fn ids(&self, tokens: &[u32]) -> Vec<u32> {
-        let mut terms: Vec<u32> = tokens.iter().filter_map(|id| self.term_of.get(id).copied()).collect();
-        terms.sort_unstable();
-        terms.dedup();
-        terms
+        let mut terms = BTreeSet::new();
+        for term in tokens.iter().rev().filter_map(|id| self.term_of.get(id)) {
+            if terms.len() == TERMS_MAX {
+                break;
+            }
+            terms.insert(*term);
+        }
+        terms.into_iter().collect()
     }
+}
+
+/// Whether a character may stand within a word: what hyphens join is one, and a part of a character is decoded as the last of these.
+fn is_within_words(character: char) -> bool {
+    character.is_alphanumeric()
+        || matches!(character, '-' | '\u{2010}' | '\u{2011}' | '\'' | '\u{2019}' | char::REPLACEMENT_CHARACTER)
+}
+
+/// Whether a letter is of a script that puts no space between words: Thai, Lao, Burmese, Khmer, Chinese, Japanese.
+fn is_unspaced(letter: char) -> bool {
+    matches!(letter,
+        '\u{E00}'..='\u{EFF}' | '\u{1000}'..='\u{109F}' | '\u{1780}'..='\u{17FF}' | '\u{3040}'..='\u{30FF}'
+        | '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{20000}'..='\u{323AF}')
 }

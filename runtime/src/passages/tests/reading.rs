@@ -6,7 +6,7 @@ use super::super::{PassageOptions, PassageReader, PassagesFrom, Prompt, ReadStep
 use super::*;
 use crate::{
     Error, Extent, Extents, FullAttention, GenerateOptions, GenerateStep, Generation, MemoryFrom, PassageAttention,
-    Stretch,
+    SamplingOptions, Stretch,
 };
 
 const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "qwen2_sliding"];
@@ -200,10 +200,14 @@ fn dates_and_speakers_stand_before_their_passages() {
 
 /// Four sentences of ten tokens in chunks of eight; the second has the word that is asked for, token 12.
 fn four_sentences(model: &Arc<Model>, profile: &Profile, metadata: &[(&str, &str)]) -> Arc<Shelf> {
+    Arc::new(shelf_of_four_sentences(model, profile, metadata))
+}
+
+fn shelf_of_four_sentences(model: &Arc<Model>, profile: &Profile, metadata: &[(&str, &str)]) -> Shelf {
     let tokens: Vec<u32> = (0..40).map(|at| if at % 10 == 9 { 63 } else { 3 + at }).collect();
     let mut shelf = Shelf::of(model, profile, &[0, 1]);
     shelf.read(model, &tokens, metadata);
-    Arc::new(shelf)
+    shelf
 }
 
 #[test]
@@ -249,38 +253,68 @@ fn sentences_of_adjacent_chunks_are_passages_of_their_own() {
 fn memory_that_has_nothing_to_say_is_left_out() {
     let model = model_of_sentences("llama");
     let profile = Profile { neighbours: 1, ..by_words(&model) };
-    let shelf = four_sentences(&model, &profile, &[]);
+    let mut shelf = shelf_of_four_sentences(&model, &profile, &[]);
+    shelf.read(&model, &[3; 480], &[]);
+    let shelf = Arc::new(shelf);
     let without = Some(vec![5, 6, 7, 50]);
     let asks = |after: &[u32]| {
         let question = 0..after.len() - 1;
         Prompt { before: vec![5, 6], after: after.to_vec(), question, without: without.clone() }
     };
     let generated = |prompt: Prompt, memory: MemoryFrom| {
-        let options = GenerateOptions { max_tokens: 6, memory, ..GenerateOptions::default() };
+        // What the prompt has is held back: the prompt that counts is the one that is read.
+        let sampling = SamplingOptions { repetition_penalty: 1.5, ..SamplingOptions::default() };
+        let options = GenerateOptions { max_tokens: 6, memory, sampling, ..GenerateOptions::default() };
         let mut generation = Generation::new(Arc::clone(&model), prompt, options).unwrap();
-        let mut tokens = Vec::new();
-        loop {
+        let (mut tokens, mut read) = (Vec::new(), 0);
+        let asked = loop {
             match generation.step().unwrap() {
-                GenerateStep::Prefill { done, total } => assert!(done <= total),
+                GenerateStep::Prefill { done, total } => {
+                    assert!(read <= done && done <= total, "{read} {done} {total}");
+                    read = done;
+                }
                 GenerateStep::Token { id, .. } => tokens.push(id),
-                GenerateStep::Finished { .. } => break,
+                GenerateStep::Finished { prompt_tokens, .. } => break prompt_tokens,
             }
-        }
-        (tokens, generation.passages().map(|(_, passages)| passages.len()))
+        };
+        assert_eq!(read, asked);
+        ((tokens, asked), generation.passages().map(|(_, passages)| passages.len()))
     };
     let nothing = Prompt { before: Vec::new(), after: vec![5, 6, 7, 50], question: 0..0, without: None };
     let (alone, _) = generated(nothing, MemoryFrom::Nothing);
     let with = |prompt: Prompt, options: &PassageOptions| {
         generated(prompt, MemoryFrom::Passages(from(&shelf, &profile, options)))
     };
-    // One of three words stands in one of five chunks, the others nowhere.
+    // One of three words stands in one of 65 chunks, the others nowhere.
     let chance = asks(&[15, 60, 61, 50]);
     for options in [reread(), attend()] {
         assert_eq!(with(chance.clone(), &options), (alone.clone(), None));
         assert_eq!(with(asks(&[15, 50]), &options).1, Some(1), "all that is asked");
-        assert_eq!(with(asks(&[15, 16, 60, 50]), &options).1, Some(1), "more than chance");
+        assert_eq!(with(asks(&[15, 16, 60, 61, 50]), &options).1, Some(1), "more than chance");
         assert_eq!(with(chance.clone(), &PassageOptions { always: true, ..options.clone() }).1, Some(1));
         assert_eq!(with(Prompt { without: None, ..chance.clone() }, &options).1, Some(1), "a text to continue");
+        let empty = Arc::new(Shelf::of(&model, &profile, &[0, 1]));
+        let always = PassageOptions { always: true, ..options.clone() };
+        for options in [options, always] {
+            let memory = MemoryFrom::Passages(from(&empty, &profile, &options));
+            assert_eq!(generated(asks(&[15, 50]), memory), (alone.clone(), None), "nothing is found");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_does_not_speak() {
+    let model = model_of_sentences("llama");
+    let profile = Profile { neighbours: 1, ..by_words(&model) };
+    let shelf = four_sentences(&model, &profile, &[]);
+    let asks = Prompt { before: vec![5, 6], after: vec![15, 50], question: 0..1, without: Some(vec![5, 50]) };
+    for (context, mode) in [(500, Some(RecallMode::Reread)), (8, None)] {
+        let memory = MemoryFrom::Passages(from(&shelf, &profile, &reread()));
+        let options =
+            GenerateOptions { max_tokens: 1, memory, context_tokens: Some(context), ..GenerateOptions::default() };
+        let mut generation = Generation::new(Arc::clone(&model), asks.clone(), options).unwrap();
+        while !matches!(generation.step().unwrap(), GenerateStep::Finished { .. }) {}
+        assert_eq!(generation.passages().map(|(mode, _)| mode), mode, "{context}");
     }
 }
 

@@ -35,9 +35,14 @@ fn heads(weights: &[((u32, u32), f32)]) -> Profile {
     }
 }
 
+/// Each of these terms is a word.
+fn words_of(terms: &[Vec<u32>]) -> Vec<Vec<usize>> {
+    (0..terms.len()).map(|term| vec![term]).collect()
+}
+
 /// Chunks by score, before passages are made of them.
 fn found(shelf: &Shelf, profile: &Profile, queries: &[f32], terms: &[Vec<u32>]) -> Vec<(u64, f32)> {
-    let selection = Selection { queries, words: &[], terms, group: GROUP };
+    let selection = Selection { queries, words: &[], terms, term_words: &words_of(terms), group: GROUP };
     let attention = Attention::search(shelf, profile, &selection, &PassageOptions::default()).unwrap();
     let (words, _) = likeness(shelf, profile, &selection).unwrap();
     rank(profile, attention.as_ref(), &words).into_iter().map(|(chunk, score)| (chunk.0, score)).collect()
@@ -45,7 +50,7 @@ fn found(shelf: &Shelf, profile: &Profile, queries: &[f32], terms: &[Vec<u32>]) 
 
 /// Chunks that become passages, without neighbours.
 fn passages(shelf: &Shelf, profile: &Profile, queries: &[f32]) -> Vec<u64> {
-    let selection = Selection { queries, words: &[], terms: &[], group: GROUP };
+    let selection = Selection { queries, words: &[], terms: &[], term_words: &[], group: GROUP };
     let passages = select(shelf, profile, &selection, &PassageOptions::default()).unwrap().passages;
     passages.iter().map(|passage| passage.found.0).collect()
 }
@@ -114,7 +119,7 @@ fn a_word_that_a_passage_has_asks_for_no_other_passage() {
     // Both words of the question are attended to elsewhere too.
     let queries = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0];
     let chosen = |words: &[Vec<u32>]| {
-        let selection = Selection { queries: &queries, words, terms: &[], group: GROUP };
+        let selection = Selection { queries: &queries, words, terms: &[], term_words: &[], group: GROUP };
         let passages = select(&shelf, &one_head(&shelf), &selection, &PassageOptions::default()).unwrap().passages;
         passages.iter().map(|passage| passage.found.0).collect::<Vec<_>>()
     };
@@ -130,9 +135,9 @@ fn a_question_about_one_thing_is_not_shown_what_looks_like_it() {
     assert_eq!(passages(&shelf, &one_head(&shelf), &queries), [0]);
 }
 
-/// Nine chunks of which the third and the fourth have words; all that asks attends to the third.
+/// A hundred chunks of which the third and the fourth have words; all that asks attends to the third.
 fn with_words(third: &[u32], fourth: &[u32], terms: &[u32], queries: &[f32]) -> Vec<u64> {
-    let mut chunks = vec![vec![vec![0.0, 0.0]]; 9];
+    let mut chunks = vec![vec![vec![0.0, 0.0]]; 100];
     chunks[2] = vec![vec![9.0, 0.0]];
     chunks[3] = vec![vec![2.0, 8.0]];
     let mut shelf = Shelf::by_hand(&[(0, 0)], 2, &chunks);
@@ -140,7 +145,7 @@ fn with_words(third: &[u32], fourth: &[u32], terms: &[u32], queries: &[f32]) -> 
     shelf.infos[3].tokens = fourth.to_vec();
     let profile = Profile { lexical_weight: 0.01, ..one_head(&shelf) };
     let terms: Vec<Vec<u32>> = terms.iter().map(|term| vec![*term]).collect();
-    let selection = Selection { queries, words: &[], terms: &terms, group: GROUP };
+    let selection = Selection { queries, words: &[], terms: &terms, term_words: &words_of(&terms), group: GROUP };
     let passages = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap().passages;
     passages.iter().map(|passage| passage.found.0).collect()
 }
@@ -162,6 +167,24 @@ fn a_further_passage_adds_words() {
     assert_eq!(with_words(&[20, 21, 22, 3], &[22, 3], &[20, 21, 22, 3], &both), [2], "none that is new");
     assert_eq!(with_words(&[20, 21], &[3], &[20, 21, 3], &both), [2], "one that all chunks have");
     assert_eq!(with_words(&[20, 21], &[22], &[], &both), [2, 3], "where no words ask");
+}
+
+#[test]
+fn what_covers_most_and_adds_no_words_hides_nothing() {
+    let mut chunks = vec![vec![vec![0.0, 0.0]]; 9];
+    chunks[2] = vec![vec![9.0, 0.0]];
+    chunks[3] = vec![vec![2.0, 8.0]];
+    chunks[4] = vec![vec![2.0, 7.5]];
+    let mut shelf = Shelf::by_hand(&[(0, 0)], 2, &chunks);
+    for (chunk, tokens) in [(2, [20, 21]), (3, [3, 4]), (4, [22, 23])] {
+        shelf.infos[chunk].tokens = tokens.to_vec();
+    }
+    let profile = Profile { lexical_weight: 0.01, ..one_head(&shelf) };
+    let terms = [20, 21, 22, 23].map(|term| vec![term]);
+    let queries = &[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
+    let selection = Selection { queries, words: &[], terms: &terms, term_words: &words_of(&terms), group: GROUP };
+    let passages = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap().passages;
+    assert_eq!(passages.iter().map(|passage| passage.found.0).collect::<Vec<_>>(), [2, 4]);
 }
 
 #[test]
@@ -243,8 +266,13 @@ fn a_passage_grows_by_a_neighbour_that_is_found_itself() {
         &[far.clone(), far.clone(), vec![vec![9.0, 0.0]], vec![vec![0.0, 8.0]], far.clone(), far],
     );
     let profile = Profile { neighbours: 1, ..one_head(&shelf) };
-    let selection =
-        Selection { queries: &[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0], words: &[], terms: &[], group: GROUP };
+    let selection = Selection {
+        queries: &[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0],
+        words: &[],
+        terms: &[],
+        term_words: &[],
+        group: GROUP,
+    };
     let chosen = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap().passages;
     assert_eq!(parts(&chosen), [(2, vec![1, 2, 3, 4], vec![2, 3])]);
 }
@@ -262,7 +290,8 @@ fn neighbours_come_along_and_never_twice() {
     let profile = Profile { neighbours: 1, passages: 3, lexical_weight: 0.01, ..heads(&[((0, 0), 1.0)]) };
     let terms = [vec![20], vec![21]];
     let chosen = |options: &PassageOptions| {
-        let selection = Selection { queries: &[1.0, 0.0], words: &[], terms: &terms, group: GROUP };
+        let selection =
+            Selection { queries: &[1.0, 0.0], words: &[], terms: &terms, term_words: &words_of(&terms), group: GROUP };
         select(&shelf, &profile, &selection, options).unwrap().passages
     };
     let plain = chosen(&PassageOptions { neighbours: Some(1), ..PassageOptions::default() });
