@@ -7,7 +7,7 @@ use mnemon_memory_store::{
     Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHits, TermRequest,
 };
 use mnemon_proto::v1;
-use mnemon_runtime::{MemoryFrom, PassageOptions, PassagesFrom, RecallOptions};
+use mnemon_runtime::{MemoryFrom, Passage, PassageOptions, PassagesFrom, RecallOptions};
 use tonic::Status;
 
 use crate::auth::Tenant;
@@ -17,7 +17,7 @@ use crate::{convert, tasks};
 /// The memories of one request, as they are when it begins, and what was recalled from them.
 pub(crate) struct Recalled {
     inner: Arc<dyn Recall>,
-    /// Chunks fetched so far; bounded by what the request may recall.
+    /// Chunks used so far; bounded by what the request may recall.
     fetched: Mutex<HashSet<ChunkId>>,
 }
 
@@ -77,6 +77,12 @@ impl Recalled {
         let entries_per_query = defaults.entries_per_query.max(top_k_chunks);
         let options = RecallOptions { top_k_chunks, entries_per_query, exact: options.exact, ef, ..defaults };
         MemoryFrom::Layers((recall, options))
+    }
+
+    /// Counts the chunks of passages that stand before the model.
+    pub(crate) fn stood(&self, passages: &[Passage]) {
+        let chunks = passages.iter().flat_map(|passage| passage.chunks.iter().map(|info| info.id));
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
     }
 
     /// Chunks recalled so far, counted once each.

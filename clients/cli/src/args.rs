@@ -497,8 +497,8 @@ Examples:
   mnemon search books - --json < question.txt | jq -r '.hits[0].chunk.text'")]
 pub(crate) struct Search {
     /// Names of memories, separated by commas.
-    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1, required = true)]
-    pub(crate) memories: Vec<String>,
+    #[arg(value_name = "MEMORY[,MEMORY]")]
+    pub(crate) memories: Names,
     /// What to look for; '-' reads it from standard input.
     pub(crate) query: String,
     /// Passages wanted, 1 to 1000.
@@ -522,8 +522,8 @@ Examples:
   mnemon generate books \"Once\" --temperature 0.8 --seed 7 --json | jq .citations")]
 pub(crate) struct Generate {
     /// Names of memories, separated by commas.
-    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1, required = true)]
-    pub(crate) memories: Vec<String>,
+    #[arg(value_name = "MEMORY[,MEMORY]")]
+    pub(crate) memories: Names,
     /// Text to continue; '-' reads it from standard input.
     pub(crate) prompt: String,
     /// Give the prompt to the model as a message of a conversation, if it has a chat template.
@@ -566,8 +566,8 @@ Examples:
   head -c 2000 chapter.txt | mnemon score books - --json | jq .perplexity")]
 pub(crate) struct Score {
     /// Names of memories, separated by commas.
-    #[arg(value_delimiter = ',', value_name = "MEMORY", num_args = 1, required = true)]
-    pub(crate) memories: Vec<String>,
+    #[arg(value_name = "MEMORY[,MEMORY]")]
+    pub(crate) memories: Names,
     /// UTF-8 text file; '-' is standard input.
     pub(crate) file: PathBuf,
     /// UTF-8 text file that stands before it: read, not scored.
@@ -600,6 +600,16 @@ Examples:
         #[arg(long, value_name = "DEVICE", default_value = "auto")]
         device: String,
     },
+}
+
+/// Names with commas between them: one argument, so that flags may stand behind it.
+#[derive(Debug, Clone)]
+pub(crate) struct Names(pub(crate) Vec<String>);
+
+impl From<String> for Names {
+    fn from(text: String) -> Self {
+        Self(text.split(',').map(str::to_owned).collect())
+    }
 }
 
 /// How memory is used.

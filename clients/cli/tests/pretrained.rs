@@ -47,7 +47,7 @@ fn a_model_is_measured_served_and_asked() {
         }
         let mut seen = Vec::new();
         for (memory, mode) in [("whole", None), ("whole", Some("attend")), ("whole", Some("reread")), ("bare", None)] {
-            let mut arguments = vec!["generate", memory, "umbrellas", "--passages", "1", "--max-tokens", "8", "--json"];
+            let mut arguments = vec!["generate", memory, "--passages", "1", "umbrellas", "--max-tokens", "8", "--json"];
             arguments.extend(mode.iter().flat_map(|mode| ["--mode", mode]));
             let answer = server.json(&arguments);
             let used = answer["mode"].as_str().unwrap().to_owned();

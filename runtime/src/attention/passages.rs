@@ -271,7 +271,7 @@ impl PassageAttention {
     fn parts<'a>(
         placed: &'a [Placed],
         layer: &LayerContext<'_>,
-        queries: &Queries,
+        (queries, rotated): (&Queries, &Tensor),
         logits: LogitRule<'a>,
     ) -> (Vec<Part<'a>>, Vec<usize>) {
         let of_layer = |(index, placed): (usize, &'a Placed)| {
@@ -279,7 +279,7 @@ impl PassageAttention {
             let mask =
                 Mask::Causal { first_key: placed.first, first_query: queries.first, window: layer.sliding_window };
             let part = Part {
-                queries: queries.rotated.clone(),
+                queries: rotated.clone(),
                 keys: Source::Tensor(keys.clone()),
                 values: Source::Tensor(values.clone()),
                 len: placed.len,
@@ -364,7 +364,15 @@ impl Attention for PassageAttention {
         };
         let scale = vec![layer.scale; queries.raw.dim(0)?];
         let logits = LogitRule { scale: &scale, bias: None, slope: None };
-        let (mut parts, indices) = Self::parts(&self.placed, layer, &queries, logits);
+        // Like sinks, passages are seen from no further away than the window reaches.
+        let end = self.region.as_ref().map_or(0, |region| region.end);
+        let furthest = self.sequence.window(layer).map_or(usize::MAX, |window| end + window - 1);
+        let rotated = if queries.first + queries.n <= furthest.saturating_add(1) {
+            queries.rotated.clone()
+        } else {
+            queries.at(layer, self.sequence.span(layer), |position| position.min(furthest) as i64)?
+        };
+        let (mut parts, indices) = Self::parts(&self.placed, layer, (&queries, &rotated), logits);
         parts.extend(self.sequence.parts(layer, &queries, &scale, false)?);
         let output = backend::attention(self.sequence.backend, self.kv_heads, &queries.raw, &parts)?;
         drop(parts);

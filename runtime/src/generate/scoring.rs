@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{BLOCK_TOKENS, MemoryFrom, reading::Reading};
-use crate::{Error, Logits, Model, Prompt, Result, attention::host_values, passages::encode};
+use crate::{Error, Logits, Model, Passage, Prompt, RecallMode, Result, attention::host_values, passages::encode};
 
 /// Logits in memory at once: vocabularies may be large.
 const LOGITS_MAX: usize = 1 << 22;
@@ -95,6 +95,11 @@ impl Scoring {
             log_probability: 0.0,
             failed: false,
         })
+    }
+
+    /// The way in which passages are used, and the passages in use, best first; `None` without passages.
+    pub fn passages(&self) -> Option<(RecallMode, &[Passage])> {
+        self.reading.passages()
     }
 
     /// One bounded piece of work. After an error, every later step fails.

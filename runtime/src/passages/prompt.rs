@@ -10,7 +10,7 @@ use crate::{Error, Message, Model, Result};
 const INTRODUCTION: &str = "Read these passages and answer the question from them.\n\n";
 /// What stands between the passages and the question.
 const SEPARATOR: &str = "\n\n";
-/// Where the passages go, while a template is rendered. Private use: no text has it.
+/// Where the passages go, while a template is rendered. Private use; taken out of what users write.
 const MARK: &str = "\u{F8FE}mnemon\u{F8FE}";
 
 /// A prompt in tokens, with a place for passages.
@@ -54,6 +54,9 @@ impl Prompt {
         };
         let without = Some(Self::text(model, &template.render(messages, true)?)?.tokens());
         let mut messages = messages.to_vec();
+        for message in &mut messages {
+            message.content = message.content.replace(MARK, "");
+        }
         let content = std::mem::take(&mut messages[asked].content);
         messages[asked].content = format!("{INTRODUCTION}{MARK}{content}");
         let rendered = template.render(&messages, true)?;
@@ -93,7 +96,7 @@ impl Prompt {
     }
 }
 
-/// Where a message begins to ask: its last paragraph if it is long, since what stands before is then what is asked about.
+/// Where a message begins to ask: its last line if it is long, since what stands before is then what is asked about.
 fn question_start(content: &str) -> usize {
     const LONG_BYTES: usize = 600;
     const QUESTION_BYTES: usize = 8;

@@ -44,8 +44,8 @@ enum Stage {
     Silent,
 }
 
-/// Passages that fit, what stands among them, and the tokens of each stretch.
-struct Placed {
+/// Passages that fit, what stands among them, still without keys and values, and the tokens of each stretch.
+struct Fitting {
     passages: Vec<Passage>,
     stretches: Vec<Stretch>,
     tokens: Vec<Vec<u32>>,
@@ -274,16 +274,17 @@ impl PassageReader {
         let tokens = self.prompt.after.get(first..asked.end).unwrap_or_default().to_vec();
         let asked = self.prompt.after.get(asked).unwrap_or_default();
         let terms = self.model.terms().of(asked);
-        let words = self.model.terms().words(asked);
-        let (passages, chunks_with) = self.select(queries, &tokens, &terms, &words)?;
+        let term_words = self.model.terms().words(asked);
+        let words = self.model.terms().each(&tokens);
+        let selection = self.selection(queries, &words, &terms, &term_words);
+        let Selected { passages, weighed } = self.select(&selection)?;
         let room = self.room();
-        let placed = self.fitting(passages, room)?;
-        let weighed = Weighed::new(&terms, &words, &chunks_with, self.from.recall.len());
-        if self.is_silent(&placed.passages, &weighed) {
+        let fitting = self.fitting(passages, room)?;
+        if self.is_silent(&fitting.passages, &weighed) {
             return Ok(false);
         }
         self.asked = (tokens, queries.to_vec());
-        self.place(placed, room)?;
+        self.place(fitting, room)?;
         Ok(true)
     }
 
@@ -295,7 +296,7 @@ impl PassageReader {
         let shown = |passage: &Passage| -> HashSet<u32> {
             (0..passage.chunks.len()).flat_map(|place| passage.shown_tokens(place)).copied().collect()
         };
-        !passages.iter().any(|passage| weighed.says_something(&shown(passage)))
+        !passages.iter().any(|passage| weighed.says_something(&shown(passage), passage.core.len()))
     }
 
     /// Another choice, by the question and what came since the last one.
@@ -311,21 +312,20 @@ impl PassageReader {
         let last = recent.len().saturating_sub(queries.len() / row.max(1));
         let (asked_tokens, asked_queries) = &self.asked;
         let looked_up = [asked_tokens.as_slice(), &recent[last..]].concat();
-        let words = self.model.terms().words(&tokens);
-        let (passages, _) = self.select(&[asked_queries.as_slice(), queries].concat(), &looked_up, &terms, &words)?;
-        let chunks = |passages: &[Passage]| {
-            let of = |passage: &Passage| passage.chunks.iter().map(|info| info.id).collect::<Vec<_>>();
-            let mut chunks: Vec<ChunkId> = passages.iter().flat_map(of).collect();
-            chunks.sort_unstable();
-            chunks
-        };
-        if chunks(&passages) == chunks(&self.passages) {
-            return Ok(());
-        }
+        let queries = [asked_queries.as_slice(), queries].concat();
+        let (words, term_words) = (self.model.terms().each(&looked_up), self.model.terms().words(&tokens));
+        let selection = self.selection(&queries, &words, &terms, &term_words);
+        let mode = self.mode;
+        let passages = self.select(&selection)?.passages;
         let position = self.state.position;
         let room = self.attention.region().map_or(0, |region| region.len());
-        let placed = self.fitting(passages, room)?;
-        self.place(placed, room)?;
+        let fitting = self.fitting(passages, room)?;
+        // Those in use are better than none.
+        if fitting.passages.is_empty() || parts(&fitting.passages) == parts(&self.passages) {
+            self.mode = mode;
+            return Ok(());
+        }
+        self.place(fitting, room)?;
         for index in 0..self.unread.len() {
             self.read_again(index)?;
         }
@@ -333,27 +333,27 @@ impl PassageReader {
         Ok(())
     }
 
-    /// Passages, for a mode that depends on their number: by the queries of `tokens`, and by terms; and in how many chunks each term
-    /// occurs.
-    fn select(
-        &mut self,
-        queries: &[f32],
-        tokens: &[u32],
-        terms: &[Vec<u32>],
-        term_words: &[Vec<usize>],
-    ) -> Result<(Vec<Passage>, Vec<u64>)> {
+    fn selection<'a>(
+        &self,
+        queries: &'a [f32],
+        words: &'a [Vec<u32>],
+        terms: &'a [Vec<u32>],
+        term_words: &'a [Vec<usize>],
+    ) -> Selection<'a> {
         let config = self.model.config();
-        let words = self.model.terms().each(tokens);
-        let selection = Selection { queries, words: &words, terms, term_words, group: config.heads / config.kv_heads };
+        Selection { queries, words, terms, term_words, group: config.heads / config.kv_heads }
+    }
+
+    /// Passages, for a mode that depends on their number.
+    fn select<'a>(&mut self, selection: &Selection<'a>) -> Result<Selected<'a>> {
         let recall = self.from.recall.as_ref();
-        let Selected { mut passages, chunks_with } =
-            select(recall, &self.from.profile, &selection, &self.from.options)?;
-        self.mode = self.from.mode(passages.len())?;
+        let mut selected = select(recall, &self.from.profile, selection, &self.from.options)?;
+        self.mode = self.from.mode(selected.passages.len())?;
         if self.from.options.neighbours.is_none() {
             let extent = self.from.profile.extents.of(self.mode);
-            passages = trim(&self.model, &passages, extent, terms);
+            selected.passages = trim(&self.model, &selected.passages, extent, selection.terms);
         }
-        Ok((passages, chunks_with))
+        Ok(selected)
     }
 
     /// Tokens that passages may have: what the prompt leaves of the context, less an eighth of it for the answer.
@@ -363,23 +363,25 @@ impl PassageReader {
     }
 
     /// The best of these passages, as many as fit in `room` tokens.
-    fn fitting(&self, mut passages: Vec<Passage>, room: usize) -> Result<Placed> {
+    fn fitting(&self, mut passages: Vec<Passage>, room: usize) -> Result<Fitting> {
         loop {
             let (stretches, tokens) = self.stretches(&passages)?;
             if passages.is_empty() || stretches.iter().map(|stretch| stretch.len).sum::<usize>() <= room {
-                return Ok(Placed { passages, stretches, tokens });
+                return Ok(Fitting { passages, stretches, tokens });
             }
             passages.pop();
         }
     }
 
     /// Puts passages into the region, the latest last.
-    fn place(&mut self, placed: Placed, room: usize) -> Result<()> {
-        let Placed { passages, stretches, tokens } = placed;
-        if passages.is_empty() && !self.passages.is_empty() {
-            // Better than none: those in use stay.
-            self.unread.clear();
-            return Ok(());
+    fn place(&mut self, fitting: Fitting, room: usize) -> Result<()> {
+        let Fitting { passages, mut stretches, tokens } = fitting;
+        if self.mode == RecallMode::Attend && !passages.is_empty() {
+            let chunks: Vec<ChunkId> = stretches.iter().filter_map(|stretch| stretch.chunk).collect();
+            let layers = self.from.recall.fetch_layers(&chunks)?;
+            for (at, stretch) in stretches.iter_mut().filter(|stretch| stretch.chunk.is_some()).enumerate() {
+                stretch.stored = layers.iter().filter_map(|layer| layer.get(at).cloned()).collect();
+            }
         }
         let first = self.attention.region().map_or(self.prompt.before.len(), |region| region.start);
         let unread = self.attention.place(first, self.reserved.min(room), stretches, self.model.rotary())?;
@@ -407,14 +409,8 @@ impl PassageReader {
     /// What stands among the passages, and the tokens of each.
     fn stretches(&self, passages: &[Passage]) -> Result<(Vec<Stretch>, Vec<Vec<u32>>)> {
         let ordered = in_order(passages);
-        let ids: Vec<ChunkId> = ordered.iter().flat_map(|passage| passage.chunks.iter().map(|info| info.id)).collect();
-        let layers = match self.mode {
-            RecallMode::Attend if !ids.is_empty() => self.from.recall.fetch_layers(&ids)?,
-            _ => Vec::new(),
-        };
         let is_dated = self.is_dated(passages);
         let (mut stretches, mut all_tokens) = (Vec::new(), Vec::new());
-        let mut at = 0;
         // Document, and its token after the last one shown.
         let mut last: Option<(u64, u64)> = None;
         for passage in ordered {
@@ -429,11 +425,10 @@ impl PassageReader {
                         all_tokens.push(tokens);
                     }
                 }
-                let stored = layers.iter().filter_map(|layer| layer.get(at).cloned()).collect();
                 last = Some((info.document, info.span.token_start + shown.end as u64));
                 all_tokens.push(passage.shown_tokens(place).to_vec());
+                let stored = Vec::new();
                 stretches.push(Stretch { chunk: Some(info.id), len: shown.len(), skipped: shown.start, stored });
-                at += 1;
             }
         }
         Ok((stretches, all_tokens))
@@ -476,6 +471,16 @@ impl PassageReader {
         self.attention.read_at(None);
         Ok(())
     }
+}
+
+/// What passages show, in the order of chunks.
+fn parts(passages: &[Passage]) -> Vec<(ChunkId, Range<usize>)> {
+    let mut parts = Vec::new();
+    for passage in passages {
+        parts.extend(passage.chunks.iter().enumerate().map(|(place, info)| (info.id, passage.shown(place))));
+    }
+    parts.sort_unstable_by_key(|(chunk, _)| *chunk);
+    parts
 }
 
 /// Passages by the dates of their documents where all have one, and by their commits: models take what comes last for the latest.

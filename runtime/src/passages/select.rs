@@ -11,7 +11,7 @@
 //! keys needs no subtraction, it changes no rank.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     ops::Range,
 };
 
@@ -120,21 +120,21 @@ pub struct Selection<'a> {
 }
 
 /// What was selected.
-#[derive(Debug, Default)]
-pub struct Selected {
+#[derive(Debug)]
+pub struct Selected<'a> {
     /// Best first, at least one if anything is found; none has a chunk of another.
     pub passages: Vec<Passage>,
-    /// In how many chunks each of the terms occurs; empty where words do not count.
-    pub chunks_with: Vec<u64>,
+    /// What the words that ask weigh in this memory.
+    pub(super) weighed: Weighed<'a>,
 }
 
 /// The passages that a question wants.
-pub fn select(
+pub fn select<'a>(
     recall: &dyn Recall,
     profile: &Profile,
-    selection: &Selection<'_>,
+    selection: &Selection<'a>,
     options: &PassageOptions,
-) -> Result<Selected> {
+) -> Result<Selected<'a>> {
     let wanted = options.passages.unwrap_or(profile.passages);
     let neighbours = options.neighbours.unwrap_or(profile.neighbours);
     let attention = Attention::search(recall, profile, selection, options)?;
@@ -162,14 +162,12 @@ pub fn select(
                 covering.sort_by(|(.., a), (.., b)| b.total_cmp(a));
                 let covering: Vec<(ChunkId, f32)> =
                     covering.into_iter().take(RIVALS).map(|(chunk, score, _)| (chunk, score)).collect();
-                let adds = |info: &ChunkInfo| adds_words(&weighed, &passages, info);
+                let known = weighed.within(&passages.iter().flat_map(Passage::core_tokens).collect());
+                let adds = |info: &ChunkInfo| adds_words(&weighed, &known, info);
+                let best = ranked.iter().take(RIVALS).filter(|(chunk, _)| is_free(chunk)).copied();
                 match first_that(recall, &covering, adds)? {
-                    Some(next) => Some(next),
-                    None => {
-                        let best: Vec<(ChunkId, f32)> =
-                            ranked.iter().take(RIVALS).filter(|(chunk, _)| is_free(chunk)).copied().collect();
-                        rival(recall, &weighed, first, &best)?
-                    }
+                    None => rival(recall, &weighed, first, &best.collect::<Vec<_>>())?,
+                    next => next,
                 }
             }
             // Without attention, or for the first one, nothing more is asked.
@@ -208,26 +206,27 @@ pub fn select(
     if let Some(attention) = &attention {
         attention.divide(&mut passages);
     }
-    Ok(Selected { passages, chunks_with })
+    Ok(Selected { passages, weighed })
 }
 
-/// Whether the words that a chunk has and the passages before it have not weigh enough for another passage; where words do not count, always.
-fn adds_words(weighed: &Weighed<'_>, before: &[Passage], chunk: &ChunkInfo) -> bool {
-    let known = weighed.within(&before.iter().flat_map(Passage::core_tokens).collect());
+/// Whether the words that a chunk has, and that are not known from passages before it, weigh enough for another passage; where words do not
+/// count, always.
+fn adds_words(weighed: &Weighed<'_>, known: &BTreeSet<usize>, chunk: &ChunkInfo) -> bool {
     let has = weighed.within(&chunk.tokens.iter().copied().collect());
-    weighed.is_empty() || weighed.exceeds_luck(weighed.weight(has.difference(&known)), GAIN_WEIGHT)
+    weighed.is_empty() || weighed.exceeds_luck(weighed.weight(has.difference(known)), GAIN_WEIGHT)
 }
 
-/// The first of these chunks that has most of the words that a passage has, if they are more than chance.
+/// The first of these chunks that has most of the words that the one has by which a passage was found, if they are more than chance.
 fn rival(
     recall: &dyn Recall,
     weighed: &Weighed<'_>,
     passage: &Passage,
     chunks: &[(ChunkId, f32)],
 ) -> Result<Option<(ChunkId, f32)>> {
-    let shared = weighed.within(&passage.core_tokens().collect());
+    let found = passage.chunks.iter().filter(|info| info.id == passage.found);
+    let shared = weighed.within(&found.flat_map(|info| info.tokens.iter().copied()).collect());
     let all = weighed.weight(&shared);
-    if !weighed.is_more_than_chance(all) {
+    if !weighed.is_more_than_chance(&shared, 1) {
         return Ok(None);
     }
     first_that(recall, chunks, |info| {

@@ -1,7 +1,7 @@
 //! When memory has nothing to say on a question, and is left out: small models take whatever stands before them for the answer.
 //!
 //! A word that `f` of `N` chunks have is shared with any of them by chance with the probability `f / N`; the weight of BM25 is the negative
-//! logarithm of that. What a passage shares with a question says something if it is unlikely that the luckiest of `N` chunks shares as much
+//! logarithm of that. The pieces of a word are taken for independent, so that a word weighs as much as they do together. What a passage shares with a question says something if it is unlikely that the luckiest of `N` chunks shares as much
 //! by chance. That probability is at most `N` times the bound of Chernoff (1952) for a sum of independent terms: common words, which nearly every
 //! chunk shares a few of, count little there, and rare ones nearly their weight. Most of what a question asks, shared, says something too.
 
@@ -20,6 +20,7 @@ const TILT_MAX: f64 = 8.0;
 const TILT_CUTS: usize = 40;
 
 /// Words of a question, with what each of them weighs in a memory.
+#[derive(Debug)]
 pub(super) struct Weighed<'a> {
     /// Tokens that stand for each piece of a word.
     terms: &'a [Vec<u32>],
@@ -61,17 +62,18 @@ impl<'a> Weighed<'a> {
         weight >= times * self.luck
     }
 
-    /// Whether shared words of this weight are no chance.
-    pub(super) fn is_more_than_chance(&self, weight: f64) -> bool {
-        self.unlikeliness(weight) >= MORE_THAN_CHANCE * self.luck
+    /// Whether it is no chance that so many chunks together share these words.
+    pub(super) fn is_more_than_chance(&self, words: &BTreeSet<usize>, chunks: usize) -> bool {
+        self.unlikeliness(words, chunks) >= MORE_THAN_CHANCE * self.luck
     }
 
-    /// The negative logarithm of a bound of the probability that a chunk shares words of this weight, in nats.
-    fn unlikeliness(&self, weight: f64) -> f64 {
-        let at = |tilt: f64| {
-            let cumulant = |weight: &f64| ((-weight).exp() * ((tilt * weight).exp() - 1.0)).ln_1p();
-            tilt * weight - self.weights.iter().map(cumulant).sum::<f64>()
-        };
+    /// The negative logarithm of a bound of the probability that so many chunks together share what these words weigh, in nats.
+    fn unlikeliness(&self, words: &BTreeSet<usize>, chunks: usize) -> f64 {
+        // Any of several chunks may have a word.
+        let several = (chunks.max(1) as f64).ln();
+        let weights: Vec<f64> = self.weights.iter().map(|weight| (weight - several).max(0.0)).collect();
+        let shared: f64 = words.iter().filter_map(|word| weights.get(*word)).sum();
+        let at = |tilt: f64| tilt * shared - weights.iter().map(|weight| cumulant(*weight, tilt)).sum::<f64>();
         // It has one maximum.
         let (mut low, mut high) = (0.0, TILT_MAX);
         for _ in 0..TILT_CUTS {
@@ -81,11 +83,18 @@ impl<'a> Weighed<'a> {
         at(low).max(0.0)
     }
 
-    /// Whether a passage that shows these tokens says anything on the question.
-    pub(super) fn says_something(&self, shown: &HashSet<u32>) -> bool {
-        let shared = self.weight(&self.within(shown));
-        self.is_more_than_chance(shared) || shared >= MOST * self.weights.iter().sum::<f64>()
+    /// Whether a passage that shows these tokens of so many chunks says anything on the question.
+    pub(super) fn says_something(&self, shown: &HashSet<u32>, chunks: usize) -> bool {
+        let shared = self.within(shown);
+        self.is_more_than_chance(&shared, chunks) || self.weight(&shared) >= MOST * self.weights.iter().sum::<f64>()
     }
+}
+
+/// Logarithm of the mean of `exp(tilt * x)` where x is `weight` with the probability `exp(-weight)`, and 0 otherwise; without overflow for
+/// large weights.
+fn cumulant(weight: f64, tilt: f64) -> f64 {
+    let (absent, up) = (1.0 - (-weight).exp(), (tilt - 1.0) * weight);
+    if up > 0.0 { up + ((-up).exp() * absent).ln_1p() } else { (up.exp() + absent).ln() }
 }
 
 #[cfg(test)]
@@ -96,7 +105,7 @@ mod tests {
     fn says(chunks_with: &[u64], shown: &[u32]) -> bool {
         let terms: Vec<Vec<u32>> = (0..chunks_with.len() as u32).map(|term| vec![1_000 + term, term]).collect();
         let words: Vec<Vec<usize>> = (0..terms.len()).map(|term| vec![term]).collect();
-        Weighed::new(&terms, &words, chunks_with, 10_000).says_something(&shown.iter().copied().collect())
+        Weighed::new(&terms, &words, chunks_with, 10_000).says_something(&shown.iter().copied().collect(), 1)
     }
 
     #[test]
@@ -104,7 +113,7 @@ mod tests {
         let terms = [vec![1], vec![2], vec![3], vec![4]];
         let says = |words: &[Vec<usize>], shown: &[u32]| {
             let weighed = Weighed::new(&terms, words, &[5, 5, 5, 5], 10_000);
-            weighed.says_something(&shown.iter().copied().collect())
+            weighed.says_something(&shown.iter().copied().collect(), 1)
         };
         let two_words = [vec![0, 1], vec![2, 3]];
         assert!(says(&two_words, &[1, 2]));
@@ -125,6 +134,47 @@ mod tests {
     }
 
     #[test]
+    fn several_chunks_share_more_by_chance_than_one() {
+        let terms: Vec<Vec<u32>> = (0..6).map(|term| vec![term]).collect();
+        let words: Vec<Vec<usize>> = (0..6).map(|term| vec![term]).collect();
+        let weighed = Weighed::new(&terms, &words, &[300; 6], 10_000);
+        let shown = (0..5).collect();
+        assert!(weighed.is_more_than_chance(&weighed.within(&shown), 1));
+        assert!(!weighed.is_more_than_chance(&weighed.within(&shown), 33));
+    }
+
+    #[test]
+    fn the_bound_is_that_of_a_binomial() {
+        // Chernoff's bound for k of n with one probability is n times the divergence of k / n from it.
+        let terms: Vec<Vec<u32>> = (0..20).map(|term| vec![term]).collect();
+        let words: Vec<Vec<usize>> = (0..20).map(|term| vec![term]).collect();
+        let weighed = Weighed::new(&terms, &words, &[1_000; 20], 10_000);
+        let p = (-weighed.weights[0]).exp();
+        for k in 3..20 {
+            let share = f64::from(k) / 20.0;
+            let divergence = share * (share / p).ln() + (1.0 - share) * ((1.0 - share) / (1.0 - p)).ln();
+            let found = weighed.unlikeliness(&(0..k as usize).collect(), 1);
+            assert!((found - 20.0 * divergence).abs() < 1e-6, "{k}: {found} {}", 20.0 * divergence);
+        }
+        assert!(weighed.unlikeliness(&BTreeSet::from([0]), 1) < 1e-9, "less than what is expected");
+    }
+
+    #[test]
+    fn a_word_of_many_pieces_changes_little() {
+        // A key of 2,000 rare pieces stands beside two words that are shared.
+        let terms: Vec<Vec<u32>> = (0..2_002).map(|term| vec![term]).collect();
+        let with_key = [vec![0], vec![1], (2..2_002).collect::<Vec<usize>>()];
+        let chunks_with: Vec<u64> = (0..2_002).map(|term| if term < 2 { 5 } else { 0 }).collect();
+        let shown: HashSet<u32> = (0..2).collect();
+        let unlikeliness = |words: &[Vec<usize>]| {
+            let weighed = Weighed::new(&terms, words, &chunks_with, 10_000);
+            weighed.unlikeliness(&weighed.within(&shown), 1)
+        };
+        let (alone, beside) = (unlikeliness(&with_key[..2]), unlikeliness(&with_key));
+        assert!(beside > 0.9 * alone && beside <= alone, "{alone} {beside}");
+    }
+
+    #[test]
     fn most_of_a_question_is_enough_however_common_its_words_are() {
         // "Where is Mary?"
         assert!(says(&[3_000, 5_000, 800], &[1, 2]));
@@ -134,8 +184,8 @@ mod tests {
     #[test]
     fn a_memory_of_one_chunk_always_speaks() {
         let (terms, words) = ([vec![1]], [vec![0]]);
-        assert!(Weighed::new(&terms, &words, &[0], 1).says_something(&HashSet::new()));
+        assert!(Weighed::new(&terms, &words, &[0], 1).says_something(&HashSet::new(), 1));
         let weightless = Weighed::new(&terms, &words, &[], 5);
-        assert!(weightless.says_something(&HashSet::new()), "where words do not count");
+        assert!(weightless.says_something(&HashSet::new(), 1), "where words do not count");
     }
 }

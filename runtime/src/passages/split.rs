@@ -24,13 +24,22 @@ pub fn split_text(model: &Model, text: &str, keep_tokens: usize) -> Result<(Stri
 /// others, about `keep_tokens` tokens of them. The last message is kept in any case, its end if it is longer.
 pub fn split_chat(model: &Model, messages: &[Message], keep_tokens: usize) -> Result<(String, Vec<Message>)> {
     let tokens = |text: &str| if text.is_empty() { Ok(0) } else { encode(model, text).map(|encoding| encoding.len()) };
+    let contents: Vec<usize> = messages.iter().map(|message| tokens(&message.content)).collect::<Result<_>>()?;
+    // The words of the template around each message count as well.
+    let rendered = match model.chat_template() {
+        Some(template) => tokens(&template.render(messages, true)?)?,
+        None => 0,
+    };
+    let around = rendered.saturating_sub(contents.iter().sum()) / messages.len().max(1);
     let mut left = keep_tokens;
-    for message in messages.iter().filter(|message| message.role == "system") {
-        left = left.saturating_sub(tokens(&message.content)?);
+    for (message, content) in messages.iter().zip(&contents) {
+        if message.role == "system" {
+            left = left.saturating_sub(content + around);
+        }
     }
     let mut first = messages.len();
     while let Some(message) = first.checked_sub(1).and_then(|at| messages.get(at)) {
-        let needs = if message.role == "system" { 0 } else { tokens(&message.content)? };
+        let needs = if message.role == "system" { 0 } else { contents[first - 1] + around };
         if needs > left {
             break;
         }
@@ -46,7 +55,7 @@ pub fn split_chat(model: &Model, messages: &[Message], keep_tokens: usize) -> Re
         if message.role == "system" || index >= first {
             kept.push(message.clone());
         } else if index + 1 == messages.len() {
-            let (beginning, end) = split_text(model, &message.content, keep_tokens.max(1))?;
+            let (beginning, end) = split_text(model, &message.content, left.max(1))?;
             earlier.push_str(&beginning);
             kept.push(Message { role: message.role.clone(), content: end });
         } else {

@@ -113,10 +113,10 @@ impl Terms {
     }
 }
 
-/// Whether a character may stand within a word: what hyphens join is one, and a part of a character is decoded as the last of these.
+/// Whether a character may stand within a word: what hyphens join is one, and a part of a character is decoded as the last of these. An
+/// apostrophe is none: a name and its genitive share the name.
 fn is_within_words(character: char) -> bool {
-    character.is_alphanumeric()
-        || matches!(character, '-' | '\u{2010}' | '\u{2011}' | '\'' | '\u{2019}' | char::REPLACEMENT_CHARACTER)
+    character.is_alphanumeric() || matches!(character, '-' | '\u{2010}' | '\u{2011}' | char::REPLACEMENT_CHARACTER)
 }
 
 /// Whether a letter is of a script that puts no space between words: Thai, Lao, Burmese, Khmer, Chinese, Japanese.

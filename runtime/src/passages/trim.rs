@@ -166,10 +166,12 @@ fn joined(sentences: &[Range<usize>]) -> Option<Range<usize>> {
     Some(sentences.first()?.start..sentences.last()?.end)
 }
 
-/// Bytes of a chunk's text that its first tokens stand for, where the tokenizer can tell.
+/// Bytes of a chunk's text that its first tokens stand for, where the tokenizer can tell. Some tokenizers leave out a space at the
+/// beginning.
 fn bytes_of(model: &Model, info: &ChunkInfo, tokens: usize) -> Option<usize> {
     let text = model.tokenizer().decode(info.tokens.get(..tokens)?, false).ok()?;
-    info.text.starts_with(&text).then_some(text.len())
+    let spaces = usize::from(info.text.starts_with(' ') && !text.starts_with(' '));
+    info.text.get(spaces..)?.starts_with(&text).then_some(spaces + text.len())
 }
 
 #[cfg(test)]

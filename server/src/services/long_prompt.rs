@@ -48,8 +48,12 @@ pub(super) fn shorten(
         }
     };
     if earlier.trim().is_empty() {
+        let field = match asked {
+            Asked::Text(_) => "prompt",
+            Asked::Chat(_) => "messages",
+        };
         let why = format!("{tokens} tokens that cannot be shortened, where {room} fit");
-        return Err(status::invalid(vec![violation("messages", why)]));
+        return Err(status::invalid(vec![violation(field, why)]));
     }
     let geometry = match &options.memory {
         // Asked for by name: all that is recalled has keys and values.
@@ -69,7 +73,8 @@ pub(super) fn recall_from(model: &Model, options: &mut GenerateOptions, overflow
     let view = overflow.view()?;
     options.memory = MemoryFrom::Passages(match std::mem::take(&mut options.memory) {
         MemoryFrom::Passages(from) => {
-            let both: Arc<dyn Recall> = Arc::new(UnionRecall::new(vec![from.recall, view])?);
+            // Each chunk is asked of one after the other: the view here knows its own without asking another machine.
+            let both: Arc<dyn Recall> = Arc::new(UnionRecall::new(vec![view, from.recall])?);
             // What the user wrote is not left out.
             let options = PassageOptions { always: true, ..from.options };
             PassagesFrom { recall: both, options, ..from }

@@ -87,7 +87,11 @@ impl ScoreJob {
             self.scoring = Some(self.begin()?);
             return Ok(None);
         };
-        Ok(match scoring.step()? {
+        let step = scoring.step()?;
+        if let (Some(recalled), Some((_, passages))) = (&self.recalled, scoring.passages()) {
+            recalled.stood(passages);
+        }
+        Ok(match step {
             ScoreStep::Progress { .. } => None,
             ScoreStep::Finished { tokens, log_probability, bytes } => Some(Scored { tokens, log_probability, bytes }),
         })

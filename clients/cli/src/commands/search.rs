@@ -11,7 +11,7 @@ use crate::{json, passages};
 pub(crate) async fn run(args: Search, global: &Global, ui: &Ui) -> Result<()> {
     let query = text_or_stdin(&args.query)?;
     let client = super::connect(global).await?;
-    let memories: Vec<&str> = args.memories.iter().map(String::as_str).collect();
+    let memories: Vec<&str> = args.memories.0.iter().map(String::as_str).collect();
     let hits = client.search(&memories, &query, args.k, args.exact).await?;
     if ui.json() {
         return Ok(ui.value(&json!({ "hits": json::hits(&hits) }))?);

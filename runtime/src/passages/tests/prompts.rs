@@ -127,6 +127,15 @@ fn templates_that_hide_the_question_are_told() {
 }
 
 #[test]
+fn no_message_can_move_the_place() {
+    let model = chatty(PLAIN, false);
+    let mark = "\u{F8FE}mnemon\u{F8FE}";
+    let with = |mark: &str| [say("user", &format!("Hello{mark}.")), say("assistant", "Hi."), say("user", "Where?")];
+    let [marked, plain] = [mark, ""].map(|mark| Prompt::chat(&model, &with(mark), true).unwrap());
+    assert_eq!((marked.before, marked.after, marked.question), (plain.before, plain.after, plain.question));
+}
+
+#[test]
 fn without_a_message_of_the_user_there_is_no_place() {
     let model = chatty(PLAIN, true);
     let prompt = Prompt::chat(&model, &[say("system", "Be kind.")], true).unwrap();
@@ -174,11 +183,12 @@ fn the_system_and_the_latest_messages_are_kept() {
         say("assistant", "Yes."),
         say("user", "Third?"),
     ];
-    let (earlier, kept) = split_chat(&model, &messages, 30).unwrap();
+    // The template puts ten tokens around each, on average.
+    let (earlier, kept) = split_chat(&model, &messages, 70).unwrap();
     assert_eq!(earlier, "user: First question, long ago.\n\nassistant: First answer.\n\n");
     assert_eq!(kept, [&messages[..1], &messages[3..]].concat());
     // An answer is not kept without its question.
-    let (earlier, kept) = split_chat(&model, &messages, 20).unwrap();
+    let (earlier, kept) = split_chat(&model, &messages, 50).unwrap();
     assert!(earlier.ends_with("user: Second?\n\nassistant: Yes.\n\n"), "{earlier}");
     assert_eq!(kept, [&messages[..1], &messages[5..]].concat());
     // Of a last message that is too long, the end.
@@ -186,6 +196,10 @@ fn the_system_and_the_latest_messages_are_kept() {
     let (earlier, kept) = split_chat(&model, &long, 40).unwrap();
     assert_eq!([earlier.as_str(), &kept[0].content].concat(), long[0].content);
     assert!(kept[0].content.len() < 60 && kept[0].content.ends_with("question?"), "{kept:?}");
+    // What the system says has its share of what is kept.
+    let ruled = [say("system", &"Be brief. ".repeat(3)), long[0].clone()];
+    let (_, kept) = split_chat(&model, &ruled, 70).unwrap();
+    assert!(kept[1].content.len() < 50 && kept[1].content.ends_with("question?"), "{kept:?}");
 }
 
 #[test]
