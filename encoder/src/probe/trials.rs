@@ -15,7 +15,7 @@ use crate::Result;
 
 /// Tokens of an answer.
 const ANSWER_TOKENS: usize = 24;
-/// What costs more, or shows less, has to be better by this share of the answers to be preferred.
+/// What costs more has to be better by this share of the answers to be preferred.
 const MARGIN: f32 = 0.1;
 /// Share of the layers at the lower and the upper end that memories may do without.
 const TRIMMED_SHARE: usize = 12;
@@ -72,14 +72,16 @@ pub(super) fn choose(
     profile.extents = Extents { attend: Extent::Sentence, reread: Extent::Sentence };
     for ((best, mode), extent) in one.iter_mut().zip(modes).zip([&mut extents.attend, &mut extents.reread]) {
         let sentences = attempt(profile, mode, 1, all)?;
-        // What stands around a sentence may be needed, though the probe's facts are one sentence each.
-        if sentences[0] > best[0] + MARGIN {
+        // Sentences alone are fewer tokens, with less among them that may be taken for the answer: where the probe is too easy to tell, and it
+        // is for all but the smallest models, they are better for harder questions.
+        if sentences[0] + MARGIN >= best[0] {
             (*best, *extent) = (sentences, Extent::Sentence);
         }
     }
     profile.extents = extents;
+    // Keys and values of all layers are ten times the bytes, and what was read among other text answers worse to other words than it was written in.
     let better = |[attend, reread]: [f32; 2]| {
-        if reread > attend + MARGIN { RecallMode::Reread } else { RecallMode::Attend }
+        if attend > reread + MARGIN { RecallMode::Attend } else { RecallMode::Reread }
     };
     profile.mode = better(one.map(|result| result[0]));
     let used = one[usize::from(profile.mode == RecallMode::Reread)];

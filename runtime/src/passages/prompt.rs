@@ -9,7 +9,7 @@ use crate::{Error, Message, Model, Result};
 /// What the model is told before the passages.
 const INTRODUCTION: &str = "Read these passages and answer the question from them.\n\n";
 /// What stands between the passages and the question.
-const SEPARATOR: &str = "\n\n";
+const SEPARATOR: &str = "\n\nQuestion: ";
 /// Where the passages go, while a template is rendered. Private use; taken out of what users write.
 const MARK: &str = "\u{F8FE}mnemon\u{F8FE}";
 
