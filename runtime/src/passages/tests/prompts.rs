@@ -71,7 +71,7 @@ fn passages_stand_inside_the_last_message_of_the_user() {
         let (before, after) = (text(&model, &prompt.before), text(&model, &prompt.after));
         assert!(before.starts_with("<s><system>Be kind.\n<user>Hello?\n<assistant>Hi.\n<user>"), "{before}");
         assert!(before.ends_with("\n\n"), "{before}");
-        assert_eq!(after, "\n\nWho ate the cake?\n<assistant>");
+        assert_eq!(after, "\n\nQuestion: Who ate the cake?\n<assistant>");
         assert_eq!(prompt.before.iter().filter(|id| **id == 1).count(), 1, "one beginning");
         assert!(!prompt.after.contains(&1));
         assert_eq!(question(&model, &prompt), "Who ate the cake?");
@@ -89,7 +89,7 @@ fn what_the_assistant_has_begun_comes_after_the_question() {
     let model = chatty(PLAIN, true);
     let messages = [say("user", "Who ate the cake?"), say("assistant", "It was")];
     let prompt = Prompt::chat(&model, &messages, true).unwrap();
-    assert_eq!(text(&model, &prompt.after), "\n\nWho ate the cake?\n<assistant>It was\n<assistant>");
+    assert_eq!(text(&model, &prompt.after), "\n\nQuestion: Who ate the cake?\n<assistant>It was\n<assistant>");
     assert_eq!(question(&model, &prompt), "Who ate the cake?");
 }
 
@@ -123,7 +123,7 @@ fn templates_that_hide_the_question_are_told() {
     // One that says it twice keeps it twice; the passages stand in the first.
     let model = chatty("{{ messages[0].content }}|{{ messages[0].content }}", true);
     let prompt = Prompt::chat(&model, &[say("user", "Who?")], true).unwrap();
-    assert_eq!(text(&model, &prompt.after), "\n\nWho?|Who?", "the mark is never shown to the model");
+    assert_eq!(text(&model, &prompt.after), "\n\nQuestion: Who?|Who?", "the mark is never shown to the model");
 }
 
 #[test]
