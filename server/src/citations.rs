@@ -7,7 +7,7 @@ use mnemon_memory_store::{
     Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHits, TermRequest,
 };
 use mnemon_proto::v1;
-use mnemon_runtime::{MemoryFrom, Passage, PassageOptions, PassagesFrom, RecallOptions};
+use mnemon_runtime::{MemoryFrom, PassageOptions, PassagesFrom, RecallOptions};
 use tonic::Status;
 
 use crate::auth::Tenant;
@@ -18,7 +18,7 @@ use crate::{convert, tasks};
 pub(crate) struct Recalled {
     inner: Arc<dyn Recall>,
     /// Chunks used so far; bounded by what the request may recall.
-    fetched: Mutex<HashSet<ChunkId>>,
+    used: Mutex<HashSet<ChunkId>>,
 }
 
 impl Recalled {
@@ -40,7 +40,7 @@ impl Recalled {
                 }
             }
             let inner = common.memories.view(tenant.name(), &names, &model)?;
-            Ok::<_, mnemon_memory_store::Error>(Some(Arc::new(Self { inner, fetched: Mutex::default() })))
+            Ok::<_, mnemon_memory_store::Error>(Some(Arc::new(Self { inner, used: Mutex::default() })))
         })
         .await
     }
@@ -79,15 +79,14 @@ impl Recalled {
         MemoryFrom::Layers((recall, options))
     }
 
-    /// Counts the chunks of passages that stand before the model.
-    pub(crate) fn stood(&self, passages: &[Passage]) {
-        let chunks = passages.iter().flat_map(|passage| passage.chunks.iter().map(|info| info.id));
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
+    /// Counts chunks that the model uses.
+    pub(crate) fn note(&self, chunks: impl IntoIterator<Item = ChunkId>) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
     }
 
     /// Chunks recalled so far, counted once each.
     pub(crate) fn count(&self) -> usize {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
@@ -101,19 +100,18 @@ impl Recall for Recalled {
     }
 
     fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> Result<Vec<Arc<ChunkKv>>> {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
+        self.note(chunks.iter().copied());
         self.inner.fetch(slot, chunks)
     }
 
     fn fetch_layers(&self, chunks: &[ChunkId]) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(chunks);
+        self.note(chunks.iter().copied());
         self.inner.fetch_layers(chunks)
     }
 
     fn recall(&self, slot: usize, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
         let recalled = self.inner.recall(slot, request, choice)?;
-        let ids = recalled.iter().flatten().map(|chunk| chunk.id);
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+        self.note(recalled.iter().flatten().map(|chunk| chunk.id));
         Ok(recalled)
     }
 

@@ -367,11 +367,7 @@ impl Attention for PassageAttention {
         // Like sinks, passages are seen from no further away than the window reaches.
         let end = self.region.as_ref().map_or(0, |region| region.end);
         let furthest = self.sequence.window(layer).map_or(usize::MAX, |window| end + window - 1);
-        let rotated = if queries.first + queries.n <= furthest.saturating_add(1) {
-            queries.rotated.clone()
-        } else {
-            queries.at(layer, self.sequence.span(layer), |position| position.min(furthest) as i64)?
-        };
+        let rotated = queries.no_further_than(layer, self.sequence.span(layer), furthest)?;
         let (mut parts, indices) = Self::parts(&self.placed, layer, (&queries, &rotated), logits);
         parts.extend(self.sequence.parts(layer, &queries, &scale, false)?);
         let output = backend::attention(self.sequence.backend, self.kv_heads, &queries.raw, &parts)?;

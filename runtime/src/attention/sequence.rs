@@ -63,6 +63,15 @@ impl Queries {
         let positions: Vec<i64> = (self.first..self.first + self.n).map(position).collect();
         layer.rotary.apply_within(&self.raw, &positions, span)
     }
+
+    /// Rotated as if none stood behind the position `furthest`.
+    pub(crate) fn no_further_than(&self, layer: &LayerContext<'_>, span: usize, furthest: usize) -> Result<Tensor> {
+        if self.first + self.n <= furthest.saturating_add(1) {
+            Ok(self.rotated.clone())
+        } else {
+            self.at(layer, span, |position| position.min(furthest) as i64)
+        }
+    }
 }
 
 impl Sequence {
@@ -279,11 +288,7 @@ impl Sequence {
         let base = layer.bounds.map_or(0, |(base, _)| base);
         for stretch in if hide_sinks { Vec::new() } else { layer.sinks.stretches()? } {
             let furthest = window.map_or(usize::MAX, |window| base + sinks + window - 1);
-            let seen_from = if queries.first + queries.n <= furthest + 1 {
-                queries.rotated.clone()
-            } else {
-                queries.at(context, self.span(context), |position| position.min(furthest) as i64)?
-            };
+            let seen_from = queries.no_further_than(context, self.span(context), furthest)?;
             let mask = Mask::Causal { first_key: stretch.first, first_query: queries.first, window: None };
             push(stretch, seen_from, mask);
         }

@@ -70,7 +70,7 @@ impl<'a> Weighed<'a> {
     pub(super) fn is_more_than_chance(&self, words: &BTreeSet<usize>, chunks: usize) -> bool {
         let weights = self.weights_in(chunks);
         let shared = words.iter().filter_map(|word| weights.get(*word)).sum();
-        unlikeliness(&weights, shared) >= MORE_THAN_CHANCE * self.luck || shared >= WEIGHTY * self.luck
+        self.exceeds_luck(unlikeliness(&weights, shared), MORE_THAN_CHANCE) || self.exceeds_luck(shared, WEIGHTY)
     }
 
     /// What each word weighs where any of several chunks may have it.

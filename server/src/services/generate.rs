@@ -351,7 +351,8 @@ impl Teller {
         if let Some(finish) = &mut message.finish {
             finish.citations = self.cite(self.total.heaviest(FINAL_CITATIONS_MAX)).await?;
             if let (Some(usage), Some(recalled)) = (&mut finish.usage, &self.recalled) {
-                usage.recalled_chunks = recalled.count().max(finish.passages.len()) as u32;
+                recalled.note(finish.passages.iter().map(|chunk| ChunkId(chunk.chunk_id)));
+                usage.recalled_chunks = recalled.count() as u32;
             }
         }
         Ok(message)

@@ -89,7 +89,7 @@ impl ScoreJob {
         };
         let step = scoring.step()?;
         if let (Some(recalled), Some((_, passages))) = (&self.recalled, scoring.passages()) {
-            recalled.stood(passages);
+            recalled.note(passages.iter().flat_map(|passage| &passage.chunks).map(|info| info.id));
         }
         Ok(match step {
             ScoreStep::Progress { .. } => None,
