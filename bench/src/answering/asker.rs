@@ -15,9 +15,9 @@ use super::row::Row;
 use crate::host::{Answer, Host, HostArguments, Shape};
 use crate::report::parse_tokens;
 
-/// The instruction before passages, the same for every row that puts some into the prompt.
+/// The words around passages, the same for every row that puts some into the prompt, and as memory puts them.
 const INSTRUCTION: &str =
-    "Read these passages and answer the question from them.\n\n{passages}\n\nQuestion: {question}";
+    "Read these passages.\n\n{passages}\n\nQuestion: {question}\n\nWhat do the passages say about this?";
 /// For models without a chat template.
 const PLAIN: &str = "{prompt}\nAnswer:";
 const PLAIN_QUESTION: &str = "Question: {question}";
@@ -44,7 +44,7 @@ pub(crate) struct AskArguments {
     #[arg(long, value_parser = parse_tokens)]
     pub(crate) full_tokens: Option<u64>,
     /// Tokens of an answer; twice as many where several values are asked for.
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 32)]
     pub(crate) max_tokens: u32,
     /// Folder where the memories are made. With it, an ingest that was cut goes on; they are removed at the end.
     #[arg(long, value_name = "DIR")]

@@ -14,7 +14,7 @@ use super::{ProbeStage, Probed, ask};
 use crate::Result;
 
 /// Tokens of an answer.
-const ANSWER_TOKENS: usize = 24;
+const ANSWER_TOKENS: usize = 32;
 /// What costs more has to be better by this share of the answers to be preferred.
 const MARGIN: f32 = 0.1;
 /// Share of the layers at the lower and the upper end that memories may do without.

@@ -41,6 +41,7 @@ fn chatty(template: &str, bos: bool) -> Model {
     Model::load(&ModelSource::Directory(folder.path().into()), &options).unwrap()
 }
 
+const INSTRUCTION: &str = "\n\nWhat do the passages say about this?";
 const PLAIN: &str = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>";
 const TRIMMING: &str =
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}<assistant>";
@@ -71,7 +72,7 @@ fn passages_stand_inside_the_last_message_of_the_user() {
         let (before, after) = (text(&model, &prompt.before), text(&model, &prompt.after));
         assert!(before.starts_with("<s><system>Be kind.\n<user>Hello?\n<assistant>Hi.\n<user>"), "{before}");
         assert!(before.ends_with("\n\n"), "{before}");
-        assert_eq!(after, "\n\nQuestion: Who ate the cake?\n<assistant>");
+        assert_eq!(after, format!("\n\nQuestion: Who ate the cake?{INSTRUCTION}\n<assistant>"));
         assert_eq!(prompt.before.iter().filter(|id| **id == 1).count(), 1, "one beginning");
         assert!(!prompt.after.contains(&1));
         assert_eq!(question(&model, &prompt), "Who ate the cake?");
@@ -89,7 +90,10 @@ fn what_the_assistant_has_begun_comes_after_the_question() {
     let model = chatty(PLAIN, true);
     let messages = [say("user", "Who ate the cake?"), say("assistant", "It was")];
     let prompt = Prompt::chat(&model, &messages, true).unwrap();
-    assert_eq!(text(&model, &prompt.after), "\n\nQuestion: Who ate the cake?\n<assistant>It was\n<assistant>");
+    assert_eq!(
+        text(&model, &prompt.after),
+        format!("\n\nQuestion: Who ate the cake?{INSTRUCTION}\n<assistant>It was\n<assistant>")
+    );
     assert_eq!(question(&model, &prompt), "Who ate the cake?");
 }
 
@@ -123,7 +127,8 @@ fn templates_that_hide_the_question_are_told() {
     // One that says it twice keeps it twice; the passages stand in the first.
     let model = chatty("{{ messages[0].content }}|{{ messages[0].content }}", true);
     let prompt = Prompt::chat(&model, &[say("user", "Who?")], true).unwrap();
-    assert_eq!(text(&model, &prompt.after), "\n\nQuestion: Who?|Who?", "the mark is never shown to the model");
+    let shown = format!("\n\nQuestion: Who?{INSTRUCTION}|Who?{INSTRUCTION}");
+    assert_eq!(text(&model, &prompt.after), shown, "the mark is never shown to the model");
 }
 
 #[test]
