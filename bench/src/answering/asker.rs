@@ -16,8 +16,7 @@ use crate::host::{Answer, Host, HostArguments, Shape};
 use crate::report::parse_tokens;
 
 /// The words around passages, the same for every row that puts some into the prompt, and as memory puts them.
-const INSTRUCTION: &str =
-    "Read these passages.\n\n{passages}\n\nQuestion: {question}\n\nWhat do the passages say about this?";
+const INSTRUCTION: &str = "Passages:\n\n{passages}\n\nQuestion: {question}\n\nAnswer with the facts of the passages.";
 /// For models without a chat template.
 const PLAIN: &str = "{prompt}\nAnswer:";
 const PLAIN_QUESTION: &str = "Question: {question}";

@@ -7,11 +7,11 @@ use tokenizers::Encoding;
 use crate::{Error, Message, Model, Result};
 
 /// What stands before the passages.
-const INTRODUCTION: &str = "Read these passages.\n\n";
+const INTRODUCTION: &str = "Passages:\n\n";
 /// What stands between the passages and the question.
 const SEPARATOR: &str = "\n\nQuestion: ";
 /// What stands after the question: small models heed it there more than before the passages (ARCHITECTURE.md).
-const INSTRUCTION: &str = "\n\nWhat do the passages say about this?";
+const INSTRUCTION: &str = "\n\nAnswer with the facts of the passages.";
 /// Where the passages go, while a template is rendered. Private use; taken out of what users write.
 const MARK: &str = "\u{F8FE}mnemon\u{F8FE}";
 

@@ -41,7 +41,7 @@ fn chatty(template: &str, bos: bool) -> Model {
     Model::load(&ModelSource::Directory(folder.path().into()), &options).unwrap()
 }
 
-const INSTRUCTION: &str = "\n\nWhat do the passages say about this?";
+const INSTRUCTION: &str = "\n\nAnswer with the facts of the passages.";
 const PLAIN: &str = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>";
 const TRIMMING: &str =
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}<assistant>";
