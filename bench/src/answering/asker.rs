@@ -16,7 +16,7 @@ use crate::host::{Answer, Host, HostArguments, Shape};
 use crate::report::parse_tokens;
 
 /// The words around passages, the same for every row that puts some into the prompt, and as memory puts them.
-const INSTRUCTION: &str = "Passages:\n\n{passages}\n\nQuestion: {question}\n\nAnswer with the facts of the passages.";
+const INSTRUCTION: &str = "Read these passages and answer the question from them.\n\n{passages}\n\nQuestion: {question}\n\nAnswer in a few words.";
 /// For models without a chat template.
 const PLAIN: &str = "{prompt}\nAnswer:";
 const PLAIN_QUESTION: &str = "Question: {question}";

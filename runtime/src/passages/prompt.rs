@@ -6,12 +6,14 @@ use tokenizers::Encoding;
 
 use crate::{Error, Message, Model, Result};
 
-/// What stands before the passages.
-const INTRODUCTION: &str = "Passages:\n\n";
+/// What the model is told before the passages.
+const INTRODUCTION: &str = "Read these passages and answer the question from them.\n\n";
 /// What stands between the passages and the question.
 const SEPARATOR: &str = "\n\nQuestion: ";
-/// What stands after the question: small models heed it there more than before the passages (ARCHITECTURE.md).
-const INSTRUCTION: &str = "\n\nAnswer with the facts of the passages.";
+/// What stands after a question: small models heed it there more than before the passages (ARCHITECTURE.md). What ends without a
+/// question mark may want a long answer, and is left as it is.
+const INSTRUCTION: &str = "\n\nAnswer in a few words.";
+const QUESTION_MARKS: [char; 4] = ['?', '\u{FF1F}', '\u{61F}', '\u{37E}'];
 /// Where the passages go, while a template is rendered. Private use; taken out of what users write.
 const MARK: &str = "\u{F8FE}mnemon\u{F8FE}";
 
@@ -42,7 +44,7 @@ impl Prompt {
     }
 
     /// A conversation, rendered by the model's template. With `for_passages`, they stand inside the last message of
-    /// the user, with an instruction after what was asked; without, the conversation is as it is.
+    /// the user, with an instruction before them, and one after a question; without, the conversation is as it is.
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] if the model has no template, or it does not show the last message of the user.
@@ -60,7 +62,9 @@ impl Prompt {
             message.content = message.content.replace(MARK, "");
         }
         let content = std::mem::take(&mut messages[asked].content);
-        messages[asked].content = format!("{INTRODUCTION}{MARK}{}{INSTRUCTION}", content.trim_end());
+        let question = content.trim_end();
+        let instruction = if question.ends_with(QUESTION_MARKS) { INSTRUCTION } else { "" };
+        messages[asked].content = format!("{INTRODUCTION}{MARK}{question}{instruction}");
         let rendered = template.render(&messages, true)?;
         let Some((before, after)) = rendered.split_once(MARK) else {
             return Err(Error::ChatTemplate { why: "it leaves out the last message of the user".into() });

@@ -41,7 +41,7 @@ fn chatty(template: &str, bos: bool) -> Model {
     Model::load(&ModelSource::Directory(folder.path().into()), &options).unwrap()
 }
 
-const INSTRUCTION: &str = "\n\nAnswer with the facts of the passages.";
+const INSTRUCTION: &str = "\n\nAnswer in a few words.";
 const PLAIN: &str = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>";
 const TRIMMING: &str =
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}<assistant>";
@@ -83,6 +83,16 @@ fn passages_stand_inside_the_last_message_of_the_user() {
         let whole = text(&model, &prompt.tokens());
         assert!(whole.ends_with("<user>Who ate the cake?\n<assistant>") && !whole.contains("passages"), "{whole}");
     }
+}
+
+#[test]
+fn only_a_question_is_answered_in_a_few_words() {
+    let model = chatty(PLAIN, true);
+    let after = |content: &str| text(&model, &Prompt::chat(&model, &[say("user", content)], true).unwrap().after);
+    for question in ["Who ate it?", "Who ate it? \n"] {
+        assert_eq!(after(question), format!("\n\nQuestion: Who ate it?{INSTRUCTION}\n<assistant>"));
+    }
+    assert_eq!(after("Tell me all of it."), "\n\nQuestion: Tell me all of it.\n<assistant>");
 }
 
 #[test]
