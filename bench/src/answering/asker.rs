@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use mnemon_client::{Code, v1};
+use mnemon_runtime::Prompt;
 
 use super::embedder::{Embedder, fuse};
 use super::judge::Expected;
@@ -15,8 +16,6 @@ use super::row::Row;
 use crate::host::{Answer, Host, HostArguments, Shape};
 use crate::report::parse_tokens;
 
-/// The words around passages, the same for every row that puts some into the prompt, and as memory puts them.
-const INSTRUCTION: &str = "Read these passages and answer the question from them.\n\n{passages}\n\nQuestion: {question}\n\nAnswer in a few words.";
 /// For models without a chat template.
 const PLAIN: &str = "{prompt}\nAnswer:";
 const PLAIN_QUESTION: &str = "Question: {question}";
@@ -210,11 +209,7 @@ impl<'a> Asker<'a> {
         let Some(chosen) = self.choose(row, item, tokens, library)? else { return Ok(None) };
         let passages = library.passages(&chosen);
         let choosing = begun.elapsed();
-        let text = if row.is_prompt() {
-            INSTRUCTION.replace("{question}", &item.question).replace("{passages}", &passages)
-        } else {
-            item.question.clone()
-        };
+        let text = if row.is_prompt() { Prompt::pasted(&passages, &item.question) } else { item.question.clone() };
         let options = v1::MemoryOptions { recall_off: true, ..v1::MemoryOptions::default() };
         let template = if row.is_prompt() { "{question}" } else { PLAIN_QUESTION };
         let request = self.request(template, &text, options, item);

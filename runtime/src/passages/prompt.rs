@@ -62,9 +62,8 @@ impl Prompt {
             message.content = message.content.replace(MARK, "");
         }
         let content = std::mem::take(&mut messages[asked].content);
-        let question = content.trim_end();
-        let instruction = if question.ends_with(QUESTION_MARKS) { INSTRUCTION } else { "" };
-        messages[asked].content = format!("{INTRODUCTION}{MARK}{question}{instruction}");
+        let content = content.trim_end();
+        messages[asked].content = format!("{INTRODUCTION}{MARK}{content}{}", instruction(content));
         let rendered = template.render(&messages, true)?;
         let Some((before, after)) = rendered.split_once(MARK) else {
             return Err(Error::ChatTemplate { why: "it leaves out the last message of the user".into() });
@@ -77,13 +76,19 @@ impl Prompt {
             .tokenizer()
             .encode(format!("{SEPARATOR}{after}"), false)
             .map_err(|error| Error::Tokenizer { why: error.to_string() })?;
-        let end = SEPARATOR.len() + content.trim_end().len();
-        let begin = SEPARATOR.len() + question_start(&content);
+        let end = SEPARATOR.len() + content.len();
+        let begin = SEPARATOR.len() + question_start(content);
         let asks = |(start, stop): &(usize, usize)| *start < end && *stop > begin;
         let question = encoding.get_offsets().iter().take_while(|(start, _)| *start < end).count();
         let skipped = encoding.get_offsets().iter().take_while(|offsets| !asks(offsets)).count();
         let question = skipped.min(question)..question;
         Ok(Self { before, after: encoding.get_ids().to_vec(), question, without })
+    }
+
+    /// A message with passages pasted into it, in the words in which a conversation has them.
+    pub fn pasted(passages: &str, content: &str) -> String {
+        let content = content.trim_end();
+        format!("{INTRODUCTION}{passages}{SEPARATOR}{content}{}", instruction(content))
     }
 
     /// Tokens without passages.
@@ -102,11 +107,15 @@ impl Prompt {
     }
 }
 
+/// What stands after what was asked.
+fn instruction(content: &str) -> &'static str {
+    if content.ends_with(QUESTION_MARKS) { INSTRUCTION } else { "" }
+}
+
 /// Where a message begins to ask: its last line if it is long, since what stands before is then what is asked about.
 fn question_start(content: &str) -> usize {
     const LONG_BYTES: usize = 600;
     const QUESTION_BYTES: usize = 8;
-    let content = content.trim_end();
     let line = content.rfind('\n').map_or(0, |at| at + 1);
     if content.len() > LONG_BYTES && content.len() - line >= QUESTION_BYTES { line } else { 0 }
 }

@@ -96,6 +96,16 @@ fn only_a_question_is_answered_in_a_few_words() {
 }
 
 #[test]
+fn passages_are_pasted_in_the_words_of_a_conversation() {
+    let model = chatty(PLAIN, false);
+    for content in ["Who ate it? \n", "Tell me all of it."] {
+        let prompt = Prompt::chat(&model, &[say("user", content)], true).unwrap();
+        let said = [text(&model, &prompt.before), "Anna ate the cake.".into(), text(&model, &prompt.after)].concat();
+        assert_eq!(said, format!("<s><user>{}\n<assistant>", Prompt::pasted("Anna ate the cake.", content)));
+    }
+}
+
+#[test]
 fn what_the_assistant_has_begun_comes_after_the_question() {
     let model = chatty(PLAIN, true);
     let messages = [say("user", "Who ate the cake?"), say("assistant", "It was")];
