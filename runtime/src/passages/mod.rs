@@ -36,8 +36,9 @@ pub(crate) use reader::{PassageReader, ReadStep};
 pub use select::{Passage, Selected, Selection, select};
 pub use split::{split_chat, split_text};
 pub(crate) use terms::Terms;
+pub(crate) use trim::Attended;
 pub use trim::Cut;
-pub(crate) use trim::{Attended, trim};
+use trim::trim;
 
 use crate::{
     Error, Result,

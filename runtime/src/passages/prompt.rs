@@ -10,10 +10,6 @@ use crate::{Error, Message, Model, Result};
 const INTRODUCTION: &str = "Read these passages and answer the question from them.\n\n";
 /// What stands between the passages and the question.
 const SEPARATOR: &str = "\n\nQuestion: ";
-/// What stands after a question: small models heed it there more than before the passages (ARCHITECTURE.md). What ends without a
-/// question mark may want a long answer, and is left as it is.
-const INSTRUCTION: &str = "\n\nAnswer in a few words.";
-const QUESTION_MARKS: [char; 4] = ['?', '\u{FF1F}', '\u{61F}', '\u{37E}'];
 /// Where the passages go, while a template is rendered. Private use; taken out of what users write.
 const MARK: &str = "\u{F8FE}mnemon\u{F8FE}";
 
@@ -44,7 +40,7 @@ impl Prompt {
     }
 
     /// A conversation, rendered by the model's template. With `for_passages`, they stand inside the last message of
-    /// the user, with an instruction before them, and one after a question; without, the conversation is as it is.
+    /// the user, with an instruction before them; without, the conversation is as it is.
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] if the model has no template, or it does not show the last message of the user.
@@ -63,7 +59,7 @@ impl Prompt {
         }
         let content = std::mem::take(&mut messages[asked].content);
         let content = content.trim_end();
-        messages[asked].content = format!("{INTRODUCTION}{MARK}{content}{}", instruction(content));
+        messages[asked].content = format!("{INTRODUCTION}{MARK}{content}");
         let rendered = template.render(&messages, true)?;
         let Some((before, after)) = rendered.split_once(MARK) else {
             return Err(Error::ChatTemplate { why: "it leaves out the last message of the user".into() });
@@ -88,7 +84,7 @@ impl Prompt {
     /// A message with passages pasted into it, in the words in which a conversation has them.
     pub fn pasted(passages: &str, content: &str) -> String {
         let content = content.trim_end();
-        format!("{INTRODUCTION}{passages}{SEPARATOR}{content}{}", instruction(content))
+        format!("{INTRODUCTION}{passages}{SEPARATOR}{content}")
     }
 
     /// Tokens without passages.
@@ -105,11 +101,6 @@ impl Prompt {
     pub fn tokens(&self) -> Vec<u32> {
         [self.before.as_slice(), &self.after].concat()
     }
-}
-
-/// What stands after what was asked.
-fn instruction(content: &str) -> &'static str {
-    if content.ends_with(QUESTION_MARKS) { INSTRUCTION } else { "" }
 }
 
 /// Where a message begins to ask: its last line if it is long, since what stands before is then what is asked about.

@@ -351,7 +351,7 @@ impl PassageReader {
         self.mode = self.from.mode(selected.passages.len())?;
         if self.from.options.neighbours.is_none() {
             let extent = self.from.profile.extents.of(self.mode);
-            selected.passages = trim(&self.model, &selected.passages, extent, selection.terms);
+            selected.passages = trim(&self.model, &selected.passages, extent, &selected.weighed);
         }
         Ok(selected)
     }

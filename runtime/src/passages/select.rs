@@ -35,6 +35,11 @@ const GAIN_WEIGHT: f64 = 0.9;
 /// A passage that covers nothing more is shown if it has the words that the first one shares with the question, but for this part of their weight:
 /// it may say something else about the same, a later value, say.
 const RIVAL_LACKS: f64 = 0.2;
+/// A chunk that shares with the question at least this part of what the first passage does, and adds words to it, is shown whatever attention it
+/// gets: two names made of parts that stand in other names are covered, part by part, by what is about neither.
+const PEER_SHARE: f64 = 0.8;
+/// A word, a name of several parts for one, may stand across the border of two chunks: the parts of it are looked for so many tokens beyond.
+const BORDER_TOKENS: usize = 8;
 /// Of so many of the best, as of those that cover most.
 const RIVALS: usize = 16;
 /// Tokens of memory that are scanned for each question unless it says how broad a walk it wants: queries without their mean lie far from all
@@ -90,11 +95,6 @@ impl Passage {
         let [start, end] = self.cuts(place);
         let first = start.tokens.min(len);
         first..len.saturating_sub(end.tokens).max(first)
-    }
-
-    /// Tokens of the chunks whose sentences are shown.
-    fn core_tokens(&self) -> impl Iterator<Item = u32> + '_ {
-        self.chunks.iter().filter(|info| self.core.contains(&info.id)).flat_map(|info| info.tokens.iter().copied())
     }
 
     /// The tokens of the chunk at `place` that are shown.
@@ -162,13 +162,20 @@ pub fn select<'a>(
                 covering.sort_by(|(.., a), (.., b)| b.total_cmp(a));
                 let covering: Vec<(ChunkId, f32)> =
                     covering.into_iter().take(RIVALS).map(|(chunk, score, _)| (chunk, score)).collect();
-                let known = weighed.within(&passages.iter().flat_map(Passage::core_tokens).collect());
-                let adds = |info: &ChunkInfo| adds_words(&weighed, &known, info);
-                let best = ranked.iter().take(RIVALS).filter(|(chunk, _)| is_free(chunk)).copied();
-                match first_that(recall, &covering, adds)? {
-                    None => rival(recall, &weighed, first, &best.collect::<Vec<_>>())?,
-                    next => next,
-                }
+                let best: Vec<(ChunkId, f32)> =
+                    ranked.iter().take(RIVALS).filter(|(chunk, _)| is_free(chunk)).copied().collect();
+                let known: BTreeSet<usize> = passages
+                    .iter()
+                    .flat_map(|passage| words_of(&weighed, passage.chunks.iter(), &passage.core))
+                    .collect();
+                let of_first = words_of(&weighed, first.chunks.iter(), &[first.found]);
+                let words = Words::of(recall, &weighed, best.iter().chain(&covering))?;
+                let adds = |has: &BTreeSet<usize>| adds_words(&weighed, &known, has);
+                let like_first = |has: &BTreeSet<usize>| weighed.weight(has) >= PEER_SHARE * weighed.weight(&of_first);
+                let peer = words.first_that(&best, |has| !weighed.is_empty() && like_first(has) && adds(has));
+                let covering = || words.first_that(&covering, adds);
+                let rival = || words.first_that(&best, |has| is_rival(&weighed, &of_first, has));
+                peer.or_else(covering).or_else(rival)
             }
             // Without attention, or for the first one, nothing more is asked.
             _ => free.next(),
@@ -211,39 +218,69 @@ pub fn select<'a>(
 
 /// Whether the words that a chunk has, and that are not known from passages before it, weigh enough for another passage; where words do not
 /// count, always.
-fn adds_words(weighed: &Weighed<'_>, known: &BTreeSet<usize>, chunk: &ChunkInfo) -> bool {
-    let has = weighed.within(&chunk.tokens.iter().copied().collect());
+fn adds_words(weighed: &Weighed<'_>, known: &BTreeSet<usize>, has: &BTreeSet<usize>) -> bool {
     weighed.is_empty() || weighed.exceeds_luck(weighed.weight(has.difference(known)), GAIN_WEIGHT)
 }
 
-/// The first of these chunks that has most of the words that the one has by which a passage was found, if they are more than chance.
-fn rival(
-    recall: &dyn Recall,
-    weighed: &Weighed<'_>,
-    passage: &Passage,
-    chunks: &[(ChunkId, f32)],
-) -> Result<Option<(ChunkId, f32)>> {
-    let found = passage.chunks.iter().filter(|info| info.id == passage.found);
-    let shared = weighed.within(&found.flat_map(|info| info.tokens.iter().copied()).collect());
-    let all = weighed.weight(&shared);
-    if !weighed.is_more_than_chance(&shared, 1) {
-        return Ok(None);
-    }
-    first_that(recall, chunks, |info| {
-        let has = weighed.within(&info.tokens.iter().copied().collect());
-        weighed.weight(shared.difference(&has)) <= RIVAL_LACKS * all
-    })
+/// Whether a chunk has most of the words that a passage shares with the question, if they are more than chance.
+fn is_rival(weighed: &Weighed<'_>, shared: &BTreeSet<usize>, has: &BTreeSet<usize>) -> bool {
+    weighed.is_more_than_chance(shared, 1)
+        && weighed.weight(shared.difference(has)) <= RIVAL_LACKS * weighed.weight(shared)
 }
 
-/// The first of these chunks that is as it should be.
-fn first_that(
-    recall: &dyn Recall,
-    chunks: &[(ChunkId, f32)],
-    is_right: impl Fn(&ChunkInfo) -> bool,
-) -> Result<Option<(ChunkId, f32)>> {
-    let ids: Vec<ChunkId> = chunks.iter().map(|(chunk, _)| *chunk).collect();
-    let place = recall.describe(&ids)?.iter().position(is_right);
-    Ok(place.and_then(|at| chunks.get(at).copied()))
+/// The words of a question that chunks have, or that stand across their borders.
+struct Words(HashMap<ChunkId, BTreeSet<usize>>);
+
+impl Words {
+    fn of<'c>(
+        recall: &dyn Recall,
+        weighed: &Weighed<'_>,
+        chunks: impl Iterator<Item = &'c (ChunkId, f32)>,
+    ) -> Result<Self> {
+        let chunks: Vec<ChunkId> = chunks.map(|(chunk, _)| *chunk).collect::<BTreeSet<_>>().into_iter().collect();
+        let around = recall.neighbours(&chunks, 1, 1)?;
+        let all: Vec<ChunkId> = around.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let infos: HashMap<ChunkId, ChunkInfo> =
+            recall.describe(&all)?.into_iter().map(|info| (info.id, info)).collect();
+        let words = chunks.into_iter().zip(around).map(|(chunk, around)| {
+            let around = around.iter().filter_map(|id| infos.get(id));
+            (chunk, words_of(weighed, around, &[chunk]))
+        });
+        Ok(Self(words.collect()))
+    }
+
+    /// The first of these chunks whose words are as they should be.
+    fn first_that(
+        &self,
+        chunks: &[(ChunkId, f32)],
+        is_right: impl Fn(&BTreeSet<usize>) -> bool,
+    ) -> Option<(ChunkId, f32)> {
+        chunks.iter().find(|(chunk, _)| self.0.get(chunk).is_some_and(&is_right)).copied()
+    }
+}
+
+/// The words of a question that chunks of `core` have, or that stand across a border of theirs; `chunks` are consecutive, in document order.
+fn words_of<'c>(
+    weighed: &Weighed<'_>,
+    chunks: impl Iterator<Item = &'c ChunkInfo>,
+    core: &[ChunkId],
+) -> BTreeSet<usize> {
+    let is_core = |info: Option<&&ChunkInfo>| info.is_some_and(|info| core.contains(&info.id));
+    let chunks: Vec<&ChunkInfo> = chunks.collect();
+    let (mut within, mut bordered) = (HashSet::new(), HashSet::new());
+    for (at, info) in chunks.iter().enumerate() {
+        let border = info.tokens.len().min(BORDER_TOKENS);
+        if is_core(Some(info)) {
+            within.extend(info.tokens.iter().copied());
+        }
+        if is_core(at.checked_sub(1).and_then(|before| chunks.get(before))) {
+            bordered.extend(&info.tokens[..border]);
+        }
+        if is_core(chunks.get(at + 1)) {
+            bordered.extend(&info.tokens[info.tokens.len() - border..]);
+        }
+    }
+    weighed.within_or_across(&within, &bordered)
 }
 
 /// Tokens of a memory at most.

@@ -52,13 +52,32 @@ impl<'a> Weighed<'a> {
 
     /// The words all of whose pieces are among these tokens: pieces alone stand in many other words.
     pub(super) fn within(&self, tokens: &HashSet<u32>) -> BTreeSet<usize> {
-        let has = |place: &usize| self.terms[*place].iter().any(|token| tokens.contains(token));
-        (0..self.words.len()).filter(|word| self.words[*word].iter().all(has)).collect()
+        self.within_or_across(tokens, &HashSet::new())
+    }
+
+    /// Those too of which only a part is among these tokens, and the rest among the ones `beyond` a border.
+    pub(super) fn within_or_across(&self, tokens: &HashSet<u32>, beyond: &HashSet<u32>) -> BTreeSet<usize> {
+        let is_among =
+            |place: &usize, tokens: &HashSet<u32>| self.terms[*place].iter().any(|token| tokens.contains(token));
+        let is_shared = |word: &usize| {
+            let pieces = &self.words[*word];
+            pieces.iter().any(|piece| is_among(piece, tokens))
+                && pieces.iter().all(|piece| is_among(piece, tokens) || is_among(piece, beyond))
+        };
+        (0..self.words.len()).filter(is_shared).collect()
     }
 
     /// What these words weigh together.
     pub(super) fn weight<'p>(&self, words: impl IntoIterator<Item = &'p usize>) -> f64 {
         words.into_iter().filter_map(|word| self.weights.get(*word)).sum()
+    }
+
+    /// What each word weighs; where words do not count, its pieces.
+    pub(super) fn each(&self) -> impl Iterator<Item = f64> {
+        self.words
+            .iter()
+            .enumerate()
+            .map(|(word, pieces)| self.weights.get(word).copied().unwrap_or(pieces.len() as f64))
     }
 
     /// Whether this weight is at least so many times ln N.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use mnemon_memory_store::{ChunkId, ChunkInfo};
 
-use super::{Passage, sentences::sentences};
+use super::{Passage, sentences::sentences, silence::Weighed};
 use crate::{Model, profile::Extent};
 
 /// Of sentences, those are shown that matter at least this share as much as the best.
@@ -30,20 +30,26 @@ pub(crate) struct Attended {
     pub(crate) mass: f32,
 }
 
-/// Passages cut down to whole sentences, in their order; `terms` are the question's. Of one that grew by a chunk that was found itself,
+/// Passages cut down to whole sentences, in their order; `weighed` are the question's words. Of one that grew by a chunk that was found itself,
 /// there are two if what is shown of these chunks does not meet.
-pub(crate) fn trim(model: &Model, passages: &[Passage], extent: Extent, terms: &[Vec<u32>]) -> Vec<Passage> {
+pub(super) fn trim(model: &Model, passages: &[Passage], extent: Extent, weighed: &Weighed<'_>) -> Vec<Passage> {
     let mut trimmed = Vec::with_capacity(passages.len());
     for passage in passages {
         let text = Text::new(&passage.chunks);
-        let shown = shown(model, passage, &text, extent, terms);
+        let shown = shown(model, passage, &text, extent, weighed);
         trimmed.extend(shown.into_iter().map(|range| text.cut(model, passage, &range)));
     }
     trimmed
 }
 
 /// What is shown of a passage: tokens of its text, in order; no chunk has a part of two.
-fn shown(model: &Model, passage: &Passage, text: &Text<'_>, extent: Extent, terms: &[Vec<u32>]) -> Vec<Range<usize>> {
+fn shown(
+    model: &Model,
+    passage: &Passage,
+    text: &Text<'_>,
+    extent: Extent,
+    weighed: &Weighed<'_>,
+) -> Vec<Range<usize>> {
     let all = sentences(model.terms(), &text.tokens);
     let of = |part: Range<usize>| -> Vec<Range<usize>> {
         all.iter().filter(|sentence| sentence.start < part.end && sentence.end > part.start).cloned().collect()
@@ -56,7 +62,7 @@ fn shown(model: &Model, passage: &Passage, text: &Text<'_>, extent: Extent, term
         (Extent::Chunk, Some(first), Some(last)) => joined(&of(first.start..last.end)).into_iter().collect(),
         (Extent::Sentence, ..) => {
             let attended: Vec<(usize, f32)> = passage.attended.iter().filter_map(|part| text.place(part)).collect();
-            core.iter().filter_map(|chunk| that_matter(&of(chunk.clone()), &text.tokens, &attended, terms)).collect()
+            core.iter().filter_map(|chunk| that_matter(&of(chunk.clone()), &text.tokens, &attended, weighed)).collect()
         }
         _ => Vec::new(),
     };
@@ -125,20 +131,21 @@ impl<'a> Text<'a> {
     }
 }
 
-/// The tokens of the sentences that a question is about, and of those between them: by the attention that they get, and by the words that they share
-/// with it, each word counting less the more sentences have it.
+/// The tokens of the sentences that a question is about, and of those between them: by the attention that they get, and by what the words weigh that
+/// they share with it, each word counting less the more sentences have it. A word is shared as a whole: parts of names stand in other names.
 fn that_matter(
     all: &[Range<usize>],
     tokens: &[u32],
     attended: &[(usize, f32)],
-    terms: &[Vec<u32>],
+    weighed: &Weighed<'_>,
 ) -> Option<Range<usize>> {
     let mut words = vec![0.0; all.len()];
-    for term in terms {
-        let has = |sentence: &Range<usize>| tokens[sentence.clone()].iter().any(|token| term.contains(token));
-        let having: Vec<usize> = (0..all.len()).filter(|at| has(&all[*at])).collect();
+    let has: Vec<_> =
+        all.iter().map(|sentence| weighed.within(&tokens[sentence.clone()].iter().copied().collect())).collect();
+    for (word, weight) in weighed.each().enumerate() {
+        let having: Vec<usize> = (0..all.len()).filter(|at| has[*at].contains(&word)).collect();
         for at in &having {
-            words[*at] += 1.0 / having.len() as f32;
+            words[*at] += weight as f32 / having.len() as f32;
         }
     }
     let mut masses = vec![0.0; all.len()];
@@ -179,12 +186,17 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Ten tokens to a sentence; each token is its place.
-    fn matter(attended: &[(usize, f32)], terms: &[Vec<u32>]) -> Vec<usize> {
+    /// Ten tokens to a sentence; each token is its place. Words of these terms weigh the same.
+    fn matter_of(attended: &[(usize, f32)], terms: &[Vec<u32>], words: &[Vec<usize>]) -> Vec<usize> {
         let all: Vec<Range<usize>> = (0..4).map(|at| 10 * at..10 * at + 10).collect();
         let tokens: Vec<u32> = (0..40).collect();
-        let matters = that_matter(&all, &tokens, attended, terms).unwrap();
+        let weighed = Weighed::new(terms, words, &vec![1; terms.len()], 100);
+        let matters = that_matter(&all, &tokens, attended, &weighed).unwrap();
         (matters.start / 10..matters.end / 10).collect()
+    }
+
+    fn matter(attended: &[(usize, f32)], terms: &[Vec<u32>]) -> Vec<usize> {
+        matter_of(attended, terms, &(0..terms.len()).map(|term| vec![term]).collect::<Vec<_>>())
     }
 
     #[test]
@@ -195,5 +207,24 @@ mod tests {
         assert_eq!(matter(&[(25, 0.3)], &[vec![15], vec![26]]), [2]);
         assert_eq!(matter(&[(5, 0.2), (12, 0.2)], &[]), [0, 1], "two facts side by side");
         assert_eq!(matter(&[], &[]), [0, 1, 2, 3], "where nothing tells, all");
+    }
+
+    #[test]
+    fn a_part_of_a_name_is_not_the_name() {
+        // A name of two parts, of which another sentence has one; the attention is divided between them.
+        let (terms, attended) = ([vec![5, 25], vec![26]], [(5, 0.2), (25, 0.2)]);
+        assert_eq!(matter_of(&attended, &terms, &[vec![0, 1]]), [2]);
+        assert_eq!(matter_of(&attended, &terms, &[vec![0], vec![1]]), [0, 1, 2], "two words");
+    }
+
+    #[test]
+    fn rare_words_matter_more() {
+        let all = [0..10, 10..20];
+        let tokens: Vec<u32> = (0..20).collect();
+        let (terms, words) = ([vec![5], vec![15]], [vec![0], vec![1]]);
+        let matters = |with: &[u64]| that_matter(&all, &tokens, &[], &Weighed::new(&terms, &words, with, 100)).unwrap();
+        assert_eq!(matters(&[1, 60]), 0..10);
+        assert_eq!(matters(&[1, 1]), 0..20);
+        assert_eq!(matters(&[]), 0..20, "where words do not count");
     }
 }

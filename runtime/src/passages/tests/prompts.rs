@@ -41,7 +41,6 @@ fn chatty(template: &str, bos: bool) -> Model {
     Model::load(&ModelSource::Directory(folder.path().into()), &options).unwrap()
 }
 
-const INSTRUCTION: &str = "\n\nAnswer in a few words.";
 const PLAIN: &str = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>";
 const TRIMMING: &str =
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}<assistant>";
@@ -72,7 +71,7 @@ fn passages_stand_inside_the_last_message_of_the_user() {
         let (before, after) = (text(&model, &prompt.before), text(&model, &prompt.after));
         assert!(before.starts_with("<s><system>Be kind.\n<user>Hello?\n<assistant>Hi.\n<user>"), "{before}");
         assert!(before.ends_with("\n\n"), "{before}");
-        assert_eq!(after, format!("\n\nQuestion: Who ate the cake?{INSTRUCTION}\n<assistant>"));
+        assert_eq!(after, "\n\nQuestion: Who ate the cake?\n<assistant>");
         assert_eq!(prompt.before.iter().filter(|id| **id == 1).count(), 1, "one beginning");
         assert!(!prompt.after.contains(&1));
         assert_eq!(question(&model, &prompt), "Who ate the cake?");
@@ -83,16 +82,6 @@ fn passages_stand_inside_the_last_message_of_the_user() {
         let whole = text(&model, &prompt.tokens());
         assert!(whole.ends_with("<user>Who ate the cake?\n<assistant>") && !whole.contains("passages"), "{whole}");
     }
-}
-
-#[test]
-fn only_a_question_is_answered_in_a_few_words() {
-    let model = chatty(PLAIN, true);
-    let after = |content: &str| text(&model, &Prompt::chat(&model, &[say("user", content)], true).unwrap().after);
-    for question in ["Who ate it?", "Who ate it? \n"] {
-        assert_eq!(after(question), format!("\n\nQuestion: Who ate it?{INSTRUCTION}\n<assistant>"));
-    }
-    assert_eq!(after("Tell me all of it."), "\n\nQuestion: Tell me all of it.\n<assistant>");
 }
 
 #[test]
@@ -110,10 +99,7 @@ fn what_the_assistant_has_begun_comes_after_the_question() {
     let model = chatty(PLAIN, true);
     let messages = [say("user", "Who ate the cake?"), say("assistant", "It was")];
     let prompt = Prompt::chat(&model, &messages, true).unwrap();
-    assert_eq!(
-        text(&model, &prompt.after),
-        format!("\n\nQuestion: Who ate the cake?{INSTRUCTION}\n<assistant>It was\n<assistant>")
-    );
+    assert_eq!(text(&model, &prompt.after), "\n\nQuestion: Who ate the cake?\n<assistant>It was\n<assistant>");
     assert_eq!(question(&model, &prompt), "Who ate the cake?");
 }
 
@@ -147,8 +133,7 @@ fn templates_that_hide_the_question_are_told() {
     // One that says it twice keeps it twice; the passages stand in the first.
     let model = chatty("{{ messages[0].content }}|{{ messages[0].content }}", true);
     let prompt = Prompt::chat(&model, &[say("user", "Who?")], true).unwrap();
-    let shown = format!("\n\nQuestion: Who?{INSTRUCTION}|Who?{INSTRUCTION}");
-    assert_eq!(text(&model, &prompt.after), shown, "the mark is never shown to the model");
+    assert_eq!(text(&model, &prompt.after), "\n\nQuestion: Who?|Who?", "the mark is never shown to the model");
 }
 
 #[test]

@@ -188,6 +188,32 @@ fn what_covers_most_and_adds_no_words_hides_nothing() {
 }
 
 #[test]
+fn two_names_are_found_though_a_passage_has_a_part_of_each() {
+    // All that asks attends to the third chunk, which has one part of either name; the names, and what is asked of them, stand in others.
+    let found = |second_name: [&[u32]; 2]| {
+        let mut chunks = vec![vec![vec![0.0, 0.0]]; 100];
+        chunks[2] = vec![vec![9.0, 0.0]];
+        let mut shelf = Shelf::by_hand(&[(0, 0)], 2, &chunks);
+        let [fourth, fifth] = second_name;
+        for (chunk, tokens) in [(2, &[20, 22, 24, 25][..]), (7, &[20, 21, 24, 25]), (20, fourth), (21, fifth)] {
+            shelf.infos[chunk].tokens = tokens.to_vec();
+        }
+        let profile = Profile { neighbours: 1, lexical_weight: 0.01, ..one_head(&shelf) };
+        let terms = [20, 21, 22, 23, 24, 25].map(|term| vec![term]);
+        let term_words = [vec![0, 1], vec![2, 3], vec![4], vec![5]];
+        let words: Vec<Vec<u32>> = terms[..4].to_vec();
+        let queries = [1.0, 0.0].repeat(4);
+        let selection =
+            Selection { queries: &queries, words: &words, terms: &terms, term_words: &term_words, group: GROUP };
+        let passages = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap().passages;
+        passages.iter().map(|passage| passage.found.0).collect::<Vec<_>>()
+    };
+    assert_eq!(found([&[22, 23, 24, 25], &[3]]), [2, 7, 20]);
+    assert_eq!(found([&[24, 25, 22], &[23, 3]]), [2, 7, 20], "a name that stands across a border");
+    assert_eq!(found([&[22, 3, 24], &[3]]), [2, 7], "a part of a name");
+}
+
+#[test]
 fn mean_queries_are_subtracted() {
     let shelf = Shelf::by_hand(&[(0, 0)], 2, &[vec![vec![5.0, 0.0]], vec![vec![0.0, 5.0]]]);
     let mut profile = heads(&[((0, 1), 1.0)]);
