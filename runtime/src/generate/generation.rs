@@ -69,6 +69,9 @@ pub enum GenerateStep {
         /// Attention mass of the recalled chunks behind this token, largest first; for the first token, that of the
         /// last piece of the prompt.
         masses: Vec<(ChunkId, f32)>,
+        /// Whether passages were found for a question that has this word too, or the token is no word: what is behind it says little about where
+        /// the answer stands.
+        is_asked: bool,
     },
     /// The end; returned again by every later step, then with empty text.
     Finished {
@@ -191,7 +194,8 @@ impl Generation {
             // The next step ends it without another forward pass.
             self.phase = Phase::Draw(logits.clone());
         }
-        Ok(GenerateStep::Token { id, text, masses })
+        let is_asked = self.reading.asks(id);
+        Ok(GenerateStep::Token { id, text, masses, is_asked })
     }
 
     /// Ends the text; what was held back comes out, unless a stop text begins in it.

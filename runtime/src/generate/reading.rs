@@ -132,6 +132,14 @@ impl Reading {
         }
     }
 
+    /// Whether a token says nothing that the question does not, if passages were found for one.
+    pub(super) fn asks(&self, token: u32) -> bool {
+        match self {
+            Self::Passages { reader, .. } => reader.asks(token),
+            Self::Window { .. } => false,
+        }
+    }
+
     pub(super) fn passages(&self) -> Option<(RecallMode, &[Passage])> {
         match self {
             Self::Passages { reader, .. } => Some((reader.mode(), reader.passages())),

@@ -160,6 +160,13 @@ impl PassageReader {
         self.attention.take_masses()
     }
 
+    /// Whether a token is a word of the question, or none.
+    pub(crate) fn asks(&self, token: u32) -> bool {
+        let question = self.prompt.after.get(self.prompt.question.clone()).unwrap_or_default();
+        let word = self.model.terms().each(&[token]).pop().unwrap_or_default();
+        word.is_empty() || word.iter().any(|token| question.contains(token))
+    }
+
     /// Whether another token has a position that the model was trained with.
     pub(crate) fn has_room(&self) -> bool {
         self.state.position < self.model.config().max_position_embeddings

@@ -35,11 +35,13 @@ const GAIN_WEIGHT: f64 = 0.9;
 /// A passage that covers nothing more is shown if it has the words that the first one shares with the question, but for this part of their weight:
 /// it may say something else about the same, a later value, say.
 const RIVAL_LACKS: f64 = 0.2;
+/// At least this part of their weight stands in its own chunk; the rest may stand beyond its border.
+const RIVAL_HAS: f64 = 0.5;
 /// A chunk that shares with the question at least this part of what the first passage does, and adds words to it, is shown whatever attention it
 /// gets: two names made of parts that stand in other names are covered, part by part, by what is about neither.
 const PEER_SHARE: f64 = 0.8;
-/// A word, a name of several parts for one, may stand across the border of two chunks: the parts of it are looked for so many tokens beyond.
-const BORDER_TOKENS: usize = 8;
+/// What is said may go on across the border of two chunks: words are looked for so many tokens beyond.
+const BORDER_TOKENS: usize = 16;
 /// Of so many of the best, as of those that cover most.
 const RIVALS: usize = 16;
 /// Tokens of memory that are scanned for each question unless it says how broad a walk it wants: queries without their mean lie far from all
@@ -166,15 +168,17 @@ pub fn select<'a>(
                     ranked.iter().take(RIVALS).filter(|(chunk, _)| is_free(chunk)).copied().collect();
                 let known: BTreeSet<usize> = passages
                     .iter()
-                    .flat_map(|passage| words_of(&weighed, passage.chunks.iter(), &passage.core))
+                    .flat_map(|passage| Words::of(&weighed, passage.chunks.iter(), &passage.core, &[]).own)
                     .collect();
-                let of_first = words_of(&weighed, first.chunks.iter(), &[first.found]);
-                let words = Words::of(recall, &weighed, best.iter().chain(&covering))?;
-                let adds = |has: &BTreeSet<usize>| adds_words(&weighed, &known, has);
-                let like_first = |has: &BTreeSet<usize>| weighed.weight(has) >= PEER_SHARE * weighed.weight(&of_first);
-                let peer = words.first_that(&best, |has| !weighed.is_empty() && like_first(has) && adds(has));
+                let of_first = Words::of(&weighed, first.chunks.iter(), &[first.found], &[]).near;
+                let shown: Vec<ChunkId> = passages.iter().flat_map(|passage| passage.core.iter().copied()).collect();
+                let words = Candidates::of(recall, &weighed, best.iter().chain(&covering), &shown)?;
+                let adds = |words: &Words| adds_words(&weighed, &known, &words.own);
+                let is_like_first =
+                    |words: &Words| weighed.weight(&words.near) >= PEER_SHARE * weighed.weight(&of_first);
+                let peer = words.first_that(&best, |words| !weighed.is_empty() && is_like_first(words) && adds(words));
                 let covering = || words.first_that(&covering, adds);
-                let rival = || words.first_that(&best, |has| is_rival(&weighed, &of_first, has));
+                let rival = || words.first_that(&best, |words| is_rival(&weighed, &of_first, words));
                 peer.or_else(covering).or_else(rival)
             }
             // Without attention, or for the first one, nothing more is asked.
@@ -222,20 +226,60 @@ fn adds_words(weighed: &Weighed<'_>, known: &BTreeSet<usize>, has: &BTreeSet<usi
     weighed.is_empty() || weighed.exceeds_luck(weighed.weight(has.difference(known)), GAIN_WEIGHT)
 }
 
-/// Whether a chunk has most of the words that a passage shares with the question, if they are more than chance.
-fn is_rival(weighed: &Weighed<'_>, shared: &BTreeSet<usize>, has: &BTreeSet<usize>) -> bool {
+/// Whether a chunk has most of the words that a passage shares with the question, a part of them itself, if they are more than chance.
+fn is_rival(weighed: &Weighed<'_>, shared: &BTreeSet<usize>, words: &Words) -> bool {
+    let all = weighed.weight(shared);
     weighed.is_more_than_chance(shared, 1)
-        && weighed.weight(shared.difference(has)) <= RIVAL_LACKS * weighed.weight(shared)
+        && weighed.weight(shared.difference(&words.near)) <= RIVAL_LACKS * all
+        && weighed.weight(shared.intersection(&words.own)) >= RIVAL_HAS * all
 }
 
-/// The words of a question that chunks have, or that stand across their borders.
-struct Words(HashMap<ChunkId, BTreeSet<usize>>);
+/// The words of a question that chunks have.
+struct Words {
+    /// In whole or in part: names stand across borders.
+    own: BTreeSet<usize>,
+    /// Those too that stand beyond a border, but near it: what is said goes on there.
+    near: BTreeSet<usize>,
+}
 
 impl Words {
+    /// Those of the chunks of `core`, out of consecutive `chunks` in document order; nothing stands near that is `shown` already.
+    fn of<'c>(
+        weighed: &Weighed<'_>,
+        chunks: impl Iterator<Item = &'c ChunkInfo>,
+        core: &[ChunkId],
+        shown: &[ChunkId],
+    ) -> Self {
+        let is_core = |info: Option<&&ChunkInfo>| info.is_some_and(|info| core.contains(&info.id));
+        let chunks: Vec<&ChunkInfo> = chunks.collect();
+        let (mut within, mut beyond) = (HashSet::new(), HashSet::new());
+        for (at, info) in chunks.iter().enumerate() {
+            if is_core(Some(info)) {
+                within.extend(info.tokens.iter().copied());
+            } else if !shown.contains(&info.id) {
+                let border = info.tokens.len().min(BORDER_TOKENS);
+                if is_core(at.checked_sub(1).and_then(|before| chunks.get(before))) {
+                    beyond.extend(&info.tokens[..border]);
+                }
+                if is_core(chunks.get(at + 1)) {
+                    beyond.extend(&info.tokens[info.tokens.len() - border..]);
+                }
+            }
+        }
+        let own = weighed.within_or_across(&within, &beyond);
+        Self { own, near: weighed.within(&within.union(&beyond).copied().collect()) }
+    }
+}
+
+/// The words of chunks that may be shown.
+struct Candidates(HashMap<ChunkId, Words>);
+
+impl Candidates {
     fn of<'c>(
         recall: &dyn Recall,
         weighed: &Weighed<'_>,
         chunks: impl Iterator<Item = &'c (ChunkId, f32)>,
+        shown: &[ChunkId],
     ) -> Result<Self> {
         let chunks: Vec<ChunkId> = chunks.map(|(chunk, _)| *chunk).collect::<BTreeSet<_>>().into_iter().collect();
         let around = recall.neighbours(&chunks, 1, 1)?;
@@ -244,43 +288,15 @@ impl Words {
             recall.describe(&all)?.into_iter().map(|info| (info.id, info)).collect();
         let words = chunks.into_iter().zip(around).map(|(chunk, around)| {
             let around = around.iter().filter_map(|id| infos.get(id));
-            (chunk, words_of(weighed, around, &[chunk]))
+            (chunk, Words::of(weighed, around, &[chunk], shown))
         });
         Ok(Self(words.collect()))
     }
 
     /// The first of these chunks whose words are as they should be.
-    fn first_that(
-        &self,
-        chunks: &[(ChunkId, f32)],
-        is_right: impl Fn(&BTreeSet<usize>) -> bool,
-    ) -> Option<(ChunkId, f32)> {
+    fn first_that(&self, chunks: &[(ChunkId, f32)], is_right: impl Fn(&Words) -> bool) -> Option<(ChunkId, f32)> {
         chunks.iter().find(|(chunk, _)| self.0.get(chunk).is_some_and(&is_right)).copied()
     }
-}
-
-/// The words of a question that chunks of `core` have, or that stand across a border of theirs; `chunks` are consecutive, in document order.
-fn words_of<'c>(
-    weighed: &Weighed<'_>,
-    chunks: impl Iterator<Item = &'c ChunkInfo>,
-    core: &[ChunkId],
-) -> BTreeSet<usize> {
-    let is_core = |info: Option<&&ChunkInfo>| info.is_some_and(|info| core.contains(&info.id));
-    let chunks: Vec<&ChunkInfo> = chunks.collect();
-    let (mut within, mut bordered) = (HashSet::new(), HashSet::new());
-    for (at, info) in chunks.iter().enumerate() {
-        let border = info.tokens.len().min(BORDER_TOKENS);
-        if is_core(Some(info)) {
-            within.extend(info.tokens.iter().copied());
-        }
-        if is_core(at.checked_sub(1).and_then(|before| chunks.get(before))) {
-            bordered.extend(&info.tokens[..border]);
-        }
-        if is_core(chunks.get(at + 1)) {
-            bordered.extend(&info.tokens[info.tokens.len() - border..]);
-        }
-    }
-    weighed.within_or_across(&within, &bordered)
 }
 
 /// Tokens of a memory at most.

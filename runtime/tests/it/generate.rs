@@ -43,7 +43,7 @@ fn run(prompt: &str, options: GenerateOptions) -> Outcome {
     loop {
         match generation.step().unwrap() {
             GenerateStep::Prefill { done, .. } => prefills.push(done),
-            GenerateStep::Token { id, text, masses } => {
+            GenerateStep::Token { id, text, masses, .. } => {
                 ids.push(id);
                 pieces.push(text);
                 masses_seen += usize::from(!masses.is_empty());

@@ -77,8 +77,14 @@ pub(super) async fn start(
         outcome: None,
     };
     let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
-    let teller =
-        Teller { parts: Arc::clone(parts), recalled, answers, total: Masses::default(), passages: HashMap::new() };
+    let teller = Teller {
+        parts: Arc::clone(parts),
+        recalled,
+        answers,
+        total: Masses::default(),
+        answering: Masses::default(),
+        passages: HashMap::new(),
+    };
     parts.common.life.streams.spawn(run(Arc::clone(parts), job, made, teller).in_current_span());
     Ok(ReceiverStream::new(stream))
 }
@@ -149,7 +155,7 @@ fn sampling(options: &v1::SamplingOptions) -> SamplingOptions {
 
 /// What the job makes.
 enum Made {
-    Token { id: u32, text: String, masses: Vec<(ChunkId, f32)> },
+    Token { id: u32, text: String, masses: Vec<(ChunkId, f32)>, is_asked: bool },
     End { text: String, finish: v1::GenerateFinish },
 }
 
@@ -215,11 +221,11 @@ impl GenerateJob {
                 self.prefill += took;
                 None
             }
-            GenerateStep::Token { id, text, mut masses } => {
+            GenerateStep::Token { id, text, mut masses, is_asked } => {
                 self.decode += took;
                 // What went to the prompt is not cited, wherever it was kept.
                 masses.retain(|(chunk, _)| !Overflow::holds(*chunk));
-                Some(Made::Token { id, text, masses })
+                Some(Made::Token { id, text, masses, is_asked })
             }
             GenerateStep::Finished { reason, text, prompt_tokens, generated_tokens } => {
                 self.decode += took;
@@ -305,6 +311,8 @@ struct Teller {
     answers: Sender<Answer>,
     /// Attention of the whole answer.
     total: Masses,
+    /// Of the tokens that say more than the question does.
+    answering: Masses,
     /// Passages that were cited already.
     passages: HashMap<ChunkId, v1::Chunk>,
 }
@@ -335,11 +343,14 @@ impl Teller {
         let mut masses = Masses::default();
         for made in batch {
             match made {
-                Made::Token { id, text, masses: of_token } => {
+                Made::Token { id, text, masses: of_token, is_asked } => {
                     message.text.push_str(&text);
                     message.token_ids.push(id);
                     masses.add(&of_token);
                     self.total.add(&of_token);
+                    if !is_asked {
+                        self.answering.add(&of_token);
+                    }
                 }
                 Made::End { text, finish } => {
                     message.text.push_str(&text);
@@ -349,7 +360,8 @@ impl Teller {
         }
         message.citations = self.cite(masses.heaviest(CITATIONS_MAX)).await?;
         if let Some(finish) = &mut message.finish {
-            finish.citations = self.cite(self.total.heaviest(FINAL_CITATIONS_MAX)).await?;
+            let masses = if self.answering.is_empty() { &self.total } else { &self.answering };
+            finish.citations = self.cite(masses.heaviest(FINAL_CITATIONS_MAX)).await?;
             if let (Some(usage), Some(recalled)) = (&mut finish.usage, &self.recalled) {
                 recalled.note(finish.passages.iter().map(|chunk| ChunkId(chunk.chunk_id)));
                 usage.recalled_chunks = recalled.count() as u32;
