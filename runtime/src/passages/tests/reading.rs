@@ -303,6 +303,27 @@ fn memory_that_has_nothing_to_say_is_left_out() {
 }
 
 #[test]
+fn what_repeats_the_question_says_little_about_the_answer() {
+    let model = model_of_sentences("llama");
+    let profile = Profile { neighbours: 1, ..by_words(&model) };
+    let shelf = four_sentences(&model, &profile, &[]);
+    let prompt = Prompt { before: vec![5, 6], after: vec![15, 16, 50], question: 0..2, without: None };
+    let reader = PassageReader::new(&model, prompt.clone(), from(&shelf, &profile, &reread()), 500, false).unwrap();
+    // Words of the question, a word after it, another, and a full stop.
+    assert_eq!([15, 16, 50, 20, 63].map(|token| reader.asks(token)), [true, true, false, false, true]);
+    let memory = MemoryFrom::Passages(from(&shelf, &profile, &reread()));
+    let options = GenerateOptions { max_tokens: 8, memory, ..GenerateOptions::default() };
+    let mut generation = Generation::new(Arc::clone(&model), prompt, options).unwrap();
+    loop {
+        match generation.step().unwrap() {
+            GenerateStep::Token { id, is_asked, .. } => assert_eq!(is_asked, [15, 16, 63].contains(&id), "{id}"),
+            GenerateStep::Finished { .. } => break,
+            GenerateStep::Prefill { .. } => {}
+        }
+    }
+}
+
+#[test]
 fn what_does_not_fit_does_not_speak() {
     let model = model_of_sentences("llama");
     let profile = Profile { neighbours: 1, ..by_words(&model) };

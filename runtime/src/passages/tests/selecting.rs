@@ -161,6 +161,27 @@ fn a_passage_with_the_same_words_is_shown_too() {
 }
 
 #[test]
+fn a_statement_that_goes_on_in_the_next_chunk_is_shown_too() {
+    let found = |next: &[u32]| {
+        let mut chunks = vec![vec![vec![0.0, 0.0]]; 100];
+        chunks[2] = vec![vec![9.0, 0.0]];
+        let mut shelf = Shelf::by_hand(&[(0, 0)], 2, &chunks);
+        for (chunk, tokens) in [(2, &[20, 21, 22][..]), (7, &[20, 21]), (8, next)] {
+            shelf.infos[chunk].tokens = tokens.to_vec();
+        }
+        let profile = Profile { neighbours: 1, lexical_weight: 0.01, ..one_head(&shelf) };
+        let terms = [20, 21, 22].map(|term| vec![term]);
+        let selection =
+            Selection { queries: &[1.0, 0.0], words: &[], terms: &terms, term_words: &words_of(&terms), group: GROUP };
+        let passages = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap().passages;
+        passages.iter().map(|passage| passage.found.0).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&[3]), [2], "two of three words");
+    assert_eq!(found(&[22, 3]), [2, 7], "it goes on");
+    assert_eq!(found(&[[3; 16].as_slice(), &[22]].concat()), [2], "too far away");
+}
+
+#[test]
 fn a_further_passage_adds_words() {
     let both = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
     assert_eq!(with_words(&[20, 21], &[22, 23], &[20, 21, 22, 23], &both), [2, 3]);
