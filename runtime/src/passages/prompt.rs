@@ -72,8 +72,8 @@ impl Prompt {
             .tokenizer()
             .encode(format!("{SEPARATOR}{after}"), false)
             .map_err(|error| Error::Tokenizer { why: error.to_string() })?;
-        let end = SEPARATOR.len() + content.len();
-        let begin = SEPARATOR.len() + question_start(content);
+        let question = question_in(content);
+        let (begin, end) = (SEPARATOR.len() + question.start, SEPARATOR.len() + question.end);
         let asks = |(start, stop): &(usize, usize)| *start < end && *stop > begin;
         let question = encoding.get_offsets().iter().take_while(|(start, _)| *start < end).count();
         let skipped = encoding.get_offsets().iter().take_while(|offsets| !asks(offsets)).count();
@@ -103,12 +103,18 @@ impl Prompt {
     }
 }
 
-/// Where a message begins to ask: its last line if it is long, since what stands before is then what is asked about.
-fn question_start(content: &str) -> usize {
+/// What of a message asks: its last line if it is long, since what stands before is then what is asked about, and up to its last question mark,
+/// since the little that stands behind says how to answer.
+fn question_in(content: &str) -> Range<usize> {
     const LONG_BYTES: usize = 600;
     const QUESTION_BYTES: usize = 8;
+    const MANNER_BYTES: usize = 120;
+    const QUESTION_MARKS: [char; 4] = ['?', '\u{FF1F}', '\u{61F}', '\u{37E}'];
     let line = content.rfind('\n').map_or(0, |at| at + 1);
-    if content.len() > LONG_BYTES && content.len() - line >= QUESTION_BYTES { line } else { 0 }
+    let start = if content.len() > LONG_BYTES && content.len() - line >= QUESTION_BYTES { line } else { 0 };
+    let mark = content.char_indices().rfind(|(at, c)| *at >= start + QUESTION_BYTES && QUESTION_MARKS.contains(c));
+    let end = mark.map(|(at, c)| at + c.len_utf8()).filter(|end| content.len() - end <= MANNER_BYTES);
+    start..end.unwrap_or(content.len())
 }
 
 /// Tokenizes a text for the model. Special tokens are added as the tokenizer wants, unless the text begins with the

@@ -116,6 +116,18 @@ fn templates_may_trim_what_is_said() {
 }
 
 #[test]
+fn how_to_answer_is_not_asked() {
+    let model = chatty(PLAIN, true);
+    let asked = |content: &str| question(&model, &Prompt::chat(&model, &[say("user", content)], true).unwrap());
+    assert_eq!(asked("Where is Mary? Answer with one word."), "Where is Mary?");
+    assert_eq!(asked("Where is Mary? And who is with her? Be brief."), "Where is Mary? And who is with her?");
+    assert_eq!(asked("Mary is away. Where is she?"), "Mary is away. Where is she?");
+    assert_eq!(asked("What? Tell me of Mary."), "What? Tell me of Mary.", "too little to ask");
+    let long = format!("Where is Mary? {}", "She left the house. ".repeat(10));
+    assert_eq!(asked(&long), long.trim_end(), "too much to say how");
+}
+
+#[test]
 fn an_empty_question_asks_nothing() {
     let model = chatty(PLAIN, true);
     for empty in ["", " ", "\n"] {
