@@ -166,11 +166,6 @@ impl Masses {
         }
     }
 
-    /// Whether no chunk got any.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.total.values().all(|mass| *mass <= 0.0)
-    }
-
     /// The `most` heaviest chunks with their mean weight over tokens, descending; equal ones by identifier.
     pub(crate) fn heaviest(&self, most: usize) -> Vec<(ChunkId, f32)> {
         let tokens = self.tokens.max(1) as f64;

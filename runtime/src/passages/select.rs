@@ -5,7 +5,8 @@
 //! that several heads agree on comes before one that a single head is sure of. Likeness of words (BM25, relative to the best) is
 //! one more factor. Further passages are those that cover what the tokens ask for beyond the passages before them: a question
 //! about two things gets a passage for each, and a question about one is not shown things that merely look like it. A passage that has the
-//! words of the first is shown too: it may say something later about the same.
+//! words of the first is shown too: it may say something later about the same; and so is, before all others, one that shares as much with the question and
+//! adds words, whatever attention it gets.
 //!
 //! The mean query is subtracted because it points at what every query attends to (the first tokens of a document); a mean of
 //! keys needs no subtraction, it changes no rank.

@@ -360,8 +360,11 @@ impl Teller {
         }
         message.citations = self.cite(masses.heaviest(CITATIONS_MAX)).await?;
         if let Some(finish) = &mut message.finish {
-            let masses = if self.answering.is_empty() { &self.total } else { &self.answering };
-            finish.citations = self.cite(masses.heaviest(FINAL_CITATIONS_MAX)).await?;
+            let mut heaviest = self.answering.heaviest(FINAL_CITATIONS_MAX);
+            if heaviest.is_empty() {
+                heaviest = self.total.heaviest(FINAL_CITATIONS_MAX);
+            }
+            finish.citations = self.cite(heaviest).await?;
             if let (Some(usage), Some(recalled)) = (&mut finish.usage, &self.recalled) {
                 recalled.note(finish.passages.iter().map(|chunk| ChunkId(chunk.chunk_id)));
                 usage.recalled_chunks = recalled.count() as u32;
