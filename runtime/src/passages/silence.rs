@@ -17,6 +17,15 @@ const MORE_THAN_CHANCE: f64 = 0.9;
 /// (BEAM, 100K), which are long, the bound alone would leave 65 without memory, and so it leaves 7; of 100 general questions asked of each of these
 /// conversations it leaves 89 without.
 const WEIGHTY: f64 = 1.5;
+/// A memory of fewer chunks tells little about words. Its chunks are counted together with others as text of the language has them, where the
+/// name that five of twenty notes have is rare and the word "where", which none has, is not: with so many where it is empty, and with fewer
+/// the more it tells.
+const TELLING_CHUNKS: u64 = 256;
+const OTHER_CHUNKS: u64 = 640;
+/// How often the most frequent token occurs in a chunk of such text, and less often the others by their rank (Zipf 1935), for which their number
+/// in the vocabulary stands: what is merged first is most frequent. The numbers of bytes come before.
+const MOST_FREQUENT: f64 = 6.4;
+const BYTES: u32 = 256;
 /// Share of the weights of a question's words that is most of it.
 const MOST: f64 = 0.6;
 /// Where the tilt of the bound is looked for, and how often the range is cut to two thirds.
@@ -39,7 +48,13 @@ pub(super) struct Weighed<'a> {
 impl<'a> Weighed<'a> {
     /// Weighs words of terms of which `chunks_with` of `chunks` chunks have each; without these numbers words do not count.
     pub(super) fn new(terms: &'a [Vec<u32>], words: &'a [Vec<usize>], chunks_with: &[u64], chunks: u64) -> Self {
-        let piece = |place: &usize| chunks_with.get(*place).map_or(0.0, |with| term_weight(chunks, *with));
+        let others = OTHER_CHUNKS * TELLING_CHUNKS.saturating_sub(chunks) / TELLING_CHUNKS;
+        let weigh = |(with, term): (&u64, &Vec<u32>)| {
+            let others_with = (others as f64 * share_with(term)).round() as u64;
+            term_weight(chunks + others, with + others_with)
+        };
+        let pieces: Vec<f64> = chunks_with.iter().zip(terms).map(weigh).collect();
+        let piece = |place: &usize| pieces.get(*place).copied().unwrap_or_default();
         let weights = if chunks_with.is_empty() { &[][..] } else { words };
         let weights = weights.iter().map(|word| word.iter().map(piece).sum()).collect();
         Self { terms, words, weights, luck: (chunks.max(1) as f64).ln() }
@@ -103,6 +118,12 @@ impl<'a> Weighed<'a> {
         let shared = self.within(shown);
         self.is_more_than_chance(&shared, chunks) || self.weight(&shared) >= MOST * self.weights.iter().sum::<f64>()
     }
+}
+
+/// Share of the chunks of text of the language that have one of these tokens.
+fn share_with(tokens: &[u32]) -> f64 {
+    let expected: f64 = tokens.iter().map(|token| MOST_FREQUENT / f64::from(token.saturating_sub(BYTES).max(1))).sum();
+    1.0 - (-expected).exp()
 }
 
 /// The negative logarithm of a bound of the probability that words of these weights are shared that weigh so much together, in nats.
@@ -216,6 +237,24 @@ mod tests {
         // "Where is Mary?"
         assert!(says(&[3_000, 5_000, 800], &[1, 2]));
         assert!(!says(&[3_000, 5_000, 800], &[0, 1]));
+    }
+
+    #[test]
+    fn few_notes_do_not_make_a_name_common() {
+        // "Where does Anna live?", of twenty notes of which some are about Anna and none has the other words.
+        let terms = [vec![700], vec![1_500], vec![18_000], vec![3_000]];
+        let words = [vec![0], vec![1], vec![2], vec![3]];
+        let says = |anna: u64, shown: u32| {
+            let weighed = Weighed::new(&terms, &words, &[0, 0, anna, 0], 20);
+            weighed.says_something(&HashSet::from([shown]), 1)
+        };
+        assert!(says(2, 18_000) && says(5, 18_000));
+        assert!(!says(2, 1), "nothing of it");
+        // Common words alone say nothing there either: "What is the capital of Norway?"
+        let terms = [vec![600], vec![310], vec![260], vec![3_100], vec![280], vec![30_000]];
+        let words: Vec<Vec<usize>> = (0..6).map(|term| vec![term]).collect();
+        let weighed = Weighed::new(&terms, &words, &[0, 6, 9, 0, 5, 0], 20);
+        assert!(!weighed.says_something(&HashSet::from([310, 260, 280]), 1));
     }
 
     #[test]
