@@ -7,7 +7,9 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// The text given as a model is neither a folder, a GGUF file nor a hub identifier.
-    #[error("'{given}' is neither an existing folder or .gguf file nor a hub identifier of the form organisation/name")]
+    #[error(
+        "'{given}' is neither an existing folder or .gguf file nor the name of a model of the hub, ORG/NAME[:FILE][@REVISION]"
+    )]
     UnknownSource {
         /// The text as given.
         given: String,
@@ -151,7 +153,7 @@ pub enum Error {
     /// A model could not be fetched.
     #[error("model '{id}' could not be fetched: {why}; check the name and the network, or give a local folder")]
     Hub {
-        /// Hub identifier.
+        /// Name of the model.
         id: String,
         /// What happened.
         why: String,

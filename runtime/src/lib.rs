@@ -11,6 +11,7 @@
 //! | `rotary`, `position` | rotary position encoding and its scalings; sinusoidal tables and ALiBi's slopes |
 //! | `attention` | the [`Attention`] seam: [`FullAttention`], [`LocalAttention`], [`CaptureAttention`], [`RecallAttention`] over one backend |
 //! | `profile` | what is measured of a pretrained model: [`Profile`] |
+//! | `chat` | conversations in a model's own words: [`Conversation`], [`ChatTemplate`] |
 //! | `passages` | passages of memory chosen for a question and placed in a prompt: [`Prompt`], [`select`] |
 //! | `generate` | [`Generation`], [`Scoring`], the sampler, streaming text |
 //! | `engine` | [`Engine`]: a bounded queue of tasks that take turns |
@@ -34,7 +35,7 @@ pub use attention::{
     Attention, CaptureAttention, CaptureOptions, Captured, FullAttention, LayerContext, LocalAttention, LocalMask,
     MemoryParameters, PassageAttention, PositionScheme, RecallAttention, RecallFrom, RecallOptions, Stretch,
 };
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, Conversation, Message, ROLES, ToolCall};
 pub use config::{Architecture, Fusion, MemoryConfig, ModelConfig, PositionEncoding, RopeConfig, RopeScaling};
 pub use device::DeviceChoice;
 pub use engine::{Engine, EngineOptions, Task, Turn};
@@ -43,7 +44,8 @@ pub use generate::{
     Detokenizer, FinishReason, GenerateOptions, GenerateStep, Generation, MemoryFrom, SamplingOptions, ScoreStep,
     Scoring,
 };
-pub use model::{LoadOptions, Logits, Model, ModelSource, SequenceState};
+pub use jiff::civil::DateTime;
+pub use model::{HubName, LoadOptions, Logits, Model, ModelInfo, ModelSource, SequenceState, hub};
 pub use passages::{
     Cut, NEIGHBOURS_MAX, PASSAGES_MAX, Passage, PassageOptions, PassagesFrom, Prompt, Selected, Selection, select,
     split_chat, split_text,

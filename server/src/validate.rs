@@ -28,6 +28,8 @@ const PAGE_MAX: u32 = 1000;
 /// Items of a page when the caller leaves it open.
 const PAGE_DEFAULT: u32 = 100;
 /// Stop strings, and bytes of each.
+/// Most tools, documents, and calls of one message.
+const TOOLS_MAX: usize = 128;
 const STOPS_MAX: usize = 16;
 const STOP_BYTES_MAX: usize = 256;
 /// Bytes of a memory's description.
@@ -294,11 +296,24 @@ pub(crate) fn generate(request: &v1::GenerateRequest) -> Result<(), Status> {
         _ => {}
     }
     for message in &request.messages {
-        let fine = matches!(message.role.as_str(), "system" | "user" | "assistant");
+        let fine = mnemon_runtime::ROLES.contains(&message.role.as_str());
         checks.require(fine, "messages.role", || {
-            format!("'{}'; system, user or assistant is accepted", shown(&message.role))
+            format!("'{}'; one of {} is accepted", shown(&message.role), mnemon_runtime::ROLES.join(", "))
+        });
+        let calls = message.tool_calls.len();
+        checks.require(calls <= TOOLS_MAX, "messages.tool_calls", || {
+            format!("{calls} in one message; at most {TOOLS_MAX} are accepted")
         });
     }
+    for (field, count) in [("tools", request.tools.len()), ("documents", request.documents.len())] {
+        checks.require(count <= TOOLS_MAX, field, || format!("{count}; at most {TOOLS_MAX} are accepted"));
+        let fine = count == 0 || !request.messages.is_empty();
+        checks.require(fine, field, || "they belong to a conversation; give messages instead of a prompt".into());
+    }
+    let fine = request.template_variables.is_empty() || !request.messages.is_empty();
+    checks.require(fine, "template_variables", || "a prompt has no template; give messages instead".into());
+    let fine = !request.control_tokens || request.messages.is_empty();
+    checks.require(fine, "control_tokens", || "the text of messages has none; give a prompt instead".into());
     checks.memory_options(request.memory.as_ref().unwrap_or(&v1::MemoryOptions::default()));
     let max_tokens = request.max_tokens.unwrap_or(1);
     checks.require((1..=GENERATED_TOKENS_MAX).contains(&max_tokens), "max_tokens", || {
@@ -383,6 +398,28 @@ mod tests {
             "stop",
         ];
         assert_eq!(fields(generate(&request)), expected);
+    }
+
+    #[test]
+    fn what_belongs_to_a_conversation_is_told_from_what_belongs_to_a_prompt() {
+        let memory = Some(v1::MemoryOptions { recall_off: true, ..Default::default() });
+        let prompt = v1::GenerateRequest {
+            prompt: "text".into(),
+            memory,
+            tools: vec!["{}".into()],
+            documents: vec![v1::ChatDocument::default()],
+            template_variables: "{}".into(),
+            control_tokens: true,
+            ..Default::default()
+        };
+        assert_eq!(fields(generate(&prompt)), ["tools", "documents", "template_variables"]);
+        let message = v1::ChatMessage {
+            role: "<|im_end|>".into(),
+            tool_calls: vec![v1::ToolCall::default(); TOOLS_MAX + 1],
+            ..Default::default()
+        };
+        let chat = v1::GenerateRequest { prompt: String::new(), messages: vec![message], ..prompt };
+        assert_eq!(fields(generate(&chat)), ["messages.role", "messages.tool_calls", "control_tokens"]);
     }
 
     #[test]

@@ -281,7 +281,8 @@ impl<'a> Asker<'a> {
             ..v1::GenerateRequest::default()
         };
         if self.has_chat_template {
-            let message = v1::ChatMessage { role: "user".into(), content: text.to_owned() };
+            let message =
+                v1::ChatMessage { role: "user".into(), content: text.to_owned(), ..v1::ChatMessage::default() };
             v1::GenerateRequest { messages: vec![message], ..common }
         } else {
             let prompt = PLAIN.replace("{prompt}", &plain.replace("{question}", text));
@@ -304,7 +305,7 @@ fn prompt_window(arguments: &AskArguments) -> u32 {
 /// Whether a request with messages is answered.
 async fn has_chat_template(host: &Host) -> Result<bool> {
     let request = v1::GenerateRequest {
-        messages: vec![v1::ChatMessage { role: "user".into(), content: "Hello".into() }],
+        messages: vec![v1::ChatMessage { role: "user".into(), content: "Hello".into(), ..v1::ChatMessage::default() }],
         memory: Some(v1::MemoryOptions { recall_off: true, ..v1::MemoryOptions::default() }),
         max_tokens: Some(1),
         ..v1::GenerateRequest::default()

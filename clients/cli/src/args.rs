@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use mnemon_runtime::HubName;
 
 use crate::exit::EXIT_CODES;
 use crate::limits::{parse_bytes, parse_tokens, parse_ttl};
@@ -119,8 +120,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 
-    /// Folder of a model in the Hugging Face layout, a GGUF file, or an id on the hub. [default: the built-in model]
-    #[arg(long, value_name = "DIR|FILE.gguf|HUB_ID")]
+    /// Folder of a model in the Hugging Face layout, a GGUF file, or the name of a model of the hub. [default: the built-in model]
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) model: Option<String>,
 
     /// auto, cpu or cuda:N. [default: auto]
@@ -529,6 +530,9 @@ pub(crate) struct Generate {
     /// Give the prompt to the model as a message of a conversation, if it has a chat template.
     #[arg(long)]
     pub(crate) chat: bool,
+    /// Let control tokens that the prompt spells count, as in a rendered chat template; they are text otherwise.
+    #[arg(long, conflicts_with = "chat")]
+    pub(crate) control_tokens: bool,
     /// Tokens to generate at most.
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_tokens: u32,
@@ -587,8 +591,8 @@ Examples:
   mnemon model profile SmolLM2-135M-Instruct.gguf
   mnemon model profile ./qwen3-0.6b --output qwen3.json   then: mnemon serve --model ./qwen3-0.6b --profile qwen3.json")]
     Profile {
-        /// Folder of a model in the Hugging Face layout, a GGUF file, or an id on the hub.
-        #[arg(value_name = "DIR|FILE.gguf|HUB_ID")]
+        /// Folder of a model in the Hugging Face layout, a GGUF file, or the name of a model of the hub.
+        #[arg(value_name = "DIR|FILE.gguf|ORG/NAME")]
         model: String,
         /// File to write. [default: MODEL.profile.json in this folder]
         #[arg(long, value_name = "FILE")]
@@ -599,6 +603,32 @@ Examples:
         /// auto, cpu or cuda:N.
         #[arg(long, value_name = "DEVICE", default_value = "auto")]
         device: String,
+    },
+    /// Download a model from the Hugging Face hub into its usual cache (HF_HOME), at one commit, and verify each file. What was
+    /// cut goes on where it ended.
+    #[command(after_long_help = "\
+Examples:
+  mnemon model pull HuggingFaceTB/SmolLM2-135M-Instruct           safetensors
+  mnemon model pull Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M        one GGUF file of many
+  mnemon model pull HuggingFaceTB/SmolLM2-135M-Instruct@v1.0      a branch, tag or commit")]
+    Pull {
+        /// Name of the model; FILE: a GGUF file, or a part of its name that no other has.
+        #[arg(value_name = "ORG/NAME[:FILE][@REVISION]")]
+        model: HubName,
+    },
+    /// List the models that were downloaded, by the names that `--model` takes.
+    List,
+    /// Show what a model is, without loading it.
+    Show {
+        /// Folder of a model in the Hugging Face layout, a GGUF file, or the name of one that was downloaded.
+        #[arg(value_name = "DIR|FILE.gguf|ORG/NAME[:FILE]")]
+        model: String,
+    },
+    /// Delete a downloaded model, with all its files and revisions.
+    Remove {
+        /// Name of the model.
+        #[arg(value_name = "ORG/NAME")]
+        model: HubName,
     },
 }
 
@@ -660,8 +690,8 @@ pub(crate) struct Demo {
     /// Seed of the generated history.
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Model to use: a folder in the Hugging Face layout, a GGUF file, or an id on the hub. Without it: the built-in model.
-    #[arg(long, value_name = "DIR|FILE.gguf|HUB_ID")]
+    /// Model to use: a folder in the Hugging Face layout, a GGUF file, or the name of a model of the hub. Without it: the built-in model.
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub(crate) model: Option<String>,
     /// Profile of a pretrained model (mnemon model profile makes one). Without it the model is measured first.
     #[arg(long, value_name = "FILE", requires = "model")]

@@ -15,7 +15,9 @@ mod trials;
 use std::sync::Arc;
 
 use mnemon_memory_store::{EntryPolicy, KvDtype, KvGeometry, Memory, Recall, Snapshot};
-use mnemon_runtime::{Extents, Measured, Message, Model, PROFILE_VERSION, Profile, Prompt, RecallMode};
+use mnemon_runtime::{
+    Conversation, DateTime, Extents, Measured, Message, Model, PROFILE_VERSION, Profile, Prompt, RecallMode,
+};
 
 use self::text::{Fact, ProbeText};
 use crate::Result;
@@ -145,15 +147,17 @@ fn chunks_of(memory: &Memory, fact: &Fact) -> Result<Vec<mnemon_memory_store::Ch
 
 /// The question as a user would ask it, with a place for passages.
 fn ask(model: &Model, question: &str, for_passages: bool) -> Result<Prompt> {
-    if model.chat_template().is_some() {
-        let message = Message { role: "user".into(), content: question.to_owned() };
-        match Prompt::chat(model, &[message], for_passages) {
+    if model.chat_template().is_ok() {
+        // The same at any time.
+        let then = DateTime::constant(2026, 1, 1, 0, 0, 0, 0);
+        let conversation = Conversation::new(vec![Message::new("user", question)], then);
+        match Prompt::chat(model, &conversation, for_passages) {
             // A template that does not take a single question is not used for one.
             Err(mnemon_runtime::Error::ChatTemplate { .. }) => {}
             prompt => return Ok(prompt?),
         }
     }
-    Ok(Prompt::text(model, &format!("\nQuestion: {question}\nAnswer:"))?)
+    Ok(Prompt::text(model, &format!("\nQuestion: {question}\nAnswer:"), false)?)
 }
 
 impl Probed {

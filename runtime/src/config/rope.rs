@@ -6,8 +6,24 @@ use super::{RopeConfig, RopeScaling, invalid, parse::Raw};
 use crate::Result;
 
 pub(super) fn parse(raw: &Raw, max_position_embeddings: usize) -> Result<RopeConfig> {
+    let given = |settings: &Option<Value>| settings.as_ref().is_some_and(|settings| !settings.is_null());
+    let of = |settings: &Option<Value>| of(raw, settings.as_ref(), max_position_embeddings);
+    if !given(&raw.rope_parameters) {
+        return of(&raw.rope_scaling);
+    }
+    let parameters = of(&raw.rope_parameters)?;
+    if raw.rope_theta.is_some_and(|theta| theta.to_bits() != parameters.theta.to_bits()) {
+        return invalid("rope_theta", "rope_parameters has another; remove the one that is wrong");
+    }
+    if given(&raw.rope_scaling) && of(&raw.rope_scaling)?.scaling != parameters.scaling {
+        return invalid("rope_scaling", "rope_parameters says something else; remove the one that is wrong");
+    }
+    Ok(parameters)
+}
+
+fn of(raw: &Raw, settings: Option<&Value>, max_position_embeddings: usize) -> Result<RopeConfig> {
     let empty = Map::new();
-    let settings = match raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref()) {
+    let settings = match settings {
         None | Some(Value::Null) => &empty,
         Some(Value::Object(settings)) => settings,
         Some(other) => return invalid("rope_parameters", format!("{other}; an object is needed")),

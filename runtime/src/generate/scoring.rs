@@ -62,7 +62,7 @@ impl Scoring {
     ) -> Result<Self> {
         let encoding = encode(&model, &[context, text].concat())?;
         let special = encoding.get_special_tokens_mask();
-        // What the tokenizer put around the text is not part of it. A text that spells a special token is.
+        // What the tokenizer put around the text is not part of it.
         let added = |mask: &u32, offsets: &(usize, usize)| *mask == 1 && offsets.0 == offsets.1;
         let around: Vec<bool> = special.iter().zip(encoding.get_offsets()).map(|(m, o)| added(m, o)).collect();
         let before = around.iter().take_while(|&&added| added).count();

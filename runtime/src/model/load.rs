@@ -8,11 +8,12 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::{
-    LoadOptions, Model, ModelSource, adapter, fingerprint, folder::Folder, forward::Decoder, gguf::Gguf, hub,
-    weights::Weights,
+    LoadOptions, Model, ModelInfo, ModelSource, adapter, fingerprint, folder::Folder, forward::Decoder, gguf::Gguf,
+    hub, weights::Weights,
 };
 use crate::{
     ChatTemplate, Error, ModelConfig, PositionEncoding, Result, Rotary,
+    chat::{Shield, special_tokens},
     config::{memory, parse::token_ids},
     passages::Prefixes,
     position::alibi_slopes,
@@ -26,30 +27,33 @@ struct Opened {
     /// Text of `tokenizer.json`.
     tokenizer_text: String,
     tokenizer: Tokenizer,
-    chat_template: Option<ChatTemplate>,
+    chat_template: Option<Result<ChatTemplate>>,
 }
 
 pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model> {
     let device = options.device.open()?;
     let dtype = dtype(options, &device)?;
-    let opened = match source {
-        ModelSource::Directory(path) => {
-            if !path.is_dir() {
-                return Err(Error::MissingFile { path: path.clone(), advice: "give the folder of a model".into() });
-            }
-            from_folder(&Folder::Directory(path.clone()), folder_name(path), &device, dtype)?
-        }
-        ModelSource::Hub { id, revision } => {
-            from_folder(&Folder::Directory(hub::folder(id, revision.as_deref())?), id.clone(), &device, dtype)?
-        }
-        ModelSource::Gguf(path) => from_gguf(path, &device, dtype)?,
-        ModelSource::Embedded => from_folder(&Folder::Embedded, "mnemon-default".into(), &device, dtype)?,
-    };
+    let opened = open(source, &device, dtype)?;
     let Opened { name, mut config, mut weights, tokenizer_text, tokenizer, chat_template } = opened;
     if let Some(path) = &options.memory_adapter {
         adapter::apply(path, &mut weights, &mut config)?;
     }
     apply(&mut config, options)?;
+    let shield = Shield::new(&tokenizer)?;
+    let chat_template = match chat_template {
+        None => Err("the model has none; give a prompt instead of messages".to_owned()),
+        Some(Ok(template)) => {
+            config.eos_tokens.extend(template.end_of_answer(&tokenizer));
+            Ok(template)
+        }
+        // A prompt can be continued without it.
+        Some(Err(error)) => {
+            tracing::warn!(name, %error, "the chat template cannot be used: messages are refused");
+            Err(error.to_string())
+        }
+    };
+    config.eos_tokens.sort_unstable();
+    config.eos_tokens.dedup();
     let kv_heads = config.kv_heads as u32;
     let geometry = KvGeometry {
         layers: config.memory.layers.clone(),
@@ -90,11 +94,41 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
         parameters,
         tokenizer,
         chat_template,
+        shield,
         device,
         rotary,
         slopes,
         decoder,
     })
+}
+
+/// Reads all of a model but its tensors.
+fn open(source: &ModelSource, device: &Device, dtype: DType) -> Result<Opened> {
+    match source {
+        ModelSource::Directory(path) => {
+            if !path.is_dir() {
+                return Err(Error::MissingFile { path: path.clone(), advice: "give the folder of a model".into() });
+            }
+            from_folder(&Folder::Directory(path.clone()), folder_name(path), device, dtype)
+        }
+        ModelSource::Hub(name) => match hub::source(name)? {
+            ModelSource::Directory(path) => from_folder(&Folder::Directory(path), name.id.clone(), device, dtype),
+            file => open(&file, device, dtype),
+        },
+        ModelSource::Gguf(path) => from_gguf(path, device, dtype),
+        ModelSource::Embedded => from_folder(&Folder::Embedded, "mnemon-default".into(), device, dtype),
+    }
+}
+
+/// What a model is, without its tensors.
+pub(super) fn inspect(source: &ModelSource) -> Result<ModelInfo> {
+    let Opened { name, config, chat_template, .. } = open(source, &Device::Cpu, DType::F32)?;
+    let chat_template = match chat_template {
+        None => None,
+        Some(Ok(_)) => Some(Ok(())),
+        Some(Err(error)) => Some(Err(error.to_string())),
+    };
+    Ok(ModelInfo { name, config, chat_template })
 }
 
 fn from_folder(folder: &Folder, name: String, device: &Device, dtype: DType) -> Result<Opened> {
@@ -105,11 +139,11 @@ fn from_folder(folder: &Folder, name: String, device: &Device, dtype: DType) -> 
     if let Some(generation) = json(folder, "generation_config.json")? {
         let more = token_ids("eos_token_id", generation.get("eos_token_id"))?;
         config.eos_tokens.extend(more);
-        config.eos_tokens.sort_unstable();
-        config.eos_tokens.dedup();
     }
     let settings = json(folder, "tokenizer_config.json")?;
-    let chat_template = ChatTemplate::find(folder.optional("chat_template.jinja")?, settings.as_ref())?;
+    let chat_template = ChatTemplate::find(folder.optional("chat_template.jinja")?, settings.as_ref());
+    let eos_token = settings.as_ref().and_then(|settings| special_tokens(settings).remove("eos_token"));
+    config.eos_tokens.extend(eos_token.and_then(|token| tokenizer.token_to_id(token.as_str()?)));
     Ok(Opened { name, config, weights, tokenizer_text, tokenizer, chat_template })
 }
 

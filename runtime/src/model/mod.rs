@@ -5,7 +5,7 @@ mod fingerprint;
 mod folder;
 mod forward;
 mod gguf;
-mod hub;
+pub mod hub;
 mod load;
 mod shard;
 mod weights;
@@ -18,8 +18,10 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use mnemon_memory_store::{EntryPolicy, Fingerprint, KeyHead, KvDtype, KvGeometry};
 
+pub use self::hub::HubName;
 use crate::{
     ChatTemplate, DeviceChoice, Error, ModelConfig, Result, Rotary,
+    chat::Shield,
     passages::{Prefixes, Terms},
     profile::{Profile, RecallMode},
 };
@@ -30,12 +32,7 @@ pub enum ModelSource {
     /// A folder in the layout of the Hugging Face hub.
     Directory(PathBuf),
     /// A model of the hub, from the usual cache if it is there.
-    Hub {
-        /// `organisation/name`.
-        id: String,
-        /// Branch, tag or commit; `main` when `None`.
-        revision: Option<String>,
-    },
+    Hub(HubName),
     /// A GGUF file.
     Gguf(PathBuf),
     /// The default model, built into the program.
@@ -43,8 +40,7 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// An existing folder, a `.gguf` file (or a folder with nothing else of a model than one), or else a hub identifier
-    /// `organisation/name`, with `@revision` if wanted.
+    /// An existing folder, a `.gguf` file (or a folder with nothing else of a model than one), or else a [name](HubName) of the hub.
     pub fn parse(text: &str) -> Result<Self> {
         let path = PathBuf::from(text);
         if path.is_dir() {
@@ -55,7 +51,6 @@ impl ModelSource {
         }
         match (gguf::is_named(&path), path.exists()) {
             (true, true) => return Ok(Self::Gguf(path)),
-            (true, false) => return Err(Error::MissingFile { path, advice: "give an existing .gguf file".into() }),
             (false, true) => {
                 return Err(Error::ForeignFile {
                     path,
@@ -63,22 +58,14 @@ impl ModelSource {
                     advice: "give the folder that holds config.json and the weights, or a .gguf file".into(),
                 });
             }
-            (false, false) => {}
+            (_, false) => {}
         }
-        let (id, revision) = match text.split_once('@') {
-            Some((id, revision)) => (id, Some(revision)),
-            None => (text, None),
-        };
-        let plain = |part: &str| {
-            let first = part.chars().next();
-            first.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')
-                && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        };
-        match id.split('/').collect::<Vec<_>>()[..] {
-            [organisation, name] if plain(organisation) && plain(name) && revision.is_none_or(|r| !r.is_empty()) => {
-                Ok(Self::Hub { id: id.into(), revision: revision.map(Into::into) })
+        match text.parse() {
+            Ok(name) => Ok(Self::Hub(name)),
+            Err(_) if gguf::is_named(&path) => {
+                Err(Error::MissingFile { path, advice: "give an existing .gguf file".into() })
             }
-            _ => Err(Error::UnknownSource { given: text.into() }),
+            Err(error) => Err(error),
         }
     }
 }
@@ -155,7 +142,9 @@ pub struct Model {
     prefixes: Prefixes,
     parameters: u64,
     tokenizer: tokenizers::Tokenizer,
-    chat_template: Option<ChatTemplate>,
+    /// Why not, if there is none that can be used.
+    chat_template: std::result::Result<ChatTemplate, String>,
+    shield: Shield,
     device: Device,
     rotary: Rotary,
     /// Slopes of the heads, `[n_heads]`, for ALiBi.
@@ -163,7 +152,23 @@ pub struct Model {
     decoder: forward::Decoder,
 }
 
+/// What a model is, told without loading it.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// As of [`Model::name`].
+    pub name: String,
+    /// Sizes and switches.
+    pub config: ModelConfig,
+    /// Whether its chat template can be used, or why not; `None` if it has none.
+    pub chat_template: Option<std::result::Result<(), String>>,
+}
+
 impl Model {
+    /// What a model is; its tensors are not read.
+    pub fn inspect(source: &ModelSource) -> Result<ModelInfo> {
+        load::inspect(source)
+    }
+
     /// Loads a model; the fingerprint is computed on the way.
     pub fn load(source: &ModelSource, options: &LoadOptions) -> Result<Self> {
         load::load(source, options)
@@ -258,9 +263,21 @@ impl Model {
         &self.tokenizer
     }
 
-    /// The chat template, if the model has one.
-    pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.chat_template.as_ref()
+    /// The chat template.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] if the model has none, or one that cannot be used.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.chat_template.as_ref().map_err(|why| Error::ChatTemplate { why: why.clone() })
+    }
+
+    /// Tokens of a text as a document has them: control tokens that it spells are text. With what the tokenizer puts around a text.
+    pub fn encode(&self, text: &str) -> Result<tokenizers::Encoding> {
+        self.shield.encode_text(&self.tokenizer, text, true)
+    }
+
+    pub(crate) fn shield(&self) -> &Shield {
+        &self.shield
     }
 
     /// Where it computes.

@@ -4,14 +4,12 @@ use std::ops::Range;
 
 use tokenizers::Encoding;
 
-use crate::{Error, Message, Model, Result};
+use crate::{Conversation, Error, Model, Result, chat::PLACE};
 
 /// What the model is told before the passages.
 const INTRODUCTION: &str = "Read these passages and answer the question from them.\n\n";
 /// What stands between the passages and the question.
 const SEPARATOR: &str = "\n\nQuestion: ";
-/// Where the passages go, while a template is rendered. Private use; taken out of what users write.
-const MARK: &str = "\u{F8FE}mnemon\u{F8FE}";
 
 /// A prompt in tokens, with a place for passages.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +25,15 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// A text to continue; passages stand before all of it but the token that begins a sequence.
-    pub fn text(model: &Model, text: &str) -> Result<Self> {
-        let mut after = encode(model, text)?.get_ids().to_vec();
+    /// A text to continue; passages stand before all of it but the token that begins a sequence. Control tokens that it spells are text
+    /// unless they are allowed.
+    pub fn text(model: &Model, text: &str, control_tokens: bool) -> Result<Self> {
+        let encoding = if control_tokens { encode_with_control(model, text)? } else { encode(model, text)? };
+        Self::of(model, encoding.get_ids().to_vec())
+    }
+
+    /// Tokens, with a place for passages before all but the one that begins a sequence.
+    fn of(model: &Model, mut after: Vec<u32>) -> Result<Self> {
         let begins = usize::from(model.config().bos_token.is_some_and(|bos| after.first() == Some(&bos)));
         let before = after.drain(..begins).collect();
         if after.is_empty() {
@@ -43,36 +47,27 @@ impl Prompt {
     /// the user, with an instruction before them; without, the conversation is as it is.
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] if the model has no template, or it does not show the last message of the user.
-    pub fn chat(model: &Model, messages: &[Message], for_passages: bool) -> Result<Self> {
-        let template = model.chat_template().ok_or_else(|| Error::ChatTemplate {
-            why: "the model has none; give a prompt instead of messages".into(),
-        })?;
-        let asked = messages.iter().rposition(|message| message.role == "user");
-        let (Some(asked), true) = (asked, for_passages) else {
-            return Self::text(model, &template.render(messages, true)?);
+    /// [`Error::ChatTemplate`] if the model has no template that can be used, or it does not show the last message of the user;
+    /// [`Error::Invalid`] for a role that is not known.
+    pub fn chat(model: &Model, conversation: &Conversation, for_passages: bool) -> Result<Self> {
+        let template = model.chat_template()?;
+        let shield = model.shield();
+        let encode = |text: &str| -> Result<Vec<u32>> {
+            Ok(shield.encode_rendered(model.tokenizer(), text)?.get_ids().to_vec())
         };
-        let without = Some(Self::text(model, &template.render(messages, true)?)?.tokens());
-        let mut messages = messages.to_vec();
-        for message in &mut messages {
-            message.content = message.content.replace(MARK, "");
-        }
-        let content = std::mem::take(&mut messages[asked].content);
-        let content = content.trim_end();
-        messages[asked].content = format!("{INTRODUCTION}{MARK}{content}");
-        let rendered = template.render(&messages, true)?;
-        let Some((before, after)) = rendered.split_once(MARK) else {
+        let asked = conversation.messages.iter().rposition(|message| message.role == "user");
+        let as_it_is = || Self::of(model, encode(&template.render(conversation, shield)?)?);
+        let (Some(asked), true) = (asked, for_passages) else { return as_it_is() };
+        let without = Some(as_it_is()?.tokens());
+        let (rendered, content) = template.render_with_place(conversation, shield, asked, INTRODUCTION)?;
+        let Some((before, after)) = rendered.split_once(PLACE) else {
             return Err(Error::ChatTemplate { why: "it leaves out the last message of the user".into() });
         };
         // A template may show a message twice; the passages stand in the first.
-        let after = after.replace(&format!("{INTRODUCTION}{MARK}"), "");
-        let before = encode(model, before)?.get_ids().to_vec();
-        // What follows begins no sequence.
-        let encoding = model
-            .tokenizer()
-            .encode(format!("{SEPARATOR}{after}"), false)
-            .map_err(|error| Error::Tokenizer { why: error.to_string() })?;
-        let question = question_in(content);
+        let after = after.replace(&format!("{INTRODUCTION}{PLACE}"), "");
+        let before = encode(before)?;
+        let encoding = shield.encode_rendered(model.tokenizer(), &format!("{SEPARATOR}{after}"))?;
+        let question = question_in(&content);
         let (begin, end) = (SEPARATOR.len() + question.start, SEPARATOR.len() + question.end);
         let asks = |(start, stop): &(usize, usize)| *start < end && *stop > begin;
         let question = encoding.get_offsets().iter().take_while(|(start, _)| *start < end).count();
@@ -117,9 +112,14 @@ fn question_in(content: &str) -> Range<usize> {
     start..end.unwrap_or(content.len())
 }
 
-/// Tokenizes a text for the model. Special tokens are added as the tokenizer wants, unless the text begins with the
-/// model's own first token already, as rendered chat templates do.
+/// Tokens of a text, with what the tokenizer puts around it; control tokens that it spells are text, as in documents.
 pub(crate) fn encode(model: &Model, text: &str) -> Result<Encoding> {
+    let encoding = model.encode(text)?;
+    if text.is_empty() || encoding.is_empty() { Err(Error::EmptyPrompt) } else { Ok(encoding) }
+}
+
+/// Tokens of a text that may spell control tokens. Where it begins with the token that begins a sequence, nothing is put around it.
+fn encode_with_control(model: &Model, text: &str) -> Result<Encoding> {
     let first = model.config().bos_token.and_then(|id| model.tokenizer().id_to_token(id));
     let begun = first.is_some_and(|first| !first.is_empty() && text.starts_with(&first));
     let encoding =

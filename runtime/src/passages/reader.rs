@@ -465,8 +465,9 @@ impl PassageReader {
     }
 
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.model.tokenizer().encode(text, false);
-        Ok(encoding.map_err(|error| Error::Tokenizer { why: error.to_string() })?.get_ids().to_vec())
+        // Dates and speakers are what users wrote.
+        let encoding = self.model.shield().encode_text(self.model.tokenizer(), text, false)?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     fn read_again(&mut self, index: usize) -> Result<()> {

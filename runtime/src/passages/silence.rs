@@ -23,7 +23,7 @@ const WEIGHTY: f64 = 1.5;
 const TELLING_CHUNKS: u64 = 256;
 const OTHER_CHUNKS: u64 = 640;
 /// How often the most frequent token occurs in a chunk of such text, and less often the others by their rank (Zipf 1935), for which their number
-/// in the vocabulary stands: what is merged first is most frequent. The numbers of bytes come before.
+/// in the vocabulary stands: what is merged first is most frequent. The numbers of bytes come before, and count nothing.
 const MOST_FREQUENT: f64 = 6.4;
 const BYTES: u32 = 256;
 /// Share of the weights of a question's words that is most of it.
@@ -122,7 +122,8 @@ impl<'a> Weighed<'a> {
 
 /// Share of the chunks of text of the language that have one of these tokens.
 fn share_with(tokens: &[u32]) -> f64 {
-    let expected: f64 = tokens.iter().map(|token| MOST_FREQUENT / f64::from(token.saturating_sub(BYTES).max(1))).sum();
+    let ranks = tokens.iter().filter_map(|token| token.checked_sub(BYTES));
+    let expected: f64 = ranks.map(|rank| MOST_FREQUENT / f64::from(rank + 1)).sum();
     1.0 - (-expected).exp()
 }
 

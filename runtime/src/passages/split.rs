@@ -1,7 +1,7 @@
 //! What of a prompt is kept in sight when it is longer than the context: its end, and the system's messages. The rest is for a memory.
 
 use super::encode;
-use crate::{Message, Model, Result};
+use crate::{Conversation, Message, Model, Result};
 
 /// The beginning of a text, and the end that is kept: about `keep_tokens` tokens of it, cut at a border of words where there is
 /// one nearby.
@@ -22,13 +22,17 @@ pub fn split_text(model: &Model, text: &str, keep_tokens: usize) -> Result<(Stri
 
 /// Earlier messages of a conversation as one text, and the messages that are kept: those of the system, and the latest of the
 /// others, about `keep_tokens` tokens of them. The last message is kept in any case, its end if it is longer.
-pub fn split_chat(model: &Model, messages: &[Message], keep_tokens: usize) -> Result<(String, Vec<Message>)> {
+pub fn split_chat(model: &Model, conversation: &Conversation, keep_tokens: usize) -> Result<(String, Vec<Message>)> {
+    let messages = &conversation.messages;
     let tokens = |text: &str| if text.is_empty() { Ok(0) } else { encode(model, text).map(|encoding| encoding.len()) };
     let contents: Vec<usize> = messages.iter().map(|message| tokens(&message.content)).collect::<Result<_>>()?;
     // The words of the template around each message count as well.
     let rendered = match model.chat_template() {
-        Some(template) => tokens(&template.render(messages, true)?)?,
-        None => 0,
+        Ok(template) => {
+            let rendered = template.render(conversation, model.shield())?;
+            model.shield().encode_rendered(model.tokenizer(), &rendered)?.len()
+        }
+        Err(_) => 0,
     };
     let around = rendered.saturating_sub(contents.iter().sum()) / messages.len().max(1);
     let mut left = keep_tokens;
@@ -57,7 +61,7 @@ pub fn split_chat(model: &Model, messages: &[Message], keep_tokens: usize) -> Re
         } else if index + 1 == messages.len() {
             let (beginning, end) = split_text(model, &message.content, left.max(1))?;
             earlier.push_str(&beginning);
-            kept.push(Message { role: message.role.clone(), content: end });
+            kept.push(Message { content: end, ..message.clone() });
         } else {
             earlier.extend([message.role.as_str(), ": ", message.content.as_str(), "\n\n"]);
         }

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use mnemon_runtime::{
     CaptureAttention, CaptureOptions, Detokenizer, Error, FinishReason, GenerateOptions, GenerateStep, Generation,
-    LocalMask, Logits, MemoryFrom, Message, Model, ModelSource, Prompt, RecallOptions, SamplingOptions, ScoreStep,
-    Scoring, SequenceState,
+    LocalMask, Logits, MemoryFrom, Model, ModelSource, Prompt, RecallOptions, SamplingOptions, ScoreStep, Scoring,
+    SequenceState,
 };
 
 use crate::common::{TestMemory, cpu};
@@ -34,7 +34,7 @@ impl Outcome {
 }
 
 fn begin(prompt: &str, options: GenerateOptions) -> Result<Generation, Error> {
-    Generation::new(model(), Prompt::text(&model(), prompt)?, options)
+    Generation::new(model(), Prompt::text(&model(), prompt, false)?, options)
 }
 
 fn run(prompt: &str, options: GenerateOptions) -> Outcome {
@@ -217,21 +217,4 @@ fn streaming_text_is_the_whole_text() {
         text.push_str(&stream.push(tokenizer, half).unwrap());
     }
     assert!(text.chars().count() > 50, "{text}");
-}
-
-#[test]
-fn chat_templates_render_as_in_transformers() {
-    let template = mnemon_runtime::ChatTemplate::new(
-        "{{ bos_token }}{% for message in messages %}\n    {% if message.role == 'system' %}{{ raise_exception('no') }}\
-         {% endif %}\n<|{{ message['role'] }}|>{{ message.content.strip() }}{{ eos_token }}\n{% endfor %}\n\
-         {% if add_generation_prompt %}<|assistant|>{% endif %}"
-            .into(),
-        "<s>".into(),
-        "</s>".into(),
-    )
-    .unwrap();
-    let message = |role: &str| Message { role: role.into(), content: " hello ".into() };
-    let text = template.render(&[message("user")], true).unwrap();
-    assert_eq!(text, "<s><|user|>hello</s>\n<|assistant|>");
-    assert!(template.render(&[message("system")], true).unwrap_err().to_string().contains("no"));
 }

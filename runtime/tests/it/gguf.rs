@@ -11,7 +11,8 @@ use std::{
 
 use candle_core::{DType, Device, Tensor, quantized::GgmlDType};
 use mnemon_runtime::{
-    Architecture, FullAttention, Logits, Message, Model, ModelSource, PositionEncoding, RopeScaling, SequenceState,
+    Architecture, Conversation, DateTime, FullAttention, Logits, Message, Model, ModelSource, PositionEncoding, Prompt,
+    RopeScaling, SequenceState,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -384,9 +385,10 @@ fn assert_golden(name: &str) -> Option<Model> {
 }
 
 fn rendered(model: &Model) -> String {
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-    let messages = [message("system", "Be brief."), message("user", "Hi")];
-    model.chat_template().unwrap().render(&messages, true).unwrap()
+    let messages = vec![Message::new("system", "Be brief."), Message::new("user", "Hi")];
+    let conversation = Conversation::new(messages, DateTime::constant(2026, 3, 5, 14, 7, 9, 0));
+    let prompt = Prompt::chat(model, &conversation, false).unwrap();
+    model.tokenizer().decode(&prompt.tokens(), false).unwrap()
 }
 
 const RENDERED: &str =

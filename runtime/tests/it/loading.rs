@@ -12,8 +12,8 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use mnemon_memory_store::{EntryPolicy, KvDtype};
 use mnemon_runtime::{
-    DeviceChoice, Error, FullAttention, LoadOptions, Logits, Model, ModelConfig, ModelSource, PositionEncoding,
-    RopeScaling, SequenceState,
+    DeviceChoice, Error, FullAttention, HubName, LoadOptions, Logits, Model, ModelConfig, ModelSource,
+    PositionEncoding, RopeScaling, SequenceState,
 };
 use serde_json::{Value, json};
 
@@ -289,7 +289,7 @@ fn configurations_out_of_bounds_are_refused() {
     let folder = folder("llama");
     let path = folder.path().join("config.json");
     let before = fs::read(&path).unwrap();
-    let cases: [(&str, Value, &str); 16] = [
+    let cases: [(&str, Value, &str); 18] = [
         ("num_hidden_layers", json!(4_000_000_000_u64), "num_hidden_layers"),
         ("vocab_size", json!(1_u64 << 60), "vocab_size"),
         ("hidden_size", json!(0), "hidden_size"),
@@ -303,6 +303,8 @@ fn configurations_out_of_bounds_are_refused() {
         ("rope_parameters", json!({"rope_type": "linear", "rope_theta": 1e4}), "factor"),
         ("rope_parameters", json!({"full_attention": {"rope_type": "default"}}), "different layers"),
         ("rope_parameters", json!({"rope_theta": -5}), "rope_theta"),
+        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "rope_parameters says something else"),
+        ("rope_theta", json!(5.0), "rope_parameters has another"),
         ("mnemon", json!({"memory_layers": [7]}), "memory_layers"),
         ("mnemon", json!({"entry_policy": "block_mean:0"}), "entry_policy"),
         ("mnemon", json!({"chunk_tokens": 1_000_000}), "chunk_tokens"),
@@ -397,10 +399,15 @@ fn sources_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     assert_eq!(ModelSource::parse(path).unwrap(), ModelSource::Directory(path.into()));
-    let hub = |id: &str, revision: Option<&str>| ModelSource::Hub { id: id.into(), revision: revision.map(Into::into) };
-    assert_eq!(ModelSource::parse("Qwen/Qwen3-0.6B").unwrap(), hub("Qwen/Qwen3-0.6B", None));
-    assert_eq!(ModelSource::parse("a/b@v1.0").unwrap(), hub("a/b", Some("v1.0")));
-    for bad in ["", "name", "a/b/c", "../x", "/no/such/folder", "a/b@", "a/ b"] {
+    let hub = |id: &str, file: Option<&str>, revision: Option<&str>| {
+        let [file, revision] = [file, revision].map(|part| part.map(Into::into));
+        ModelSource::Hub(HubName { id: id.into(), file, revision })
+    };
+    assert_eq!(ModelSource::parse("Qwen/Qwen3-0.6B").unwrap(), hub("Qwen/Qwen3-0.6B", None, None));
+    assert_eq!(ModelSource::parse("a/b@v1.0").unwrap(), hub("a/b", None, Some("v1.0")));
+    assert_eq!(ModelSource::parse("a/b:x-Q8_0.gguf").unwrap(), hub("a/b", Some("x-Q8_0.gguf"), None));
+    // `src` is a folder here.
+    for bad in ["", "name", "a/b/c", "../x", "/no/such/folder", "a/b@", "a/ b", "src/modl"] {
         assert!(matches!(ModelSource::parse(bad), Err(Error::UnknownSource { .. })), "{bad}");
     }
     for (text, choice) in [("auto", DeviceChoice::Auto), ("cpu", DeviceChoice::Cpu), ("cuda:3", DeviceChoice::Cuda(3))]
@@ -443,7 +450,7 @@ fn hub_models_come_from_the_cache_without_a_network() {
     };
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
         let incomplete = run();
-        assert!(incomplete.contains("could not be fetched") && incomplete.contains(name), "{incomplete}");
+        assert!(incomplete.contains("not in the cache"), "{incomplete}");
         fs::copy(from.path().join(name), snapshot.join(name)).unwrap();
     }
     assert!(run().contains("someone/tiny"));

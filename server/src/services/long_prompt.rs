@@ -36,20 +36,20 @@ pub(super) fn shorten(
     }
     let keep_tokens = context / 2;
     let earlier = match asked {
-        Asked::Text(text) => {
+        Asked::Text { text, .. } => {
             let (beginning, end) = split_text(model, text, keep_tokens).map_err(told)?;
             *text = end;
             beginning
         }
-        Asked::Chat(messages) => {
-            let (earlier, kept) = split_chat(model, messages, keep_tokens).map_err(told)?;
-            *messages = kept;
+        Asked::Chat(conversation) => {
+            let (earlier, kept) = split_chat(model, conversation, keep_tokens).map_err(told)?;
+            conversation.messages = kept;
             earlier
         }
     };
     if earlier.trim().is_empty() {
         let field = match asked {
-            Asked::Text(_) => "prompt",
+            Asked::Text { .. } => "prompt",
             Asked::Chat(_) => "messages",
         };
         let why = format!("{tokens} tokens that cannot be shortened, where {room} fit");

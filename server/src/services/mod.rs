@@ -123,11 +123,7 @@ fn check_tokens(model: &Model, text: &str, limit: u64) -> mnemon_runtime::Result
     if (text.len() as u64) <= limit {
         return Ok(());
     }
-    let encoding = model
-        .tokenizer()
-        .encode_fast(text, false)
-        .map_err(|error| mnemon_runtime::Error::Tokenizer { why: error.to_string() })?;
-    let tokens = encoding.len();
+    let tokens = model.encode(text)?.len();
     if tokens as u64 > limit {
         return Err(mnemon_runtime::Error::PromptTooLong { tokens, limit: limit as usize });
     }

@@ -62,7 +62,7 @@ impl RecallService for RecallCalls {
             prompt_tokens_max: limits.prompt_tokens.min(u64::from(u32::MAX)) as u32,
             device: device_name(model),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
-            answers_messages: model.chat_template().is_some(),
+            answers_messages: model.chat_template().is_ok(),
             uses_passages: model.profile().is_some(),
         }))
     }

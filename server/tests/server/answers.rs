@@ -170,7 +170,7 @@ async fn bad_generations_are_refused() {
         let request = v1::GenerateRequest { max_tokens: Some(max_tokens), ..request("text", from(&["m"])) };
         assert_status(&refused(client, request).await, Code::InvalidArgument, "1 to 8192", "max_tokens");
     }
-    let messages = vec![v1::ChatMessage { role: "user".into(), content: "hi".into() }];
+    let messages = vec![v1::ChatMessage { role: "user".into(), content: "hi".into(), ..v1::ChatMessage::default() }];
     let chat = v1::GenerateRequest { messages: messages.clone(), ..request("", from(&["m"])) };
     assert_status(&refused(client, chat).await, Code::InvalidArgument, "the model has none; give a prompt", "messages");
     let both = v1::GenerateRequest { messages, ..request("text", from(&["m"])) };

@@ -45,7 +45,7 @@ pub(crate) async fn run(args: Generate, global: &Global, ui: &Ui) -> Result<()> 
 fn request(args: &Generate) -> Result<v1::GenerateRequest> {
     let text = text_or_stdin(&args.prompt)?;
     let (prompt, messages) = if args.chat {
-        (String::new(), vec![v1::ChatMessage { role: "user".to_owned(), content: text }])
+        (String::new(), vec![v1::ChatMessage { role: "user".to_owned(), content: text, ..v1::ChatMessage::default() }])
     } else {
         (text, Vec::new())
     };
@@ -62,6 +62,8 @@ fn request(args: &Generate) -> Result<v1::GenerateRequest> {
             seed: Some(args.seed),
         }),
         stop: args.stop.clone(),
+        control_tokens: args.control_tokens,
+        ..v1::GenerateRequest::default()
     })
 }
 

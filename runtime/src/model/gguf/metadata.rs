@@ -143,10 +143,17 @@ impl Gguf {
     }
 
     /// The chat template, if there is one.
-    pub(in crate::model) fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+    pub(in crate::model) fn chat_template(&self) -> Result<Option<Result<ChatTemplate>>> {
         let Some(template) = self.text("tokenizer.chat_template")? else { return Ok(None) };
-        let token = |key| Ok::<_, Error>(self.special(key)?.map(|(_, text)| text.to_owned()).unwrap_or_default());
-        let (bos, eos) = (token("tokenizer.ggml.bos_token_id")?, token("tokenizer.ggml.eos_token_id")?);
-        ChatTemplate::new(template.to_owned(), bos, eos).map(Some)
+        let mut special = BTreeMap::new();
+        for (name, key) in
+            [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("sep", "seperator"), ("pad", "padding")]
+        {
+            // One that is out of bounds is none; where that matters, the configuration tells.
+            if let Ok(Some((_, text))) = self.special(&format!("tokenizer.ggml.{key}_token_id")) {
+                special.insert(format!("{name}_token"), text.into());
+            }
+        }
+        Ok(Some(ChatTemplate::new(template, special)))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::{Prompt, split_chat, split_text};
 use super::*;
-use crate::{Error, Message};
+use crate::{Conversation, DateTime, Error, Message, Result};
 
 /// A model whose tokens are characters of ASCII, with a template.
 fn chatty(template: &str, bos: bool) -> Model {
@@ -46,7 +46,15 @@ const TRIMMING: &str =
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}<assistant>";
 
 fn say(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+    Message::new(role, content)
+}
+
+fn conversation(messages: &[Message]) -> Conversation {
+    Conversation::new(messages.to_vec(), DateTime::constant(2026, 3, 5, 14, 7, 9, 0))
+}
+
+fn chat(model: &Model, messages: &[Message], for_passages: bool) -> Result<Prompt> {
+    Prompt::chat(model, &conversation(messages), for_passages)
 }
 
 fn text(model: &Model, tokens: &[u32]) -> String {
@@ -67,7 +75,7 @@ fn passages_stand_inside_the_last_message_of_the_user() {
             say("assistant", "Hi."),
             say("user", "Who ate the cake?"),
         ];
-        let prompt = Prompt::chat(&model, &messages, true).unwrap();
+        let prompt = chat(&model, &messages, true).unwrap();
         let (before, after) = (text(&model, &prompt.before), text(&model, &prompt.after));
         assert!(before.starts_with("<s><system>Be kind.\n<user>Hello?\n<assistant>Hi.\n<user>"), "{before}");
         assert!(before.ends_with("\n\n"), "{before}");
@@ -78,7 +86,7 @@ fn passages_stand_inside_the_last_message_of_the_user() {
         assert_eq!(prompt.len(), prompt.before.len() + prompt.after.len());
         assert_eq!(prompt.tokens().len(), prompt.len());
         // Without passages the conversation is as it is.
-        let prompt = Prompt::chat(&model, &messages, false).unwrap();
+        let prompt = chat(&model, &messages, false).unwrap();
         let whole = text(&model, &prompt.tokens());
         assert!(whole.ends_with("<user>Who ate the cake?\n<assistant>") && !whole.contains("passages"), "{whole}");
     }
@@ -88,7 +96,7 @@ fn passages_stand_inside_the_last_message_of_the_user() {
 fn passages_are_pasted_in_the_words_of_a_conversation() {
     let model = chatty(PLAIN, false);
     for content in ["Who ate it? \n", "Tell me all of it."] {
-        let prompt = Prompt::chat(&model, &[say("user", content)], true).unwrap();
+        let prompt = chat(&model, &[say("user", content)], true).unwrap();
         let said = [text(&model, &prompt.before), "Anna ate the cake.".into(), text(&model, &prompt.after)].concat();
         assert_eq!(said, format!("<s><user>{}\n<assistant>", Prompt::pasted("Anna ate the cake.", content)));
     }
@@ -98,7 +106,7 @@ fn passages_are_pasted_in_the_words_of_a_conversation() {
 fn what_the_assistant_has_begun_comes_after_the_question() {
     let model = chatty(PLAIN, true);
     let messages = [say("user", "Who ate the cake?"), say("assistant", "It was")];
-    let prompt = Prompt::chat(&model, &messages, true).unwrap();
+    let prompt = chat(&model, &messages, true).unwrap();
     assert_eq!(text(&model, &prompt.after), "\n\nQuestion: Who ate the cake?\n<assistant>It was\n<assistant>");
     assert_eq!(question(&model, &prompt), "Who ate the cake?");
 }
@@ -107,10 +115,10 @@ fn what_the_assistant_has_begun_comes_after_the_question() {
 fn templates_may_trim_what_is_said() {
     for template in [PLAIN, TRIMMING] {
         let model = chatty(template, true);
-        let prompt = Prompt::chat(&model, &[say("user", "Who ate it?  \n")], true).unwrap();
+        let prompt = chat(&model, &[say("user", "Who ate it?  \n")], true).unwrap();
         assert_eq!(question(&model, &prompt), "Who ate it?", "{template}");
         // Space before the question is part of it, and does no harm.
-        let prompt = Prompt::chat(&model, &[say("user", "  Who ate it?")], true).unwrap();
+        let prompt = chat(&model, &[say("user", "  Who ate it?")], true).unwrap();
         assert_eq!(question(&model, &prompt).trim(), "Who ate it?", "{template}");
     }
 }
@@ -118,7 +126,7 @@ fn templates_may_trim_what_is_said() {
 #[test]
 fn how_to_answer_is_not_asked() {
     let model = chatty(PLAIN, true);
-    let asked = |content: &str| question(&model, &Prompt::chat(&model, &[say("user", content)], true).unwrap());
+    let asked = |content: &str| question(&model, &chat(&model, &[say("user", content)], true).unwrap());
     assert_eq!(asked("Where is Mary? Answer with one word."), "Where is Mary?");
     assert_eq!(asked("Where is Mary? And who is with her? Be brief."), "Where is Mary? And who is with her?");
     assert_eq!(asked("Mary is away. Where is she?"), "Mary is away. Where is she?");
@@ -131,7 +139,7 @@ fn how_to_answer_is_not_asked() {
 fn an_empty_question_asks_nothing() {
     let model = chatty(PLAIN, true);
     for empty in ["", " ", "\n"] {
-        let prompt = Prompt::chat(&model, &[say("user", empty)], true).unwrap();
+        let prompt = chat(&model, &[say("user", empty)], true).unwrap();
         assert!(question(&model, &prompt).trim().is_empty(), "{prompt:?}");
         assert!(!prompt.after.is_empty());
     }
@@ -140,32 +148,44 @@ fn an_empty_question_asks_nothing() {
 #[test]
 fn templates_that_hide_the_question_are_told() {
     let model = chatty("{{ messages[0].content }}", true);
-    let error = Prompt::chat(&model, &[say("system", "x"), say("user", "y")], true).unwrap_err();
+    let error = chat(&model, &[say("system", "x"), say("user", "y")], true).unwrap_err();
     assert!(matches!(&error, Error::ChatTemplate { why } if why.contains("last message of the user")), "{error}");
     // One that says it twice keeps it twice; the passages stand in the first.
     let model = chatty("{{ messages[0].content }}|{{ messages[0].content }}", true);
-    let prompt = Prompt::chat(&model, &[say("user", "Who?")], true).unwrap();
+    let prompt = chat(&model, &[say("user", "Who?")], true).unwrap();
     assert_eq!(text(&model, &prompt.after), "\n\nQuestion: Who?|Who?", "the mark is never shown to the model");
 }
 
 #[test]
 fn no_message_can_move_the_place() {
     let model = chatty(PLAIN, false);
-    let mark = "\u{F8FE}mnemon\u{F8FE}";
     let with = |mark: &str| [say("user", &format!("Hello{mark}.")), say("assistant", "Hi."), say("user", "Where?")];
-    let [marked, plain] = [mark, ""].map(|mark| Prompt::chat(&model, &with(mark), true).unwrap());
+    let [marked, plain] = ["\u{FDD1}", "\u{FFFD}"].map(|mark| chat(&model, &with(mark), true).unwrap());
     assert_eq!((marked.before, marked.after, marked.question), (plain.before, plain.after, plain.question));
+}
+
+#[test]
+fn control_tokens_of_users_are_text() {
+    let model = chatty(PLAIN, true);
+    let asked = "Say <s>, or < s>.";
+    for for_passages in [false, true] {
+        let tokens = chat(&model, &[say("system", "<s>"), say("user", asked)], for_passages).unwrap().tokens();
+        assert!(text(&model, &tokens).contains(asked), "{}", text(&model, &tokens));
+        assert_eq!(tokens.iter().filter(|id| **id == 1).count(), 1, "the template's own");
+    }
+    let error = chat(&model, &[say("s><s", "Hi.")], false).unwrap_err();
+    assert!(matches!(&error, Error::Invalid { what: "role", why } if why.contains("system")), "{error}");
 }
 
 #[test]
 fn without_a_message_of_the_user_there_is_no_place() {
     let model = chatty(PLAIN, true);
-    let prompt = Prompt::chat(&model, &[say("system", "Be kind.")], true).unwrap();
+    let prompt = chat(&model, &[say("system", "Be kind.")], true).unwrap();
     assert_eq!(text(&model, &prompt.tokens()), "<s><system>Be kind.\n<assistant>");
-    let prompt = Prompt::chat(&model, &[], true).unwrap();
+    let prompt = chat(&model, &[], true).unwrap();
     assert_eq!(text(&model, &prompt.tokens()), "<s><assistant>");
     // A model without a template is given texts.
-    let error = Prompt::chat(&super::model("llama"), &[say("user", "Who?")], true).unwrap_err();
+    let error = chat(&super::model("llama"), &[say("user", "Who?")], true).unwrap_err();
     assert!(error.to_string().contains("give a prompt"), "{error}");
 }
 
@@ -173,14 +193,16 @@ fn without_a_message_of_the_user_there_is_no_place() {
 fn texts_have_their_passages_before_them() {
     for bos in [false, true] {
         let model = chatty(PLAIN, bos);
-        let prompt = Prompt::text(&model, "Once upon a time").unwrap();
+        let prompt = Prompt::text(&model, "Once upon a time", false).unwrap();
         assert_eq!(prompt.before, if bos { vec![1] } else { vec![] });
         assert_eq!(question(&model, &prompt), "Once upon a time");
-        // A beginning that is spelled is not doubled.
-        let prompt = Prompt::text(&model, "<s>Once").unwrap();
+        // A beginning that is spelled is not doubled where it counts, and is text where it does not.
+        let prompt = Prompt::text(&model, "<s>Once", true).unwrap();
         assert_eq!((prompt.before.as_slice(), prompt.after.len()), (&[1][..], 4));
-        assert!(matches!(Prompt::text(&model, "").unwrap_err(), Error::EmptyPrompt));
-        assert!(matches!(Prompt::text(&model, "<s>").unwrap_err(), Error::EmptyPrompt));
+        let prompt = Prompt::text(&model, "<s>Once", false).unwrap();
+        assert_eq!((prompt.before.len(), prompt.after.len()), (usize::from(bos), 7));
+        assert!(matches!(Prompt::text(&model, "", false).unwrap_err(), Error::EmptyPrompt));
+        assert!(matches!(Prompt::text(&model, "<s>", true).unwrap_err(), Error::EmptyPrompt));
     }
 }
 
@@ -206,21 +228,21 @@ fn the_system_and_the_latest_messages_are_kept() {
         say("user", "Third?"),
     ];
     // The template puts ten tokens around each, on average.
-    let (earlier, kept) = split_chat(&model, &messages, 70).unwrap();
+    let (earlier, kept) = split_chat(&model, &conversation(&messages), 70).unwrap();
     assert_eq!(earlier, "user: First question, long ago.\n\nassistant: First answer.\n\n");
     assert_eq!(kept, [&messages[..1], &messages[3..]].concat());
     // An answer is not kept without its question.
-    let (earlier, kept) = split_chat(&model, &messages, 50).unwrap();
+    let (earlier, kept) = split_chat(&model, &conversation(&messages), 50).unwrap();
     assert!(earlier.ends_with("user: Second?\n\nassistant: Yes.\n\n"), "{earlier}");
     assert_eq!(kept, [&messages[..1], &messages[5..]].concat());
     // Of a last message that is too long, the end.
     let long = [say("user", &"many words and then the question?".repeat(4))];
-    let (earlier, kept) = split_chat(&model, &long, 40).unwrap();
+    let (earlier, kept) = split_chat(&model, &conversation(&long), 40).unwrap();
     assert_eq!([earlier.as_str(), &kept[0].content].concat(), long[0].content);
     assert!(kept[0].content.len() < 60 && kept[0].content.ends_with("question?"), "{kept:?}");
     // What the system says has its share of what is kept.
     let ruled = [say("system", &"Be brief. ".repeat(3)), long[0].clone()];
-    let (_, kept) = split_chat(&model, &ruled, 70).unwrap();
+    let (_, kept) = split_chat(&model, &conversation(&ruled), 70).unwrap();
     assert!(kept[1].content.len() < 50 && kept[1].content.ends_with("question?"), "{kept:?}");
 }
 
@@ -228,9 +250,9 @@ fn the_system_and_the_latest_messages_are_kept() {
 fn the_last_paragraph_of_a_long_message_asks() {
     let model = chatty(PLAIN, false);
     let long = format!("{}\nWhat is the number of the boat?", "A line about nothing. ".repeat(40));
-    let prompt = Prompt::chat(&model, &[say("user", &long)], true).unwrap();
+    let prompt = chat(&model, &[say("user", &long)], true).unwrap();
     assert_eq!(question(&model, &prompt), "What is the number of the boat?");
     let short = "A line.\nWhat is it?";
-    let prompt = Prompt::chat(&model, &[say("user", short)], true).unwrap();
+    let prompt = chat(&model, &[say("user", short)], true).unwrap();
     assert_eq!(question(&model, &prompt), short);
 }

@@ -254,7 +254,7 @@ fn memory_that_has_nothing_to_say_is_left_out() {
     let model = model_of_sentences("llama");
     let profile = Profile { neighbours: 1, ..by_words(&model) };
     let mut shelf = shelf_of_four_sentences(&model, &profile, &[]);
-    shelf.read(&model, &[3; 480], &[]);
+    shelf.read(&model, &[3; 2_400], &[]);
     let shelf = Arc::new(shelf);
     let without = Some(vec![5, 6, 7, 50]);
     let asks = |after: &[u32]| {
@@ -285,7 +285,7 @@ fn memory_that_has_nothing_to_say_is_left_out() {
     let with = |prompt: Prompt, options: &PassageOptions| {
         generated(prompt, MemoryFrom::Passages(from(&shelf, &profile, options)))
     };
-    // One of three words stands in one of 65 chunks, the others nowhere.
+    // One of three words stands in one of 305 chunks, the others nowhere.
     let chance = asks(&[15, 60, 61, 50]);
     for options in [reread(), attend()] {
         assert_eq!(with(chance.clone(), &options), (alone.clone(), None));

@@ -135,9 +135,9 @@ fn a_question_about_one_thing_is_not_shown_what_looks_like_it() {
     assert_eq!(passages(&shelf, &one_head(&shelf), &queries), [0]);
 }
 
-/// A hundred chunks of which the third and the fourth have words; all that asks attends to the third.
+/// Three hundred chunks of which the third and the fourth have words; all that asks attends to the third.
 fn with_words(third: &[u32], fourth: &[u32], terms: &[u32], queries: &[f32]) -> Vec<u64> {
-    let mut chunks = vec![vec![vec![0.0, 0.0]]; 100];
+    let mut chunks = vec![vec![vec![0.0, 0.0]]; 300];
     chunks[2] = vec![vec![9.0, 0.0]];
     chunks[3] = vec![vec![2.0, 8.0]];
     let mut shelf = Shelf::by_hand(&[(0, 0)], 2, &chunks);
@@ -163,7 +163,7 @@ fn a_passage_with_the_same_words_is_shown_too() {
 #[test]
 fn a_statement_that_goes_on_in_the_next_chunk_is_shown_too() {
     let found = |next: &[u32]| {
-        let mut chunks = vec![vec![vec![0.0, 0.0]]; 100];
+        let mut chunks = vec![vec![vec![0.0, 0.0]]; 300];
         chunks[2] = vec![vec![9.0, 0.0]];
         let mut shelf = Shelf::by_hand(&[(0, 0)], 2, &chunks);
         for (chunk, tokens) in [(2, &[20, 21, 22][..]), (7, &[20, 21]), (8, next)] {
@@ -212,7 +212,7 @@ fn what_covers_most_and_adds_no_words_hides_nothing() {
 fn two_names_are_found_though_a_passage_has_a_part_of_each() {
     // All that asks attends to the third chunk, which has one part of either name; the names, and what is asked of them, stand in others.
     let found = |second_name: [&[u32]; 2]| {
-        let mut chunks = vec![vec![vec![0.0, 0.0]]; 100];
+        let mut chunks = vec![vec![vec![0.0, 0.0]]; 300];
         chunks[2] = vec![vec![9.0, 0.0]];
         let mut shelf = Shelf::by_hand(&[(0, 0)], 2, &chunks);
         let [fourth, fifth] = second_name;

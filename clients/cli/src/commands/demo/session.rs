@@ -113,7 +113,8 @@ impl<'a> Session<'a> {
 
     /// Answers a question as a chat model does.
     pub(super) async fn ask_in_chat(&self, question: &str, with_memory: bool, max_tokens: u32) -> Result<Answer> {
-        let message = v1::ChatMessage { role: "user".to_owned(), content: question.to_owned() };
+        let message =
+            v1::ChatMessage { role: "user".to_owned(), content: question.to_owned(), ..v1::ChatMessage::default() };
         let request = v1::GenerateRequest {
             messages: vec![message],
             memory: Some(options(with_memory)),
