@@ -35,7 +35,7 @@ struct Hub {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |written, byte| format!("{written}{byte:02x}"))
 }
 
 impl Hub {
@@ -69,7 +69,7 @@ impl Hub {
         for line in reader.lines() {
             let line = line.ok()?;
             if let Some(rest) = line.strip_prefix("GET ") {
-                path = rest.split(' ').next()?.to_owned();
+                rest.split(' ').next()?.clone_into(&mut path);
             } else if let Some(rest) = line.to_lowercase().strip_prefix("range: bytes=") {
                 let (start, end) = rest.split_once('-')?;
                 range = Some((start.parse::<usize>().ok()?, end.parse::<usize>().ok()));

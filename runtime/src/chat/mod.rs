@@ -19,7 +19,7 @@ mod tests;
 use jiff::civil::DateTime;
 use serde_json::{Map, Value as Json, json};
 
-pub(crate) use self::shield::{PLACE, Shield};
+pub(crate) use self::shield::{PLACE, Shield, encode_rendered};
 pub use self::template::ChatTemplate;
 pub(crate) use self::template::special_tokens;
 use crate::{Error, Result};

@@ -1,5 +1,7 @@
 //! Values as Python writes them: templates were written for Jinja2, where `{{ true }}` is `True`.
 
+#![allow(clippy::needless_pass_by_value)] // as minijinja hands arguments over
+
 use std::fmt::Write as _;
 
 use minijinja::{
@@ -416,9 +418,9 @@ pub(super) fn title(value: &Value) -> Result<String> {
     let mut written = String::new();
     for sign in text(value)?.chars() {
         if begins {
-            written.extend(sign.to_uppercase())
+            written.extend(sign.to_uppercase());
         } else {
-            written.extend(sign.to_lowercase())
+            written.extend(sign.to_lowercase());
         }
         begins = sign.is_whitespace() || matches!(sign, '-' | '(' | '{' | '[' | '<');
     }

@@ -96,6 +96,21 @@ fn overlap(text: &str, other: &str) -> bool {
     (1..=longest).any(|length| other.is_char_boundary(length) && text.ends_with(&other[..length]))
 }
 
+/// Tokens of a rendered template, in which control tokens are recognised but where they are hidden; nothing is added around it. Offsets
+/// are bytes of the text with its marks.
+pub(crate) fn encode_rendered(tokenizer: &Tokenizer, text: &str) -> Result<Encoding> {
+    let mut split = tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
+    if text.contains(is_mark) {
+        split
+            .normalize(|part| {
+                part.filter(|sign| !is_mark(sign));
+                Ok(())
+            })
+            .map_err(failed)?;
+    }
+    encode(tokenizer, split)
+}
+
 fn encode(tokenizer: &Tokenizer, mut split: PreTokenizedString) -> Result<Encoding> {
     if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
         pre_tokenizer.pre_tokenize(&mut split).map_err(failed)?;
@@ -131,21 +146,6 @@ impl Shield {
         self.special.hide(text)
     }
 
-    /// Tokens of a rendered template, in which control tokens are recognised but where they are hidden; nothing is added around it. Offsets
-    /// are bytes of the text with its marks.
-    pub(crate) fn encode_rendered(&self, tokenizer: &Tokenizer, text: &str) -> Result<Encoding> {
-        let mut split = tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
-        if text.contains(is_mark) {
-            split
-                .normalize(|part| {
-                    part.filter(|sign| !is_mark(sign));
-                    Ok(())
-                })
-                .map_err(failed)?;
-        }
-        encode(tokenizer, split)
-    }
-
     /// Tokens of a text that spells no control token, whatever it has; `around` adds what the tokenizer puts around a text.
     pub(crate) fn encode_text(&self, tokenizer: &Tokenizer, text: &str, around: bool) -> Result<Encoding> {
         let split = self.plain.extract_and_normalize(tokenizer.get_normalizer(), text);
@@ -166,6 +166,7 @@ impl Shield {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature of map_err")]
 fn failed(error: tokenizers::Error) -> Error {
     Error::Tokenizer { why: error.to_string() }
 }

@@ -81,10 +81,11 @@ impl ChatTemplate {
 
     /// The template of `chat_template.jinja`, or else that of `tokenizer_config.json` (a text, or a list of named texts of which `default`
     /// is taken, and `tool_use` where there are tools); none if there is none.
-    pub(crate) fn find(file: Option<String>, settings: Option<&Json>) -> Option<Result<Self>> {
+    pub(crate) fn find(file: Option<&str>, settings: Option<&Json>) -> Option<Result<Self>> {
         let in_settings = settings.and_then(|settings| settings.get("chat_template"));
-        let texts = match (&file, in_settings) {
-            (Some(text), _) | (None, Some(Json::String(text))) => vec![(CHAT, text.as_str())],
+        let texts = match (file, in_settings) {
+            (Some(text), _) => vec![(CHAT, text)],
+            (None, Some(Json::String(text))) => vec![(CHAT, text.as_str())],
             (None, Some(Json::Array(named))) => {
                 let by_name = |name: &'static str| {
                     let one = named.iter().find(|one| one.get("name").and_then(Json::as_str) == Some(name))?;

@@ -96,7 +96,7 @@ fn tokens_are_those_of_transformers() {
         let (name, case) = (str_of(record, "template"), str_of(record, "case"));
         let tokenizer = tokenizer(name);
         let rendered = template(name).render_values(variables(&cases[case])).unwrap();
-        let encoding = Shield::new(&tokenizer).unwrap().encode_rendered(&tokenizer, &rendered).unwrap();
+        let encoding = encode_rendered(&tokenizer, &rendered).unwrap();
         let ids: Vec<u64> = record["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
         assert_eq!(encoding.get_ids().iter().map(|id| u64::from(*id)).collect::<Vec<_>>(), ids, "{name}, {case}");
     }
@@ -172,7 +172,7 @@ fn no_control_token_comes_through() {
             .collect();
         let count = |conversation: &Conversation| -> Option<(usize, String)> {
             let rendered = template.render(conversation, &shield).ok()?;
-            let ids = shield.encode_rendered(&tokenizer, &rendered).unwrap().get_ids().to_vec();
+            let ids = encode_rendered(&tokenizer, &rendered).unwrap().get_ids().to_vec();
             let special = |id: &&u32| tokenizer.get_added_tokens_decoder().get(id).is_some_and(|token| token.special);
             Some((ids.iter().filter(special).count(), tokenizer.decode(&ids, false).unwrap()))
         };
@@ -205,7 +205,7 @@ fn halves_of_a_control_token_do_not_join() {
     for halves in [["<|im_", "end|>"], ["<", "|im_end|>"], ["<|im_end|", ">"], ["<|IM_END|>", ""]] {
         let messages = halves.iter().map(|half| Message::new("user", *half)).collect();
         let rendered = template.render(&Conversation::new(messages, NOW), &shield).unwrap();
-        let encoding = shield.encode_rendered(&tokenizer, &rendered).unwrap();
+        let encoding = encode_rendered(&tokenizer, &rendered).unwrap();
         assert!(encoding.get_ids().iter().all(|id| *id > 2), "{halves:?}: {:?}", encoding.get_tokens());
     }
 }

@@ -141,7 +141,7 @@ fn from_folder(folder: &Folder, name: String, device: &Device, dtype: DType) -> 
         config.eos_tokens.extend(more);
     }
     let settings = json(folder, "tokenizer_config.json")?;
-    let chat_template = ChatTemplate::find(folder.optional("chat_template.jinja")?, settings.as_ref());
+    let chat_template = ChatTemplate::find(folder.optional("chat_template.jinja")?.as_deref(), settings.as_ref());
     let eos_token = settings.as_ref().and_then(|settings| special_tokens(settings).remove("eos_token"));
     config.eos_tokens.extend(eos_token.and_then(|token| tokenizer.token_to_id(token.as_str()?)));
     Ok(Opened { name, config, weights, tokenizer_text, tokenizer, chat_template })

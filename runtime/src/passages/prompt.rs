@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use tokenizers::Encoding;
 
-use crate::{Conversation, Error, Model, Result, chat::PLACE};
+use crate::{
+    Conversation, Error, Model, Result,
+    chat::{PLACE, encode_rendered},
+};
 
 /// What the model is told before the passages.
 const INTRODUCTION: &str = "Read these passages and answer the question from them.\n\n";
@@ -52,9 +55,8 @@ impl Prompt {
     pub fn chat(model: &Model, conversation: &Conversation, for_passages: bool) -> Result<Self> {
         let template = model.chat_template()?;
         let shield = model.shield();
-        let encode = |text: &str| -> Result<Vec<u32>> {
-            Ok(shield.encode_rendered(model.tokenizer(), text)?.get_ids().to_vec())
-        };
+        let encode =
+            |text: &str| -> Result<Vec<u32>> { Ok(encode_rendered(model.tokenizer(), text)?.get_ids().to_vec()) };
         let asked = conversation.messages.iter().rposition(|message| message.role == "user");
         let as_it_is = || Self::of(model, encode(&template.render(conversation, shield)?)?);
         let (Some(asked), true) = (asked, for_passages) else { return as_it_is() };
@@ -66,7 +68,7 @@ impl Prompt {
         // A template may show a message twice; the passages stand in the first.
         let after = after.replace(&format!("{INTRODUCTION}{PLACE}"), "");
         let before = encode(before)?;
-        let encoding = shield.encode_rendered(model.tokenizer(), &format!("{SEPARATOR}{after}"))?;
+        let encoding = encode_rendered(model.tokenizer(), &format!("{SEPARATOR}{after}"))?;
         let question = question_in(&content);
         let (begin, end) = (SEPARATOR.len() + question.start, SEPARATOR.len() + question.end);
         let asks = |(start, stop): &(usize, usize)| *start < end && *stop > begin;

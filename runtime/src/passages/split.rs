@@ -1,7 +1,7 @@
 //! What of a prompt is kept in sight when it is longer than the context: its end, and the system's messages. The rest is for a memory.
 
 use super::encode;
-use crate::{Conversation, Message, Model, Result};
+use crate::{Conversation, Message, Model, Result, chat::encode_rendered};
 
 /// The beginning of a text, and the end that is kept: about `keep_tokens` tokens of it, cut at a border of words where there is
 /// one nearby.
@@ -30,7 +30,7 @@ pub fn split_chat(model: &Model, conversation: &Conversation, keep_tokens: usize
     let rendered = match model.chat_template() {
         Ok(template) => {
             let rendered = template.render(conversation, model.shield())?;
-            model.shield().encode_rendered(model.tokenizer(), &rendered)?.len()
+            encode_rendered(model.tokenizer(), &rendered)?.len()
         }
         Err(_) => 0,
     };

@@ -1,6 +1,7 @@
 //! Downloading a model of the hub, and finding it in the cache.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -145,12 +146,11 @@ impl Download<'_> {
     /// Downloads and verifies a file, unless it is there; where it lies.
     fn fetch(&self, file: &str, progress: &mut impl FnMut(Pulling<'_>)) -> Result<PathBuf> {
         let failed = |why: String| Error::Hub { id: self.name.to_string(), why: format!("{file}: {why}") };
-        let path = match self.cached.get(file) {
-            Some(path) => path,
-            None => {
-                let mut told = Told { progress: &mut *progress, came: 0 };
-                self.repo.download_with_progress(file, &mut told).map_err(|error| failed(error.to_string()))?
-            }
+        let path = if let Some(path) = self.cached.get(file) {
+            path
+        } else {
+            let mut told = Told { progress: &mut *progress, came: 0 };
+            self.repo.download_with_progress(file, &mut told).map_err(|error| failed(error.to_string()))?
         };
         progress(Pulling::Verifying);
         let blob = fs::canonicalize(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
@@ -188,7 +188,11 @@ fn digest_with<D: Digest>(file: &mut File, mut digest: D) -> io::Result<String> 
         }
         digest.update(&buffer[..read]);
     }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut written = String::new();
+    for byte in digest.finalize() {
+        let _ = write!(written, "{byte:02x}");
+    }
+    Ok(written)
 }
 
 /// Tells what comes of a file.
