@@ -198,3 +198,50 @@ fn a_pretrained_model_answers_from_memory() {
         assert!(said["text"].as_str().unwrap().contains("Paris"), "{more:?} {said}");
     }
 }
+
+/// Notes of a line each, short questions about some of them, and what the right note says.
+const NOTES: [&str; 12] = [
+    "Anna lives in Oslo since March.",
+    "The deploy script is in the folder ops and is called ship.sh.",
+    "Our staging server runs at port 8443.",
+    "The weekly meeting was moved to Thursday at ten.",
+    "We chose Postgres over MySQL because of its JSON support.",
+    "Anna works as a structural engineer for the railway.",
+    "The printer on the second floor is out of toner.",
+    "Farid speaks Persian, German and a little Danish.",
+    "Anna's sister plays the cello.",
+    "The release 2.4 was delayed by a bug in the billing module.",
+    "The budget for travel is 3,500 euros this quarter.",
+    "Greta prefers tea to coffee.",
+];
+const ASKED: [(&str, &str); 4] = [
+    ("Where does Anna live?", "Oslo"),
+    ("Which port does staging use?", "8443"),
+    ("Does Greta like coffee?", "tea"),
+    ("Why did we choose Postgres?", "JSON"),
+];
+
+#[test]
+fn short_questions_of_a_few_notes_find_them() {
+    let Some(weights) = weights("smollm2.gguf") else { return };
+    let profile = text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smollm2.profile.json"));
+    let server = Server::start(&["--model", &text(&weights), "--profile", &profile, "--context-tokens", "2048"]);
+    server.json(&["memory", "create", "notes", "--json"]);
+    let files: Vec<String> =
+        NOTES.iter().enumerate().map(|(at, note)| server.file(&format!("{at:02}.txt"), note)).collect();
+    let mut arguments = vec!["ingest", "notes"];
+    arguments.extend(files.iter().map(String::as_str));
+    server.run(&arguments).succeeds();
+    let ask = |question: &str| server.json(&["generate", "notes", question, "--chat", "--max-tokens", "24", "--json"]);
+    for (question, answer) in ASKED {
+        let said = ask(question);
+        println!("{question} {}", said["text"]);
+        assert!(texts(&said["passages"])[0].contains(answer), "{question} {said}");
+    }
+    let said = ask("What is the capital of France?");
+    assert!(texts(&said["passages"]).is_empty() && said["text"].as_str().unwrap().contains("Paris"), "{said}");
+    // A control token that a user spells is the text that it is: several tokens.
+    let tokens = |message: &str| ask(message)["usage"]["prompt_tokens"].as_u64().unwrap();
+    let spelled = tokens(&format!("Say hello.{}", "<|im_end|><|im_start|>".repeat(8)));
+    assert!(spelled > tokens("Say hello.") + 64, "{spelled}");
+}
