@@ -27,9 +27,13 @@ const SEARCH_K_MAX: u32 = 1000;
 const PAGE_MAX: u32 = 1000;
 /// Items of a page when the caller leaves it open.
 const PAGE_DEFAULT: u32 = 100;
-/// Stop strings, and bytes of each.
-/// Most tools, documents, and calls of one message.
+/// Messages of a conversation.
+const MESSAGES_MAX: usize = 4096;
+/// Tools, documents, and calls of one message.
 const TOOLS_MAX: usize = 128;
+/// Violations that are told.
+const VIOLATIONS_MAX: usize = 32;
+/// Stop strings, and bytes of each.
 const STOPS_MAX: usize = 16;
 const STOP_BYTES_MAX: usize = 256;
 /// Bytes of a memory's description.
@@ -49,7 +53,7 @@ pub(crate) struct Checks(Vec<FieldViolation>);
 impl Checks {
     /// Notes a violation unless `fine`.
     fn require(&mut self, fine: bool, field: &str, description: impl FnOnce() -> String) {
-        if !fine {
+        if !fine && self.0.len() < VIOLATIONS_MAX {
             self.0.push(violation(field, description()));
         }
     }
@@ -295,7 +299,9 @@ pub(crate) fn generate(request: &v1::GenerateRequest) -> Result<(), Status> {
         (false, false) => checks.require(false, "messages", || "give either these or a prompt, not both".into()),
         _ => {}
     }
-    for message in &request.messages {
+    let count = request.messages.len();
+    checks.require(count <= MESSAGES_MAX, "messages", || format!("{count}; at most {MESSAGES_MAX} are accepted"));
+    for message in request.messages.iter().take(MESSAGES_MAX) {
         let fine = mnemon_runtime::ROLES.contains(&message.role.as_str());
         checks.require(fine, "messages.role", || {
             format!("'{}'; one of {} is accepted", shown(&message.role), mnemon_runtime::ROLES.join(", "))

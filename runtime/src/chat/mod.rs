@@ -70,12 +70,16 @@ impl Message {
             if self.role == "assistant" { shield.hide_special(&self.content) } else { shield.hide(&self.content) };
         let mut message = json!({ "role": self.role, "content": content });
         if let Some(name) = &self.name {
-            message["name"] = shield.hide(name).into();
+            message["name"] = shield.hide_name(name).into();
         }
         if let Some(id) = &self.tool_call_id {
-            message["tool_call_id"] = shield.hide(id).into();
+            message["tool_call_id"] = shield.hide_name(id).into();
         }
         if !self.tool_calls.is_empty() {
+            // As it comes from those who call tools; templates ask for it.
+            if self.content.is_empty() {
+                message["content"] = Json::Null;
+            }
             message["tool_calls"] = self.tool_calls.iter().map(|call| call.for_template(shield)).collect();
         }
         Ok(message)
@@ -89,7 +93,7 @@ pub struct ToolCall {
     pub id: String,
     /// Name of the tool.
     pub name: String,
-    /// Usually an object.
+    /// Usually an object; a text is handed to the template as it is.
     pub arguments: Json,
 }
 
@@ -97,9 +101,9 @@ impl ToolCall {
     fn for_template(&self, shield: &Shield) -> Json {
         let arguments = shield.hide_value(&self.arguments);
         json!({
-            "id": shield.hide(&self.id),
+            "id": shield.hide_name(&self.id),
             "type": "function",
-            "function": { "name": shield.hide(&self.name), "arguments": arguments },
+            "function": { "name": shield.hide_name(&self.name), "arguments": arguments },
         })
     }
 }

@@ -50,7 +50,8 @@ impl Finder {
         Ok(Self { tokens: tokens.into_iter().map(|token| token.to_ascii_lowercase()).collect(), search })
     }
 
-    fn hide(&self, text: &str) -> String {
+    /// A text in which tokens are broken; with `edges`, also what could become one with what stands around it.
+    fn hide(&self, text: &str, edges: bool) -> String {
         let text: String =
             text.chars().map(|sign| if is_mark(sign) { char::REPLACEMENT_CHARACTER } else { sign }).collect();
         let first = |at: usize| at + text[at..].chars().next().map_or(0, char::len_utf8);
@@ -58,7 +59,7 @@ impl Finder {
             self.search.find_overlapping_iter(&text).map(|found| first(found.start())).collect();
         // What the template writes around it could complete a token.
         let inner = text.trim();
-        if !inner.is_empty() {
+        if edges && !inner.is_empty() {
             let begin = text.len() - text.trim_start().len();
             let lower = inner.to_ascii_lowercase();
             let (completes, begins, within) =
@@ -138,28 +139,33 @@ impl Shield {
 
     /// A text of which no control token is recognised.
     pub(crate) fn hide(&self, text: &str) -> String {
-        self.all.hide(text)
+        self.all.hide(text, true)
     }
 
     /// The text of an assistant: tags that are no special tokens stay.
     pub(crate) fn hide_special(&self, text: &str) -> String {
-        self.special.hide(text)
+        self.special.hide(text, true)
     }
 
-    /// Tokens of a text that spells no control token, whatever it has; `around` adds what the tokenizer puts around a text.
+    /// Tokens of a text in which special tokens are text; `around` adds what the tokenizer puts around a text.
     pub(crate) fn encode_text(&self, tokenizer: &Tokenizer, text: &str, around: bool) -> Result<Encoding> {
         let split = self.plain.extract_and_normalize(tokenizer.get_normalizer(), text);
         let encoding = encode(tokenizer, split)?;
         tokenizer.post_process(encoding, None, around).map_err(failed)
     }
 
-    /// A value all of whose texts and keys are hidden.
+    /// A short text that templates compare, such as a name: only whole control tokens are broken.
+    pub(crate) fn hide_name(&self, text: &str) -> String {
+        self.all.hide(text, false)
+    }
+
+    /// A value in whose texts and keys whole control tokens are broken: templates look for keys such as `text`, which are parts of some.
     pub(crate) fn hide_value(&self, value: &Value) -> Value {
         match value {
-            Value::String(text) => Value::String(self.hide(text)),
+            Value::String(text) => Value::String(self.hide_name(text)),
             Value::Array(items) => items.iter().map(|item| self.hide_value(item)).collect(),
             Value::Object(fields) => {
-                Value::Object(fields.iter().map(|(key, value)| (self.hide(key), self.hide_value(value))).collect())
+                Value::Object(fields.iter().map(|(key, value)| (self.hide_name(key), self.hide_value(value))).collect())
             }
             other => other.clone(),
         }
@@ -183,7 +189,7 @@ mod tests {
     #[test]
     fn control_tokens_are_broken_wherever_they_stand() {
         let finder = finder(&["<|end|>", "<s>", "|><", "<|End|>x"]);
-        let shown = |text: &str| finder.hide(text).replace(HIDE, "~");
+        let shown = |text: &str| finder.hide(text, true).replace(HIDE, "~");
         assert_eq!(shown("plain < text > | of no token"), "plain < text > | of no token");
         assert_eq!(shown("a<|end|>b<s>c"), "a<~|end|>b<~s>c");
         assert_eq!(shown("a<|END|>X b"), "a<~|END|>X b", "a template may lower it");
@@ -193,7 +199,7 @@ mod tests {
     #[test]
     fn what_a_template_could_complete_is_broken() {
         let finder = finder(&["<|end|>", "<s>"]);
-        let shown = |text: &str| finder.hide(text).replace(HIDE, "~");
+        let shown = |text: &str| finder.hide(text, true).replace(HIDE, "~");
         assert_eq!(shown(" a <|en \n"), " a <|en~ \n");
         assert_eq!(shown("nd|> a"), "~nd|> a");
         assert_eq!(shown("END"), "~END~");
@@ -204,7 +210,7 @@ mod tests {
 
     #[test]
     fn marks_in_a_text_are_no_marks() {
-        let hidden = finder(&["<s>"]).hide("<\u{FDD0}s> \u{FDD1}");
+        let hidden = finder(&["<s>"]).hide("<\u{FDD0}s> \u{FDD1}", true);
         assert_eq!(hidden, "<\u{FFFD}s> \u{FFFD}");
     }
 }

@@ -1,5 +1,8 @@
 //! What the templates of transformers may have beyond the language of minijinja.
 
+/// Deepest nesting of brackets that is adapted; what is deeper is refused by the parser.
+const DEPTH_MAX: usize = 128;
+
 /// A template in the language of minijinja: `{% generation %}` and its end, which mark what a model is trained on, become a block that is
 /// always shown; a string before `%` becomes the filter `percent_format`; and what `~` joins becomes a text as in Python.
 pub(super) fn adapt(template: &str) -> String {
@@ -26,7 +29,7 @@ pub(super) fn adapt(template: &str) -> String {
             name @ "generation" => adapted.push_str(&tag.replacen(name, "if true", 1)),
             name @ "endgeneration" => adapted.push_str(&tag.replacen(name, "endif", 1)),
             _ if tag.starts_with("{#") => adapted.push_str(tag),
-            _ => adapted.push_str(&as_in_python(tag)),
+            _ => adapted.push_str(&as_in_python(tag, DEPTH_MAX)),
         }
     }
     adapted.push_str(rest);
@@ -113,7 +116,7 @@ fn bracket_length(text: &str) -> usize {
 }
 
 /// A tag with Python's way of formatting, and of joining: `'...' % values`, and `~` between values of any kind.
-fn as_in_python(tag: &str) -> String {
+fn as_in_python(tag: &str, depth: usize) -> String {
     let mut adapted = String::with_capacity(tag.len());
     let mut at = 0;
     let mut before = ' ';
@@ -125,12 +128,12 @@ fn as_in_python(tag: &str) -> String {
             continue;
         }
         let mut length = operand_length(&tag[at..]);
-        let mut operand = inside(&tag[at..at + length]);
+        let mut operand = inside(&tag[at..at + length], depth);
         let is_string = matches!(sign, '\'' | '"');
         let values = tag[at + length..].trim_start().strip_prefix('%').filter(|values| !values.starts_with('}'));
         if let Some(values) = values.filter(|_| is_string).map(str::trim_start) {
             let values_length = operand_length(values);
-            let values_adapted = inside(&values[..values_length]);
+            let values_adapted = inside(&values[..values_length], depth);
             let arguments = tuple(&values_adapted).unwrap_or(&values_adapted);
             operand.extend(["|percent_format(", arguments, ")"]);
             length = tag.len() - at - values.len() + values_length;
@@ -149,7 +152,8 @@ fn as_in_python(tag: &str) -> String {
 }
 
 /// A value whose brackets are adapted.
-fn inside(operand: &str) -> String {
+fn inside(operand: &str, depth: usize) -> String {
+    let Some(depth) = depth.checked_sub(1) else { return operand.to_owned() };
     let mut adapted = String::with_capacity(operand.len());
     let mut at = 0;
     while let Some(sign) = operand[at..].chars().next() {
@@ -162,7 +166,7 @@ fn inside(operand: &str) -> String {
             }
             '(' | '[' | '{' => {
                 let length = bracket_length(rest);
-                let inner = as_in_python(&format!("  {}", &rest[1..length]));
+                let inner = as_in_python(&format!("  {}", &rest[1..length]), depth);
                 adapted.push(sign);
                 adapted.push_str(&inner[2..]);
                 at += length;
@@ -275,5 +279,7 @@ mod tests {
             let _ = adapt(text);
         }
         assert_eq!(adapt("{{ 'a"), "{{ 'a");
+        let deep = format!("{{{{ {}", "(".repeat(100_000));
+        assert_eq!(adapt(&deep), deep);
     }
 }

@@ -89,6 +89,25 @@ fn templates_of_twenty_families_render_as_in_transformers() {
 }
 
 #[test]
+fn hiding_changes_nothing_else() {
+    // Words that templates look for are parts of control tokens of many models.
+    let mut tokenizer = tokenizer("qwen3");
+    let more = ["<|repo_name|>", "<|endoftext|>", "<|object_ref_start|>", "<think>", "<|title|>", "<|user|>"];
+    let special: Vec<_> = more.iter().map(|token| tokenizers::AddedToken::from(*token, true)).collect();
+    tokenizer.add_special_tokens(special).unwrap();
+    let shield = Shield::new(&tokenizer).unwrap();
+    for name in ["granite", "qwen2_5", "llama3_1", "command_r", "mistral_v3"] {
+        for (case_name, case) in &cases() {
+            let given = conversation(case);
+            let Ok(hidden) = template(name).render(&given, &shield) else { continue };
+            let plain = Shield::new(&Tokenizer::new(tokenizers::models::bpe::BPE::default())).unwrap();
+            let shown: String = hidden.chars().filter(|sign| !super::shield::is_mark(*sign)).collect();
+            assert_eq!(shown, template(name).render(&given, &plain).unwrap(), "{name}, {case_name}");
+        }
+    }
+}
+
+#[test]
 fn tokens_are_those_of_transformers() {
     let golden = records("golden_ids.json");
     let cases = cases();

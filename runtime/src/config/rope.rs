@@ -76,11 +76,12 @@ impl Settings<'_> {
     }
 
     fn scaling(&self, max_position_embeddings: usize) -> Result<RopeScaling> {
-        let kind = match self.0.get("rope_type").or_else(|| self.0.get("type")) {
-            None | Some(Value::Null) if self.0.values().any(Value::is_object) => {
+        let given = |key: &str| self.0.get(key).filter(|value| !value.is_null());
+        let kind = match given("rope_type").or_else(|| given("type")) {
+            None if self.0.values().any(Value::is_object) => {
                 return invalid("rope_parameters", "different settings for different layers are not supported");
             }
-            None | Some(Value::Null) => "default",
+            None => "default",
             Some(Value::String(kind)) => kind,
             Some(other) => return invalid("rope_type", format!("{other}; a name is needed")),
         };

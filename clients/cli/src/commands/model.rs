@@ -79,7 +79,7 @@ fn list(ui: &Ui) -> Result<()> {
 fn show(model: &str, ui: &Ui) -> Result<()> {
     let source = ModelSource::parse(model).map_err(told)?;
     if let ModelSource::Hub(name) = &source
-        && !hub::cached().map_err(told)?.iter().any(|cached| cached.id == name.id)
+        && !hub::is_here(name).map_err(told)?
     {
         bail!("{name} was not downloaded: mnemon model pull {name}");
     }

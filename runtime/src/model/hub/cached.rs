@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::{Repo, RepoType};
 
-use super::{HubName, INDEX, NEEDED, WEIGHTS};
+use super::{HubName, INDEX, NEEDED, WEIGHTS, cache};
 use crate::{Error, Result, model::folder::shard_names};
 
 /// A revision of a model in the cache.
@@ -67,10 +67,13 @@ pub(super) fn is_complete(folder: &Path) -> bool {
 /// # Errors
 /// [`Error::Read`] if the cache is there and cannot be read.
 pub fn cached() -> Result<Vec<CachedModel>> {
-    let cache = Cache::from_env();
+    let cache = cache();
     let mut models = Vec::new();
     for (name, folder) in entries(cache.path())? {
         let Some(id) = name.strip_prefix("models--").map(|name| name.replacen("--", "/", 1)) else { continue };
+        if !folder.is_dir() {
+            continue;
+        }
         let refs: Vec<(String, String)> = files_in(&folder.join("refs"))?
             .into_iter()
             .filter_map(|(name, _)| {
@@ -102,7 +105,7 @@ pub fn remove(name: &HubName) -> Result<u64> {
         let why = "a model is removed as a whole; leave out file and revision".into();
         return Err(Error::Hub { id: name.to_string(), why });
     }
-    let folder = Cache::from_env().path().join(Repo::new(name.id.clone(), RepoType::Model).folder_name());
+    let folder = cache().path().join(Repo::new(name.id.clone(), RepoType::Model).folder_name());
     if !folder.is_dir() {
         return Err(missing());
     }

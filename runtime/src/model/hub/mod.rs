@@ -10,11 +10,13 @@ mod cached;
 mod name;
 mod pull;
 
+use hf_hub::Cache;
+
 pub(super) use self::pull::source;
 pub use self::{
     cached::{CachedModel, cached, remove},
     name::HubName,
-    pull::{Pulling, pull},
+    pull::{Pulling, is_here, pull},
 };
 
 /// What a model in safetensors cannot do without.
@@ -23,3 +25,11 @@ const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 const OPTIONAL: [&str; 3] = ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// The cache that the hub's own tools use.
+fn cache() -> Cache {
+    match std::env::var_os("HF_HUB_CACHE") {
+        Some(folder) if !folder.is_empty() => Cache::new(folder.into()),
+        _ => Cache::from_env(),
+    }
+}

@@ -5,10 +5,11 @@ use std::{
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use hf_hub::{
-    Cache, Repo, RepoType,
+    Repo, RepoType,
     api::{
         Progress,
         sync::{ApiBuilder, ApiRepo},
@@ -18,7 +19,7 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
 use super::{
-    CachedModel, HubName, INDEX, NEEDED, OPTIONAL, WEIGHTS,
+    CachedModel, HubName, INDEX, NEEDED, OPTIONAL, WEIGHTS, cache,
     cached::{cached, is_complete, is_gguf},
 };
 use crate::{
@@ -26,8 +27,9 @@ use crate::{
     model::{ModelSource, folder::shard_names},
 };
 
-/// How often a download goes on where it was cut before it is given up.
-const RETRIES: usize = 5;
+/// How often a download goes on where it was cut before it is given up, and how much longer it waits each time.
+const RETRIES: u32 = 5;
+const WAIT: Duration = Duration::from_millis(200);
 /// Most GGUF files that an error lists.
 const LISTED: usize = 12;
 
@@ -60,7 +62,8 @@ pub fn pull(name: &HubName, mut progress: impl FnMut(Pulling<'_>)) -> Result<Cac
     }
     let api = ApiBuilder::from_env()
         .with_progress(false)
-        .with_retries(RETRIES)
+        .with_cache_dir(cache().path().clone())
+        .with_token(token())
         .build()
         .map_err(|error| failed(error.to_string()))?;
     let at = |revision: &str| Repo::with_revision(name.id.clone(), RepoType::Model, revision.into());
@@ -69,8 +72,15 @@ pub fn pull(name: &HubName, mut progress: impl FnMut(Pulling<'_>)) -> Result<Cac
     if commit.is_empty() || !commit.chars().all(|sign| sign.is_ascii_hexdigit()) {
         return Err(failed(format!("the hub names the commit '{}'", commit.escape_debug())));
     }
-    let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
-    let download = Download { name, repo: api.repo(at(&commit)), cached: Cache::from_env().repo(at(&commit)) };
+    // No name leads out of the folder.
+    let is_within =
+        |file: &String| file.split('/').all(|part| !matches!(part, "" | "." | "..")) && !file.contains('\\');
+    let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).filter(is_within).collect();
+    let download = Download {
+        name,
+        repo: api.repo(at(&commit)),
+        folder: cache().path().join(at(&commit).folder_name()).join("snapshots").join(&commit),
+    };
     let mut fetch = |file: &str| download.fetch(file, &mut progress);
     match choose(name, &files)? {
         Chosen::Gguf(file) => {
@@ -92,8 +102,8 @@ pub fn pull(name: &HubName, mut progress: impl FnMut(Pulling<'_>)) -> Result<Cac
             }
         }
     }
-    let refers = Cache::from_env().repo(at(name.revision())).create_ref(&commit);
-    refers.map_err(|source| Error::Read { path: Cache::from_env().path().clone(), source })?;
+    let refers = cache().repo(at(name.revision())).create_ref(&commit);
+    refers.map_err(|source| Error::Read { path: cache().path().clone(), source })?;
     cached()?
         .into_iter()
         .find(|model| model.id == name.id && model.commit == commit)
@@ -139,23 +149,34 @@ fn choose(name: &HubName, files: &[String]) -> Result<Chosen> {
 struct Download<'a> {
     name: &'a HubName,
     repo: ApiRepo,
-    cached: hf_hub::CacheRepo,
+    /// Where the files of the commit lie.
+    folder: PathBuf,
 }
 
 impl Download<'_> {
     /// Downloads and verifies a file, unless it is there; where it lies.
     fn fetch(&self, file: &str, progress: &mut impl FnMut(Pulling<'_>)) -> Result<PathBuf> {
         let failed = |why: String| Error::Hub { id: self.name.to_string(), why: format!("{file}: {why}") };
-        let path = if let Some(path) = self.cached.get(file) {
-            path
-        } else {
+        let mut path = self.folder.join(file);
+        let mut tries = 0;
+        while !path.exists() {
             let mut told = Told { progress: &mut *progress, came: 0 };
-            self.repo.download_with_progress(file, &mut told).map_err(|error| failed(error.to_string()))?
-        };
+            match self.repo.download_with_progress(file, &mut told) {
+                Ok(downloaded) => path = downloaded,
+                Err(error) if tries == RETRIES => return Err(failed(error.to_string())),
+                // What has come is kept.
+                Err(error) => tracing::debug!(%error, file, "cut"),
+            }
+            tries += 1;
+            std::thread::sleep(if path.exists() { Duration::ZERO } else { WAIT * tries });
+        }
         progress(Pulling::Verifying);
         let blob = fs::canonicalize(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         let checksum = blob.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let found = digest(&blob, &checksum).map_err(|source| Error::Read { path: blob.clone(), source })?;
+        if found.is_none() {
+            tracing::warn!(file, checksum, "the hub has no checksum of this file that is known here");
+        }
         if found.is_some_and(|found| found != checksum) {
             let gone =
                 fs::remove_file(&path).and_then(|()| if blob.exists() { fs::remove_file(&blob) } else { Ok(()) });
@@ -253,5 +274,20 @@ fn in_cache(name: &HubName) -> Result<Option<ModelSource>> {
 }
 
 fn is_offline() -> bool {
-    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !value.is_empty() && value != "0")
+    let is_on = |value: String| matches!(value.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(is_on)
+}
+
+/// The user's token, for models that ask for one: of the environment, or of the file that the hub's own tools write.
+fn token() -> Option<String> {
+    let given = std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty());
+    given.map(|token| token.trim().to_owned()).or_else(|| cache().token())
+}
+
+/// Whether all of a model is in the cache.
+///
+/// # Errors
+/// [`Error::Read`] if the cache is there and cannot be read.
+pub fn is_here(name: &HubName) -> Result<bool> {
+    Ok(in_cache(name)?.is_some())
 }
