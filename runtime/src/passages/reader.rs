@@ -426,6 +426,7 @@ impl PassageReader {
                 let starts_at = info.span.token_start + shown.start as u64;
                 let follows = last.is_some_and(|(document, end)| (document, end) == (info.document, starts_at));
                 if place == 0 && !follows {
+                    let is_dated = is_dated && !self.says_its_date(passage)?;
                     let tokens = self.tokens(&self.introduction(info, is_dated, last.is_some()))?;
                     if !tokens.is_empty() {
                         stretches.push(Stretch { chunk: None, len: tokens.len(), skipped: 0, stored: Vec::new() });
@@ -448,6 +449,15 @@ impl PassageReader {
         let dates: HashSet<&str> = infos.map(|info| info.metadata.get("date").map_or("", String::as_str)).collect();
         let shows_all = self.from.options.neighbours.is_some();
         shows_all || self.from.profile.extents.of(self.mode) == Extent::Chunk || dates.len() > 1
+    }
+
+    /// Whether what is shown of a passage says the date of its document.
+    fn says_its_date(&self, passage: &Passage) -> Result<bool> {
+        let Some(day) = day(passage) else { return Ok(false) };
+        let shown: Vec<u32> =
+            (0..passage.chunks.len()).flat_map(|place| passage.shown_tokens(place)).copied().collect();
+        let text = self.model.tokenizer().decode(&shown, true);
+        Ok(says_day(&text.map_err(|error| Error::Tokenizer { why: error.to_string() })?, day))
     }
 
     /// What is said before a passage: its document's speaker, and its date where that is shown.
@@ -513,6 +523,29 @@ fn day(passage: &Passage) -> Option<&str> {
     is_day.then_some(day)
 }
 
+/// Whether a text has the numbers of a day (`2026-11-26`) and its year; months have names in every language.
+fn says_day(text: &str, day: &str) -> bool {
+    let numbers: HashSet<u32> =
+        text.split(|sign: char| !sign.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect();
+    let says = |part: Option<&str>| part.and_then(|part| part.parse().ok()).is_some_and(|part| numbers.contains(&part));
+    says(day.get(..4)) && says(day.get(8..10))
+}
+
 fn out_of_order() -> Error {
     Error::Invalid { what: "passages", why: "they were read out of order".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::says_day;
+
+    #[test]
+    fn a_text_may_say_its_day() {
+        for text in ["On 4 May 1892 it rained.", "1892-05-04: rain", "May 4th, 1892", "04.05.1892"] {
+            assert!(says_day(text, "1892-05-04"), "{text}");
+        }
+        for text in ["On 5 May 1892 it rained.", "In 1892 it rained.", "4 May", "18920504", ""] {
+            assert!(!says_day(text, "1892-05-04"), "{text}");
+        }
+    }
 }
