@@ -45,23 +45,23 @@ fn next_tag(text: &str) -> Option<usize> {
 /// Bytes of a tag or expression, with the signs that open and close it.
 fn length_of(tag: &str) -> usize {
     let close = if tag.starts_with("{{") { "}}" } else { "%}" };
-    let (mut at, mut depth) = (2, 0_usize);
-    while let Some(sign) = tag[at..].chars().next() {
-        if depth == 0 && tag[at..].starts_with(close) {
+    let mut at = 2;
+    while at < tag.len() {
+        if tag[at..].starts_with(close) {
             return at + close.len();
         }
-        match sign {
-            '\'' | '"' => {
-                at += string_length(&tag[at..]);
-                continue;
-            }
-            '{' | '[' | '(' => depth += 1,
-            '}' | ']' | ')' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        at += sign.len_utf8();
+        at += unit_length(&tag[at..]);
     }
     tag.len()
+}
+
+/// Bytes of what begins here: a string, a bracket with all that it holds, or a character.
+fn unit_length(text: &str) -> usize {
+    match text.chars().next() {
+        Some('\'' | '"') => string_length(text),
+        Some('(' | '[' | '{') => bracket_length(text),
+        sign => sign.map_or(0, char::len_utf8),
+    }
 }
 
 /// The first word of a statement; empty for expressions and comments.
@@ -218,13 +218,11 @@ fn tuple(operand: &str) -> Option<&str> {
         return None;
     }
     let mut at = 0;
-    while let Some(sign) = inside[at..].chars().next() {
-        match sign {
-            ',' => return Some(inside.trim_end().trim_end_matches(',')),
-            '\'' | '"' => at += string_length(&inside[at..]),
-            '(' | '[' | '{' => at += bracket_length(&inside[at..]),
-            _ => at += sign.len_utf8(),
+    while at < inside.len() {
+        if inside[at..].starts_with(',') {
+            return Some(inside.trim_end().trim_end_matches(','));
         }
+        at += unit_length(&inside[at..]);
     }
     None
 }

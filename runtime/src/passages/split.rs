@@ -1,7 +1,7 @@
 //! What of a prompt is kept in sight when it is longer than the context: its end, and the system's messages. The rest is for a memory.
 
-use super::encode;
-use crate::{Conversation, Message, Model, Result, chat::encode_rendered};
+use super::{Prompt, encode};
+use crate::{Conversation, Message, Model, Result};
 
 /// The beginning of a text, and the end that is kept: about `keep_tokens` tokens of it, cut at a border of words where there is
 /// one nearby.
@@ -28,10 +28,7 @@ pub fn split_chat(model: &Model, conversation: &Conversation, keep_tokens: usize
     let contents: Vec<usize> = messages.iter().map(|message| tokens(&message.content)).collect::<Result<_>>()?;
     // The words of the template around each message count as well.
     let rendered = match model.chat_template() {
-        Ok(template) => {
-            let rendered = template.render(conversation, model.shield())?;
-            encode_rendered(model.tokenizer(), &rendered)?.len()
-        }
+        Ok(_) => Prompt::chat(model, conversation, false)?.len(),
         Err(_) => 0,
     };
     let around = rendered.saturating_sub(contents.iter().sum()) / messages.len().max(1);

@@ -8,7 +8,10 @@ use std::{
 use hf_hub::{Repo, RepoType};
 
 use super::{HubName, INDEX, NEEDED, WEIGHTS, cache};
-use crate::{Error, Result, model::folder::shard_names};
+use crate::{
+    Error, Result,
+    model::{folder::shard_names, gguf},
+};
 
 /// A revision of a model in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,13 +45,9 @@ impl CachedModel {
         if is_complete(&self.folder) {
             return vec![name(None)];
         }
-        let gguf = self.files.iter().filter(|(file, _)| is_gguf(file));
-        gguf.map(|(file, _)| name(Some(file.clone()))).collect()
+        let files = self.files.iter().filter(|(file, _)| gguf::is_named(file.as_ref()));
+        files.map(|(file, _)| name(Some(file.clone()))).collect()
     }
-}
-
-pub(super) fn is_gguf(file: &str) -> bool {
-    Path::new(file).extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
 /// Whether a folder has all of a model in safetensors.

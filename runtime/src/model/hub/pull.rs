@@ -20,11 +20,11 @@ use sha2::Sha256;
 
 use super::{
     CachedModel, HubName, INDEX, NEEDED, OPTIONAL, WEIGHTS, cache,
-    cached::{cached, is_complete, is_gguf},
+    cached::{cached, is_complete},
 };
 use crate::{
     Error, Result,
-    model::{ModelSource, folder::shard_names},
+    model::{ModelSource, folder::shard_names, gguf},
 };
 
 /// How often a download goes on where it was cut before it is given up, and how much longer it waits each time.
@@ -120,7 +120,7 @@ enum Chosen {
 /// What is meant of the files that the hub has.
 fn choose(name: &HubName, files: &[String]) -> Result<Chosen> {
     let failed = |why: String| Error::Hub { id: name.to_string(), why };
-    let gguf: Vec<&String> = files.iter().filter(|file| is_gguf(file)).collect();
+    let gguf: Vec<&String> = files.iter().filter(|file| gguf::is_named(file.as_ref())).collect();
     let listed = || {
         let more = if gguf.len() > LISTED { ", ..." } else { "" };
         let names: Vec<String> = gguf.iter().take(LISTED).map(|file| format!("{}:{file}", name.id)).collect();
