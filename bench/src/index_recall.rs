@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, SearchRequest, Snapshot, Store, StoreOptions, TermHits,
-    TermRequest,
+    TermRequest, WordHits, WordRequest,
     storage::{SledOptions, SledStorage},
 };
 use mnemon_runtime::{LoadOptions, MemoryFrom, Model, ModelSource, RecallOptions, ScoreStep, Scoring};
@@ -109,6 +109,10 @@ impl Recall for Compared {
 
     fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
         self.inner.search_terms(request)
+    }
+
+    fn search_words(&self, request: &WordRequest<'_>) -> mnemon_memory_store::Result<WordHits> {
+        self.inner.search_words(request)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {

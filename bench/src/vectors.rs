@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use mnemon_encoder::{DocumentEncoder, EncodeOptions};
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Memory, MemorySpec, Recall, SearchRequest, Snapshot, Store, TermHits,
-    TermRequest,
+    TermRequest, WordHits, WordRequest,
 };
 use mnemon_runtime::{MemoryFrom, Model, RecallOptions, ScoreStep, Scoring};
 use rand_chacha::{ChaCha8Rng, rand_core::RngCore, rand_core::SeedableRng};
@@ -144,6 +144,10 @@ impl Recall for Recording {
 
     fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
         self.inner.search_terms(request)
+    }
+
+    fn search_words(&self, request: &WordRequest<'_>) -> mnemon_memory_store::Result<WordHits> {
+        self.inner.search_words(request)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {

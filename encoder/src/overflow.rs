@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Error as StoreError, Hit, KvGeometry, Memory, Recall, Result as StoreResult,
-    SearchRequest, TermHits, TermRequest,
+    SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
 };
 use mnemon_runtime::Model;
 
@@ -92,6 +92,14 @@ impl Recall for OverflowView {
 
     fn search_terms(&self, request: &TermRequest<'_>) -> StoreResult<TermHits> {
         let mut found = self.inner.search_terms(request)?;
+        for hit in &mut found.hits {
+            hit.chunk = outer(hit.chunk);
+        }
+        Ok(found)
+    }
+
+    fn search_words(&self, request: &WordRequest<'_>) -> StoreResult<WordHits> {
+        let mut found = self.inner.search_words(request)?;
         for hit in &mut found.hits {
             hit.chunk = outer(hit.chunk);
         }

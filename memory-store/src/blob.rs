@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, HashSet};
 use crate::codec::Decoder;
 use crate::core::Cell;
 use crate::extent::{
-    CHUNKS_FORMAT, CHUNKS_MAGIC, ChunkPlace, FOOTER_MAGIC, Layout, Part, chunks_blob_name, decode_meta, footer_of,
+    CHUNKS_FORMAT, CHUNKS_MAGIC, ChunkPlace, FOOTER_MAGIC, Layout, Part, chunks_blob_name, decode_meta, footer_bytes,
+    footer_of,
 };
 use crate::geometry::KeySource;
 use crate::records::ExtentRecord;
 use crate::storage::{BlobInfo, Storage};
+use crate::words::WordIndex;
 use crate::{Error, KeyHead, KvGeometry, MemorySpec, Result};
 
 /// Bytes of the header before its fields: magic, format, length with padding, length of the fields.
@@ -20,6 +22,8 @@ const HEADER_MAX: usize = 1 << 20;
 /// What a chunk blob says about itself.
 #[derive(Debug, Clone)]
 pub(crate) struct ChunkHeader {
+    /// Version of the blob.
+    pub(crate) format: u32,
     pub(crate) body_start: u32,
     pub(crate) blob: u64,
     pub(crate) memory_number: u64,
@@ -58,6 +62,7 @@ impl ChunkHeader {
         let mut input = Decoder::checked(&bytes[..end], what)?;
         input.take(FIXED)?;
         let header = Self {
+            format,
             body_start: total as u32,
             blob: input.number()?,
             memory_number: input.number()?,
@@ -101,8 +106,13 @@ impl ChunkHeader {
     pub(crate) fn record(&self, bytes: &[u8], what: &str) -> Result<ExtentRecord> {
         let damaged = |why: &str| Error::Damaged { what: what.to_owned(), why: why.to_owned() };
         let start = self.body_start as u64 + self.body_bytes;
-        let Some(footer) = usize::try_from(start).ok().and_then(|start| bytes.get(start..)) else {
+        let Some(rest) = usize::try_from(start).ok().and_then(|start| bytes.get(start..)) else {
             return Err(damaged("it is shorter than its header says"));
+        };
+        // Before it stand the words.
+        let footer = footer_bytes((self.chunks as usize).saturating_add(1));
+        let Some(footer) = rest.len().checked_sub(footer).map(|from| &rest[from..]) else {
+            return Err(damaged("it has no footer"));
         };
         let Some((checked, magic)) = footer.split_last_chunk::<8>() else { return Err(damaged("it has no footer")) };
         let mut input = Decoder::checked(checked, what)?;
@@ -176,9 +186,11 @@ pub(crate) struct Inspection {
 /// Verifies every byte of the blob whose chunks `record` describes, the first of them being `first_chunk`.
 pub(crate) fn inspect(bytes: &[u8], record: &ExtentRecord, first_chunk: u64, geometry: &KvGeometry) -> Inspection {
     let mut found = Inspection::default();
+    let mut has_words = true;
     match ChunkHeader::decode(bytes, "header") {
         Err(error) => found.faults.push(why(error)),
         Ok(header) => {
+            has_words = header.format >= 3;
             let stored = (header.body_start, header.document, header.first_chunk, header.first_ordinal);
             let known = (record.body_start, record.document, first_chunk, record.first_ordinal);
             let stored = (stored, header.token_start, header.byte_start, header.blob, header.chunks as usize + 1);
@@ -206,8 +218,18 @@ pub(crate) fn inspect(bytes: &[u8], record: &ExtentRecord, first_chunk: u64, geo
         found.sound.push(sound);
     }
     let end = start.saturating_add(record.places.last().map_or(0, |place| place.offset as usize));
-    if bytes.get(end..) != Some(&footer_of(&record.places)[..]) {
-        found.faults.push("its footer is not what its chunks need".into());
+    let footer = footer_of(&record.places);
+    match bytes.get(end..).and_then(|rest| rest.strip_suffix(&footer[..])) {
+        None => found.faults.push("its footer is not what its chunks need".into()),
+        Some([]) if !has_words => {}
+        Some(words) => {
+            let chunks = record.places.len() as u32 - 1;
+            let read = WordIndex::decode(words, "words");
+            if let Err(error) = read.and_then(|words| words.map_or(Ok(()), |words| words.check_chunks(chunks, "words")))
+            {
+                found.faults.push(why(error));
+            }
+        }
     }
     if bytes.len() as u64 != record.blob_bytes {
         found.faults.push(format!("it has {} bytes instead of {}", bytes.len(), record.blob_bytes));

@@ -18,6 +18,7 @@ use crate::state::{MemoryState, Segment};
 use crate::storage::{Batch, Storage};
 use crate::sync::{lock, read};
 use crate::tail::TailEntries;
+use crate::words::WordIndex;
 use crate::{ChunkId, ChunkKv, Error, KvGeometry, MemorySpec, Result, StoreOptions};
 
 /// What the index cache holds.
@@ -29,6 +30,8 @@ pub(crate) enum IndexKey {
     Tail(u64, KeySource),
     /// The tokens of an extent (by the number of its blob).
     Tokens(u64),
+    /// Its words.
+    Words(u64),
 }
 
 #[derive(Clone)]
@@ -36,6 +39,7 @@ pub(crate) enum IndexPart {
     Graph(Arc<GraphIndex>),
     Tail(Arc<TailEntries>),
     Tokens(Arc<Vec<u32>>),
+    Words(Arc<WordIndex>),
 }
 
 /// One memory, shared by its handles.
@@ -247,6 +251,17 @@ impl Core {
         let tokens = Arc::new(extent.read_tokens(geometry)?);
         self.index_cache.insert(key, Arc::new(IndexPart::Tokens(Arc::clone(&tokens))), 4 * tokens.len() + 96);
         Ok(tokens)
+    }
+
+    /// The words of all chunks of an extent, truncated ones included.
+    pub(crate) fn words(&self, geometry: &KvGeometry, extent: &Extent) -> Result<Arc<WordIndex>> {
+        let key = IndexKey::Words(extent.number);
+        if let Some(IndexPart::Words(words)) = self.index_cache.get(&key).as_deref() {
+            return Ok(Arc::clone(words));
+        }
+        let words = Arc::new(extent.read_words(geometry)?);
+        self.index_cache.insert(key, Arc::new(IndexPart::Words(Arc::clone(&words))), words.bytes());
+        Ok(words)
     }
 
     /// The graph of a segment at the key head with index `at`.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | header | whose chunks these are: enough to rebuild the catalog |
 //! | body | for each chunk: keys and values of each slot, lone keys, then span, tokens, text |
+//! | words | which words stand in which chunk |
 //! | footer | where each chunk starts |
 //!
 //! In memory an extent takes 12 bytes for each chunk and about 200 of its own.
@@ -19,10 +20,12 @@ use crate::numbers::{decode_side, encode_side};
 use crate::quant::Shape;
 use crate::records::ExtentRecord;
 use crate::storage::Storage;
+use crate::words::WordIndex;
 use crate::{ChunkId, ChunkInfo, ChunkKv, Error, KvData, KvGeometry, MemorySpec, Result, SourceSpan};
 
-/// Version of chunk blobs that are written. Blobs of version 1 end their header with the length of the body.
-pub(crate) const CHUNKS_FORMAT: u32 = 2;
+/// Version of chunk blobs that are written. Blobs of version 1 end their header with the length of the body; before version 3 they
+/// have no words.
+pub(crate) const CHUNKS_FORMAT: u32 = 3;
 pub(crate) const CHUNKS_MAGIC: &[u8; 8] = b"MNMNCHNK";
 pub(crate) const FOOTER_MAGIC: &[u8; 8] = b"MNMNEND1";
 const META_MAGIC: u32 = u32::from_le_bytes(*b"META");
@@ -319,6 +322,27 @@ impl Extent {
         Ok(all)
     }
 
+    /// The index of the words of all chunks, made of their text where the blob has none that can be used.
+    pub(crate) fn read_words(&self, geometry: &KvGeometry) -> Result<WordIndex> {
+        let end = self.body_start as u64 + self.places.last().map_or(0, |place| u64::from(place.offset));
+        let len = self.file.bytes.saturating_sub(end + footer_bytes(self.places.len()) as u64);
+        if len > 0 {
+            let bytes = self.file.read(end, len as usize)?;
+            let read = WordIndex::decode(&bytes, &self.file.name).and_then(|words| {
+                words.map(|words| words.check_chunks(self.chunks(), &self.file.name).map(|()| words)).transpose()
+            });
+            match read {
+                Ok(Some(words)) => return Ok(words),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "words are indexed again from their text; run `mnemon check --repair`")
+                }
+            }
+        }
+        let texts = (0..self.chunks() as usize).map(|index| Ok(self.read_meta(geometry, index)?.text));
+        Ok(WordIndex::of_texts(&texts.collect::<Result<Vec<String>>>()?))
+    }
+
     /// What a citation shows of the chunk at `index`, with its document's metadata.
     pub(crate) fn read_info(
         &self,
@@ -490,10 +514,12 @@ impl ExtentBuilder {
         first_chunk: u64,
     ) -> Result<Extent> {
         let header = self.header(owner, number, first_chunk);
+        let words = self.words(&owner.spec.geometry)?.encode();
         let footer = footer_of(&self.places);
         let name = chunks_blob_name(number);
-        storage.write_blob(&name, &[&header, &self.body.bytes, &footer])?;
-        let bytes = (header.len() + self.body.bytes.len() + footer.len()) as u64;
+        let parts = [&header[..], &self.body.bytes, &words, &footer];
+        storage.write_blob(&name, &parts)?;
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
         Ok(Extent {
             file: BlobFile::new(Arc::clone(storage), name, bytes),
             number,
@@ -506,6 +532,16 @@ impl ExtentBuilder {
             byte_start: self.byte_start,
             places: self.places.clone().into_boxed_slice(),
         })
+    }
+
+    /// The index of the words of all chunks.
+    fn words(&self, geometry: &KvGeometry) -> Result<WordIndex> {
+        let texts = self.places.windows(2).map(|pair| {
+            let meta = Layout::new(geometry, (pair[1].tokens - pair[0].tokens) as usize).meta_offset();
+            let bytes = &self.body.bytes[pair[0].offset as usize + meta..pair[1].offset as usize];
+            Ok(decode_meta(bytes, "a chunk to be written")?.0.text)
+        });
+        Ok(WordIndex::of_texts(&texts.collect::<Result<Vec<String>>>()?))
     }
 
     fn header(&self, owner: &ExtentOwner<'_>, number: u64, first_chunk: u64) -> Vec<u8> {
@@ -526,6 +562,11 @@ impl ExtentBuilder {
         header.align(64);
         header.bytes
     }
+}
+
+/// Bytes of the footer of a blob with `places` places.
+pub(crate) fn footer_bytes(places: usize) -> usize {
+    places.saturating_mul(12).saturating_add(4 + 4 + FOOTER_MAGIC.len())
 }
 
 /// The end of a blob whose chunks have these places.

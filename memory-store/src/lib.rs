@@ -19,6 +19,7 @@
 //! | `storage` | ordered records and immutable blobs: sled and files, memory, faulty |
 //! | `codec`, `records`, `extent`, `numbers`, `quant` | bytes: `docs/format.md` |
 //! | `store`, `memory`, `writer`, `snapshot`, `union` | the handles |
+//! | `filter` | views of some documents |
 //! | `state` | what a memory consists of at one moment |
 //! | `core` | storage, numbers and caches that the handles share; the one way to commit |
 //! | `index` | flat scan; graphs: build, extend, freeze, search |
@@ -28,7 +29,8 @@
 //! | `archive` | a memory as one file: export, import; a memory takes the place of another |
 //! | `compact` | blobs with dead chunks, and many small ones, are written anew |
 //! | `fuzzing` | every parser of bytes, for fuzzers; behind the feature of this name |
-//! | `terms` | search by words: token ids scanned, BM25 |
+//! | `terms` | search by token ids: all scanned, BM25 |
+//! | `words` | search by words: an index in each chunk blob, BM25 |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
 //! # Invariants
@@ -62,6 +64,7 @@ mod core;
 mod error;
 mod expiry;
 mod extent;
+mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -89,6 +92,7 @@ mod tail;
 mod terms;
 mod union;
 mod update;
+mod words;
 mod writer;
 
 pub use archive::{Export, Import};
@@ -98,6 +102,7 @@ pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan};
 pub use compact::Compacted;
 pub use error::{Error, Result};
 pub use expiry::Expired;
+pub use filter::DocumentLabels;
 pub use geometry::{EntryPolicy, Fingerprint, KeyHead, KvDtype, KvGeometry};
 pub use info::{Committed, DocumentInfo, MemoryInfo, MemorySpec, ResumePoint, WriterState};
 pub use limits::{MAX_TTL_MS, MemoryLimits, Quota};
@@ -107,9 +112,13 @@ pub use names::{
 };
 pub use options::{Clock, Sealing, StoreOptions};
 pub use reading::{DocumentWriter, OpenMemory};
-pub use recall::{Hit, MAX_NEIGHBOURS, Recall, SearchRequest, TERMS_MAX, TermHit, TermHits, TermRequest, term_weight};
+pub use recall::{
+    Hit, MAX_NEIGHBOURS, QUERY_BYTES_MAX, Recall, SearchRequest, TERMS_MAX, TermHit, TermHits, TermRequest, WordHits,
+    WordRequest, term_weight,
+};
 pub use snapshot::Snapshot;
 pub use storage::{InMemoryStorage, SledOptions, SledStorage, Storage};
 pub use store::Store;
 pub use union::UnionRecall;
+pub use words::matches as word_matches;
 pub use writer::Writer;

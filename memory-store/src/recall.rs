@@ -100,6 +100,45 @@ pub struct TermHits {
     pub chunks_with: Vec<u64>,
 }
 
+/// A search by the words of a text.
+#[derive(Debug, Clone, Copy)]
+pub struct WordRequest<'a> {
+    /// What is asked: at most [`QUERY_BYTES_MAX`] bytes of UTF-8. Without words it finds nothing.
+    pub query: &'a str,
+    /// Chunks wanted, 1 to 4096.
+    pub top_k: usize,
+}
+
+impl WordRequest<'_> {
+    /// Refuses numbers that are out of range.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn validate(&self) -> Result<()> {
+        let invalid = |why: String| Err(Error::Invalid { what: "search by words", why });
+        if self.query.len() > QUERY_BYTES_MAX {
+            let bytes = self.query.len();
+            return invalid(format!("a query of {bytes} bytes; at most {QUERY_BYTES_MAX} are accepted"));
+        }
+        if self.top_k == 0 || self.top_k > TERM_TOP_K_MAX {
+            return invalid(format!("{} chunks wanted; 1 to {TERM_TOP_K_MAX} are accepted", self.top_k));
+        }
+        Ok(())
+    }
+}
+
+/// Longest query of a [`WordRequest`], in bytes.
+pub const QUERY_BYTES_MAX: usize = 1 << 16;
+
+/// What a search by the words of a text found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WordHits {
+    /// Best first, equal ones in the order of their identifiers. Scores are BM25 with `k1` 1.2 and `b` 0.75.
+    pub hits: Vec<TermHit>,
+    /// What a chunk of mean length would score that has each word of the query once.
+    pub whole: f32,
+}
+
 /// What a term counts that `with` of `chunks` chunks have: its inverse document frequency, with 1 added so that it is positive even for
 /// terms of most chunks.
 pub fn term_weight(chunks: u64, with: u64) -> f64 {
@@ -142,6 +181,10 @@ pub trait Recall: Send + Sync {
     /// Chunks that share terms with a query, by BM25 (Robertson and Zaragoza 2009, section 3.2). Over several memories, each has
     /// statistics of its own.
     fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits>;
+
+    /// Chunks that share words with a text, by BM25 over words as Unicode defines them, their stems and their parts. Over several
+    /// memories, each has statistics of its own.
+    fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits>;
 
     /// Text, span, document and its metadata of `chunks`, in the order asked.
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>>;

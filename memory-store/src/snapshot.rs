@@ -17,7 +17,7 @@ use crate::state::{LiveExtent, LiveSegment, MemoryState};
 use crate::union::best_first;
 use crate::{
     ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MAX_NEIGHBOURS, Recall, Result, SearchRequest, TermHits,
-    TermRequest, terms,
+    TermRequest, WordHits, WordRequest, terms, words,
 };
 
 /// Most entries asked for at once: the size of a segment.
@@ -32,9 +32,9 @@ const BLOCK_HITS: usize = 1 << 20;
 /// An immutable view of one memory. Clones share it. While it is held, the blobs that it shows stay.
 #[derive(Clone)]
 pub struct Snapshot {
-    core: Arc<Core>,
-    cell: Arc<Cell>,
-    state: Arc<MemoryState>,
+    pub(crate) core: Arc<Core>,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) state: Arc<MemoryState>,
 }
 
 /// What one task of a search looks through.
@@ -88,7 +88,7 @@ impl Snapshot {
     }
 
     /// Of the document that an extent belongs to.
-    fn metadata(&self, extent: &Extent) -> Result<BTreeMap<String, String>> {
+    pub(crate) fn metadata(&self, extent: &Extent) -> Result<BTreeMap<String, String>> {
         let (id, storage) = (&extent.document_id, self.core.storage.as_ref());
         if let Some(record) = storage.get(&document_key(self.cell.number, id))? {
             let record = DocumentRecord::decode(&record, &format!("the record of document {id}"))?;
@@ -367,6 +367,10 @@ impl Recall for Snapshot {
 
     fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits> {
         terms::search(&self.core, self.geometry(), &self.state, request)
+    }
+
+    fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits> {
+        words::search(&self.core, self.geometry(), &self.state, request)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

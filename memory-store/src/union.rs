@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result, SearchRequest, TermHit, TermHits, TermRequest,
+    WordHits, WordRequest,
 };
 
 /// Several views as one, whose geometries are equal but for the layers that they keep: where those differ, keys and values of none are
@@ -108,6 +109,20 @@ impl Recall for UnionRecall {
             merged.chunks_with.truncate(found.chunks_with.len());
             let sums = merged.chunks_with.iter_mut().zip(found.chunks_with);
             sums.for_each(|(all, with)| *all = all.saturating_add(with));
+        }
+        merged.hits.sort_unstable_by(best_terms_first);
+        // The same memory may be a member twice.
+        merged.hits.dedup_by_key(|hit| hit.chunk);
+        merged.hits.truncate(request.top_k);
+        Ok(merged)
+    }
+
+    fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits> {
+        let mut merged = WordHits::default();
+        for member in &self.members {
+            let found = member.search_words(request)?;
+            merged.hits.extend(found.hits);
+            merged.whole = merged.whole.max(found.whole);
         }
         merged.hits.sort_unstable_by(best_terms_first);
         // The same memory may be a member twice.

@@ -54,7 +54,7 @@ fn a_chunk_blob_tells_everything_about_its_chunks() {
     let mut header = Fields(&blob);
     assert_eq!(header.take(8), b"MNMNCHNK");
     let (format, body, fields) = (header.u32(), header.u32() as usize, header.u32() as usize);
-    assert_eq!((format, body % 64), (2, 0));
+    assert_eq!((format, body % 64), (3, 0));
     assert_eq!(crc(&blob[..20 + fields]), u32::from_le_bytes(blob[20 + fields..24 + fields].try_into().unwrap()));
     assert_eq!((header.u64(), header.u64(), header.text(), header.text()), (1, 1, "tenant", "books"));
     assert_eq!(header.take(32), [7; 32]);
@@ -70,11 +70,54 @@ fn a_chunk_blob_tells_everything_about_its_chunks() {
     let body_bytes = header.u64() as usize;
     assert_eq!(header.u64(), 0, "nothing was committed before");
 
-    let mut footer = Fields(&blob[body + body_bytes..]);
+    // Two chunks of the words w1-0 to w1-7 and w2-0 to w2-7.
+    let section = &blob[body + body_bytes..blob.len() - (3 * 12 + 4 + 4 + 8)];
+    let mut words = Fields(section);
+    assert_eq!((words.take(4), words.take(4)), (&b"WORD"[..], &[1, 0, 0, 0][..]));
+    let (chunks, terms, lists, postings) = (words.u32(), words.u32() as usize, words.u32(), words.u32());
+    let end = 24 + (lists + postings) as usize;
+    assert_eq!((chunks, section.len()), (2, (end + 4).next_multiple_of(8)));
+    assert_eq!(crc(&section[..end]), u32::from_le_bytes(section[end..end + 4].try_into().unwrap()));
+    let number = |words: &mut Fields<'_>| {
+        let mut number = 0;
+        for shift in (0..).step_by(7) {
+            let byte = u32::from(words.take(1)[0]);
+            number |= (byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        number
+    };
+    assert_eq!((number(&mut words), number(&mut words)), (16, 16), "words of each chunk");
+    let mut term = 0;
+    let dictionary: Vec<(u32, u32)> = (0..terms)
+        .map(|_| {
+            term += number(&mut words);
+            (term, number(&mut words))
+        })
+        .collect();
+    let mut found = std::collections::BTreeMap::new();
+    for (term, bytes) in dictionary {
+        let (mut list, mut chunk) = (Fields(words.take(bytes as usize)), 0);
+        while !list.0.is_empty() {
+            let step = number(&mut list);
+            chunk += step >> 1;
+            let count = if step & 1 == 1 { number(&mut list) } else { 1 };
+            found.entry(term).or_insert_with(Vec::new).push((chunk, count));
+        }
+    }
+    assert_eq!(found[&crc(b"w1")], [(0, 8)]);
+    assert_eq!(found[&crc(b"w2")], [(1, 8)]);
+    assert_eq!(found[&crc(b"7")], [(0, 1), (1, 1)]);
+    // Compounds have parts: the letter and the digit of `w1` and `w2`.
+    assert_eq!(found[&crc(b"w")], [(0, 8), (1, 8)]);
+
+    let mut footer = Fields(&blob[body + body_bytes + section.len()..]);
     let places: Vec<_> = (0..3).map(|_| (footer.u32() as usize, footer.u32(), footer.u32())).collect();
     assert_eq!(places[0], (0, 0, 0));
     assert_eq!(places[2], (body_bytes, 16, written[1].span.byte_end as u32));
-    let checked = &blob[body + body_bytes..][..3 * 12 + 4];
+    let checked = &blob[body + body_bytes + section.len()..][..3 * 12 + 4];
     assert_eq!((footer.u32(), footer.u32(), footer.take(8)), (3, crc(checked), &b"MNMNEND1"[..]));
     assert!(footer.0.is_empty());
 
@@ -233,6 +276,15 @@ fn a_graph_blob_names_its_owner() {
     }
 }
 
+/// The words of a blob with `places` places.
+fn words_section(storage: &InMemoryStorage, name: &str, places: usize) -> Vec<u8> {
+    let bytes = storage.list_blobs().unwrap().iter().find(|blob| blob.name == name).unwrap().bytes;
+    let blob = storage.read_blob(name, 0, bytes as usize).unwrap();
+    let footer = blob.len() - (places * 12 + 4 + 4 + 8);
+    let section = blob[..footer].windows(4).rposition(|magic| magic == b"WORD").unwrap();
+    blob[section..footer].to_vec()
+}
+
 #[test]
 fn what_the_first_version_wrote_is_read() {
     let storage = Arc::new(InMemoryStorage::new());
@@ -242,13 +294,26 @@ fn what_the_first_version_wrote_is_read() {
     drop((memory, store));
     // Numbers without checksums, and headers that end with the length of the body.
     let mut batch = mnemon_memory_store::storage::Batch::default();
-    for (key, value) in storage.scan(b"", None, 100).unwrap() {
-        if matches!(key[0], b'v' | b'm') {
-            batch.put(key, value[..value.len() - 4].to_vec());
+    let words = words_section(&storage, "chunks-0000000000000001", 3).len() as u64;
+    for (key, mut value) in storage.scan(b"", None, 100).unwrap() {
+        match key[0] {
+            b'v' | b'm' => batch.put(key, value[..value.len() - 4].to_vec()),
+            b'e' => {
+                let bytes = u64::from_le_bytes(*value[8..].first_chunk().unwrap()) - words;
+                value[8..16].copy_from_slice(&bytes.to_le_bytes());
+                let end = value.len() - 4;
+                let checksum = crc(&value[..end]).to_le_bytes();
+                value[end..].copy_from_slice(&checksum);
+                batch.put(key, value);
+            }
+            _ => {}
         }
     }
     storage.apply(&batch).unwrap();
     storage.damage_blob("chunks-0000000000000001", |bytes| {
+        // Without words.
+        let footer = bytes.len() - (3 * 12 + 4 + 4 + 8);
+        bytes.drain(footer - words as usize..footer);
         let fields = u32::from_le_bytes(bytes[16..20].try_into().unwrap()) as usize - 8;
         bytes[8] = 1;
         bytes[16..20].copy_from_slice(&(fields as u32).to_le_bytes());

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mnemon_memory_store::{
     Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHits, TermRequest,
+    WordHits, WordRequest,
 };
 use mnemon_proto::v1;
 use mnemon_runtime::{MemoryFrom, PassageOptions, PassagesFrom, RecallOptions};
@@ -121,6 +122,10 @@ impl Recall for Recalled {
 
     fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits> {
         self.inner.search_terms(request)
+    }
+
+    fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits> {
+        self.inner.search_words(request)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

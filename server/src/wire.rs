@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Fingerprint, Hit, KeyHead, KvChunk, KvData, KvGeometry, MemorySpec, ResumePoint,
-    SourceSpan, TermHit, TermHits, WriterState,
+    SourceSpan, TermHit, TermHits, WordHits, WriterState,
 };
 use mnemon_proto::v1;
 use prost::bytes::Bytes;
@@ -193,6 +193,22 @@ pub(crate) fn received_term_hits(found: v1::TermHits, terms: usize) -> Result<Te
     let hit = |(chunk, score): (&u64, &f32)| TermHit { chunk: ChunkId(*chunk), score: *score };
     let hits = found.chunk_ids.iter().zip(&found.scores).map(hit).collect();
     Ok(TermHits { hits, chunks_with: found.chunks_with })
+}
+
+pub(crate) fn word_hits_to_send(found: WordHits) -> v1::WordHits {
+    v1::WordHits {
+        chunk_ids: found.hits.iter().map(|hit| hit.chunk.0).collect(),
+        scores: found.hits.iter().map(|hit| hit.score).collect(),
+        whole: found.whole,
+    }
+}
+
+pub(crate) fn received_word_hits(found: v1::WordHits) -> Result<WordHits, Status> {
+    if found.chunk_ids.len() != found.scores.len() {
+        return refuse("word_hits", "the lists are not of the length that they should have");
+    }
+    let hit = |(chunk, score): (&u64, &f32)| TermHit { chunk: ChunkId(*chunk), score: *score };
+    Ok(WordHits { hits: found.chunk_ids.iter().zip(&found.scores).map(hit).collect(), whole: found.whole })
 }
 
 pub(crate) fn list_to_send<'a>(chunks: impl IntoIterator<Item = &'a ChunkId>) -> v1::ChunkList {

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHits, TermRequest,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHits, TermRequest, WordHits,
+    WordRequest,
 };
 
 /// How many times more entries are searched than wanted, where a memory holds more than this document.
@@ -64,6 +65,15 @@ impl Recall for OwnChunks {
     fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits> {
         let top_k = request.top_k.saturating_mul(OVERSAMPLING).min(4096).max(request.top_k);
         let mut found = self.view.search_terms(&TermRequest { top_k, ..*request })?;
+        found.hits.retain(|hit| self.set.contains(&hit.chunk));
+        found.hits.truncate(request.top_k);
+        Ok(found)
+    }
+
+    /// As [`search_terms`](Self::search_terms).
+    fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits> {
+        let top_k = request.top_k.saturating_mul(OVERSAMPLING).min(4096).max(request.top_k);
+        let mut found = self.view.search_words(&WordRequest { top_k, ..*request })?;
         found.hits.retain(|hit| self.set.contains(&hit.chunk));
         found.hits.truncate(request.top_k);
         Ok(found)

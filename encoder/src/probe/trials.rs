@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result as StoreResult, SearchRequest, TermHits, TermRequest,
+    WordHits, WordRequest,
 };
 use mnemon_runtime::{
     Error, Extent, Extents, GenerateOptions, GenerateStep, Generation, MemoryFrom, Passage, PassageOptions,
@@ -190,6 +191,10 @@ impl Recall for SomeLayers {
 
     fn search_terms(&self, request: &TermRequest<'_>) -> StoreResult<TermHits> {
         self.inner.search_terms(request)
+    }
+
+    fn search_words(&self, request: &WordRequest<'_>) -> StoreResult<WordHits> {
+        self.inner.search_words(request)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkInfo>> {

@@ -69,6 +69,13 @@ pub(super) fn chunk_blob(input: &[u8]) {
         }
     }
     let _ = extent.read_tokens(geometry);
+    if let Ok(words) = extent.read_words(geometry) {
+        assert_eq!(words.chunks(), extent.chunks() as usize);
+        // Made from text or read from the blob, it has one form.
+        let encoded = words.encode();
+        let again = crate::words::WordIndex::decode(&encoded, "words");
+        assert_eq!(again.ok().flatten().map(|words| words.encode()), Some(encoded));
+    }
     let key_heads = geometry.key_heads.len();
     for key_head in (0..key_heads.min(4)).chain(key_heads.saturating_sub(4)..key_heads) {
         let source = geometry.source_of(key_head);

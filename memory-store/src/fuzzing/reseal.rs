@@ -2,7 +2,7 @@
 
 use crate::archive::format::{ArchiveSpec, CHUNKS, END, HEAD_BYTES, HEADER_BYTES, SPEC};
 use crate::blob::ChunkHeader;
-use crate::extent::{ChunkPlace, Layout};
+use crate::extent::{ChunkPlace, Layout, footer_bytes};
 use crate::records::ExtentRecord;
 use crate::{KvGeometry, Result};
 
@@ -39,9 +39,14 @@ pub(super) fn chunk_blob(bytes: &mut [u8]) -> Result<(ChunkHeader, ExtentRecord)
         put_crc(bytes, 0, fields.saturating_add(20));
     }
     let header = ChunkHeader::decode(bytes, "blob")?;
-    let footer = usize::try_from(u64::from(header.body_start).saturating_add(header.body_bytes)).unwrap_or(usize::MAX);
+    let words = usize::try_from(u64::from(header.body_start).saturating_add(header.body_bytes)).unwrap_or(usize::MAX);
+    let footer = bytes.len().saturating_sub(footer_bytes((header.chunks as usize).saturating_add(1)));
     if let Some(end) = bytes.len().checked_sub(12) {
         put_crc(bytes, footer, end);
+    }
+    let lengths = [16, 20].map(|at| u32_at(bytes, words.saturating_add(at)));
+    if let (3.., [Some(lists), Some(postings)]) = (header.format, lengths) {
+        put_crc(bytes, words, words.saturating_add(24).saturating_add(lists).saturating_add(postings));
     }
     let record = header.record(bytes, "blob")?;
     chunks(bytes, &record, &header.spec.geometry);

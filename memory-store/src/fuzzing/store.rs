@@ -10,7 +10,7 @@ use crate::records::ExtentRecord;
 use crate::storage::{Batch, InMemoryStorage, Record, Storage};
 use crate::{
     EntryPolicy, Fingerprint, KeyHead, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall as _, Result,
-    ResumePoint, Sealing, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest,
+    ResumePoint, Sealing, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest, WordRequest,
 };
 
 /// Bytes of one change: item, width, two of the offset, eight of the value.
@@ -274,6 +274,7 @@ fn read(memory: &Memory) -> Result<()> {
     }
     let terms = [vec![0, 2], vec![4], Vec::new()];
     let _ = snapshot.search_terms(&TermRequest { terms: &terms, top_k: 9, k1: 1.2, b: 0.75 });
+    let _ = snapshot.search_words(&WordRequest { query: "w1-3 of 7", top_k: 9 });
     let geometry = memory.geometry();
     let (slots, dim) = (geometry.layers.len().min(4), geometry.head_dim as usize);
     let key_heads: Vec<usize> = (0..geometry.key_heads.len().min(4)).collect();

@@ -6,6 +6,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest, TermHits, TermRequest,
+    WordHits, WordRequest,
 };
 
 use super::*;
@@ -95,6 +96,10 @@ impl Recall for Fetched {
 
     fn search_terms(&self, _: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
         Ok(TermHits::default())
+    }
+
+    fn search_words(&self, _: &WordRequest<'_>) -> mnemon_memory_store::Result<WordHits> {
+        Ok(WordHits::default())
     }
 
     fn describe(&self, _: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {

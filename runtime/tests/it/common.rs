@@ -12,7 +12,7 @@ use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, EntryPolicy, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest, TermHits,
-    TermRequest,
+    TermRequest, WordHits, WordRequest,
 };
 use mnemon_runtime::{
     Attention, Captured, DeviceChoice, FullAttention, LoadOptions, Logits, Model, ModelSource, SequenceState,
@@ -199,6 +199,10 @@ impl Recall for TestMemory {
 
     fn search_terms(&self, _: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
         Ok(TermHits::default())
+    }
+
+    fn search_words(&self, _: &WordRequest<'_>) -> mnemon_memory_store::Result<WordHits> {
+        Ok(WordHits::default())
     }
 
     fn describe(&self, _: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {

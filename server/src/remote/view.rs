@@ -11,7 +11,7 @@ use lru::LruCache;
 use mnemon_client::Transport;
 use mnemon_memory_store::{
     Choice, ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MAX_NEIGHBOURS, MemorySpec, Recall, Result,
-    SearchRequest, TermHits, TermRequest,
+    SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
 };
 use mnemon_proto::v1;
 use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
@@ -313,6 +313,16 @@ impl Recall for RemoteView {
             _ => None,
         })?;
         wire::received_term_hits(found, request.terms.len()).map_err(remote)
+    }
+
+    fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits> {
+        request.validate()?;
+        let query = v1::WordQuery { query: request.query.to_owned(), top_k: request.top_k as u32 };
+        let found = self.ask(&Request::SearchWords(query), |answer| match answer {
+            Answer::WordHits(found) => Some(found),
+            _ => None,
+        })?;
+        wire::received_word_hits(found).map_err(remote)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

@@ -19,7 +19,7 @@ use std::{
 
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, EntryPolicy, Fingerprint, Hit, KeyHead, KvData, KvDtype, KvGeometry, Recall, Result,
-    SearchRequest, SourceSpan, TermHit, TermHits, TermRequest,
+    SearchRequest, SourceSpan, TermHit, TermHits, TermRequest, WordHits, WordRequest,
 };
 
 use crate::{
@@ -269,6 +269,10 @@ impl Recall for Shelf {
             self.infos.iter().filter(|info| info.tokens.iter().any(|t| term.contains(t))).count() as u64
         };
         Ok(TermHits { hits, chunks_with: request.terms.iter().map(with).collect() })
+    }
+
+    fn search_words(&self, _: &WordRequest<'_>) -> Result<WordHits> {
+        Ok(WordHits::default())
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use mnemon_memory_store::{
-    Choice, ChunkId, ChunkKv, KvDtype, KvGeometry, MAX_NEIGHBOURS, Recall, SearchRequest, Store, TermRequest,
+    Choice, ChunkId, ChunkKv, KvDtype, KvGeometry, MAX_NEIGHBOURS, Recall, SearchRequest, Store, TermRequest, WordHits,
+    WordRequest,
 };
 use mnemon_proto::v1;
 use mnemon_proto::v1::view_request::Request;
@@ -147,6 +148,7 @@ fn answer(view: &dyn Recall, request: Request) -> Result<Answer, Status> {
         Request::FetchLayers(query) => Answer::FetchedLayers(fetch_layers(view, &query)?),
         Request::Neighbours(query) => Answer::Neighbours(neighbours(view, &query)?),
         Request::SearchTerms(query) => Answer::TermHits(search_terms(view, query)?),
+        Request::SearchWords(query) => Answer::WordHits(search_words(view, &query)?),
         Request::Describe(query) => {
             validate::within("describe.chunk_ids", query.chunk_ids.len() as u32, 0, DESCRIBED_MAX)?;
             let infos = view.describe(&ids(&query.chunk_ids)).map_err(|error| error.into_status(""))?;
@@ -277,6 +279,12 @@ fn search_terms(view: &dyn Recall, query: v1::TermQuery) -> Result<v1::TermHits,
     let request = TermRequest { terms: &terms, top_k: query.top_k as usize, k1: query.k1, b: query.b };
     let found = view.search_terms(&request).map_err(|error| error.into_status("search_terms"))?;
     Ok(wire::term_hits_to_send(found))
+}
+
+fn search_words(view: &dyn Recall, query: &v1::WordQuery) -> Result<v1::WordHits, Status> {
+    let request = WordRequest { query: &query.query, top_k: query.top_k as usize };
+    let found = view.search_words(&request).map_err(|error| error.into_status("search_words"))?;
+    Ok(wire::word_hits_to_send(found))
 }
 
 pub(super) fn fetch(view: &dyn Recall, query: &v1::ChunkQuery) -> Result<v1::ChunkKvs, Status> {

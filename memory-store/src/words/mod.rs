@@ -1,0 +1,40 @@
+//! Search by words: BM25 (Robertson and Zaragoza 2009, section 3.2) over an index of each extent's words.
+//!
+//! | module | idea |
+//! |---|---|
+//! | `analysis` | text to terms |
+//! | `postings` | the index of one extent, and its bytes |
+//! | `search` | scores over all live extents |
+//!
+//! An index is a section of the blob that holds its text, so it is durable with it, seen by the same snapshots, counted by the
+//! same quotas, and deleted with it. Nothing refers to more than one extent: document frequencies are summed for each
+//! search. tantivy was tried and not taken (`ARCHITECTURE.md`).
+
+mod analysis;
+mod postings;
+mod search;
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use analysis::{TermKind, analyze};
+pub(crate) use postings::WordIndex;
+pub(crate) use search::search;
+
+/// Where `text` has words of `query`, ascending and apart: bytes of `text`. Words match by their stems as well, compounds
+/// by their parts.
+pub fn matches(query: &str, text: &str) -> Vec<Range<usize>> {
+    let mut wanted = HashSet::new();
+    analyze(query, |_, _, term| _ = wanted.insert(term));
+    let mut found: Vec<Range<usize>> = Vec::new();
+    analyze(text, |range, _, term| {
+        if !wanted.contains(&term) {
+            return;
+        }
+        match found.last_mut() {
+            Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+            _ => found.push(range),
+        }
+    });
+    found
+}
