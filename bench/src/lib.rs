@@ -6,6 +6,7 @@
 //! | `perplexity.rs` | how much better a novel is predicted, the more of it is remembered |
 //! | `recall.rs` | facts planted in long histories, asked for |
 //! | `needle/` | facts of many kinds planted in novels, asked with memory and with passages in the prompt |
+//! | `chat/` | evidence found in long conversations, by the service's search and by others |
 //! | `babilong.rs` | facts of bAbI's stories scattered in novels, likewise |
 //! | `answering/` | ways to answer: what these two share |
 //! | `pareto.rs` | what the settings of a memory cost and bring |
@@ -26,6 +27,7 @@ pub mod history;
 
 mod answering;
 mod babilong;
+mod chat;
 mod extrapolation;
 mod grammar;
 mod host;
@@ -55,6 +57,8 @@ pub enum Command {
     Needle(needle::Arguments),
     /// Facts of bAbI's stories scattered in novels, likewise.
     Babilong(babilong::Arguments),
+    /// Evidence found in long conversations (BEAM): the service's search beside BM25 and sentence embeddings.
+    Chat(chat::Arguments),
     /// Chunks recalled, chunk size, entry policy and stored type against perplexity, facts, time and bytes.
     Pareto(pareto::Arguments),
     /// Position schemes at 1 to 8 times the length in training: full attention against a window and memory.
@@ -79,6 +83,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Recall(arguments) => recall::run(&arguments).await,
         Command::Needle(arguments) => needle::run(&arguments).await,
         Command::Babilong(arguments) => babilong::run(&arguments).await,
+        Command::Chat(arguments) => chat::run(&arguments).await,
         Command::Pareto(arguments) => pareto::run(&arguments).await,
         Command::Extrapolation(arguments) => extrapolation::run(&arguments).await,
         Command::Index(arguments) => index::run(&arguments),

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `tokenizer` | [`StreamTokenizer`]: the tokens of the whole text, in bounded memory |
 //! | `document` | [`DocumentEncoder`]: segments, window, chunks, commits; create, append, resume |
-//! | `search` | [`search_text`]: the chunks nearest to a query |
+//! | `search` | [`search_text`]: the passages that a query asks for, by words and by keys |
 //! | `probe` | [`probe`]: measures a pretrained model and makes its profile |
 //! | `overflow` | [`Overflow`]: the part of a prompt that does not fit, as a memory of the request's own |
 //! | `scratch` | a memory in this process, for the two before |
@@ -34,5 +34,5 @@ pub use error::{Error, Result};
 pub use options::{EncodeOptions, Progress};
 pub use overflow::Overflow;
 pub use probe::{ProbeOptions, ProbeStage, probe};
-pub use search::{QUERY_TOKENS_MAX, SEARCH_CHUNKS_MAX, search_text};
+pub use search::{Passage, QUERY_TOKENS_MAX, SEARCH_PASSAGES_MAX, SearchBy, SearchOptions, search_text};
 pub use tokenizer::{HELD_BACK_BYTES_MAX, SafePoint, StreamTokenizer, Token};

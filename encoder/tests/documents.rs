@@ -9,7 +9,8 @@ use common::models::{Family, model, options};
 use common::stores::{self, feed, read_all, stored};
 use common::{long_text, tokenizers as build};
 use mnemon_encoder::{
-    DocumentEncoder, EncodeOptions, Error, HELD_BACK_BYTES_MAX, PUSH_BYTES_MAX, Progress, search_text,
+    DocumentEncoder, EncodeOptions, Error, HELD_BACK_BYTES_MAX, PUSH_BYTES_MAX, Progress, SearchBy, SearchOptions,
+    search_text,
 };
 use mnemon_memory_store::{self as store, EntryPolicy, KeyHead, Memory, Recall, SearchRequest};
 use mnemon_runtime::{LoadOptions, Model, ModelSource, RecallOptions};
@@ -26,6 +27,10 @@ fn encode() -> EncodeOptions {
 
 fn create(model: &Arc<Model>, memory: &Memory, id: &str) -> Result<DocumentEncoder, Error> {
     DocumentEncoder::create(Arc::clone(model), Arc::new(memory.clone()), id, [].into(), encode())
+}
+
+fn by_keys(k: usize, exact: bool) -> SearchOptions {
+    SearchOptions { k, by: SearchBy::Keys, exact }
 }
 
 #[test]
@@ -246,10 +251,10 @@ fn a_verbatim_passage_finds_its_own_chunk_first() {
         let (mut tried, mut first) = (0, 0);
         for info in infos.iter().filter(|info| info.text.len() > 80).step_by(1 + infos.len() / 20) {
             for exact in [false, true] {
-                let found = search_text(&model, &snapshot, passage(&info.text), 3, exact).unwrap();
-                assert!(found.len() == 3 && found[0].1 >= found[1].1 && found[0].1 <= 1.001);
+                let found = search_text(&model, &snapshot, passage(&info.text), by_keys(3, exact)).unwrap();
+                assert!(found.len() == 3 && found[0].score >= found[1].score && found[0].keys.unwrap() <= 1.001);
                 tried += 1;
-                first += u32::from(found[0].0 == info.id);
+                first += u32::from(found[0].chunks.contains(&info.id));
             }
         }
         println!("{}: {first} of {tried} passages found first among {} chunks", model.name(), snapshot.len());
@@ -303,9 +308,9 @@ fn chosen_key_heads_are_read_and_searched_as_all_of_them() {
             assert_eq!(kv.as_slice(), layers.iter().map(|_| whole_kv[1].clone()).collect::<Vec<_>>());
         }
         let wanted = some.document_chunks("d", 3, 1).unwrap().remove(0);
-        let hits = search_text(&model, &view, passage(&wanted.text), 3, true).unwrap();
-        assert!(hits.len() == 3 && hits.iter().any(|(chunk, _)| *chunk == wanted.id), "{hits:?}");
-        assert!(hits.iter().all(|(_, score)| (0.0..1.001).contains(score)));
+        let hits = search_text(&model, &view, passage(&wanted.text), by_keys(3, true)).unwrap();
+        assert!(hits.len() == 3 && hits.iter().any(|hit| hit.chunks.contains(&wanted.id)), "{hits:?}");
+        assert!(hits.iter().all(|hit| (0.0..1.001).contains(&hit.keys.unwrap()) && hit.words.is_none()));
     }
 }
 
@@ -322,8 +327,8 @@ fn what_was_deleted_is_not_found() {
     let snapshot = memory.snapshot().unwrap();
     for info in infos.iter().step_by(5) {
         for exact in [false, true] {
-            let found = search_text(&model, &snapshot, &info.text, 8, exact).unwrap();
-            let ids: Vec<_> = found.iter().map(|(id, _)| *id).collect();
+            let found = search_text(&model, &snapshot, &info.text, by_keys(8, exact)).unwrap();
+            let ids: Vec<_> = found.iter().flat_map(|hit| hit.chunks.clone()).collect();
             assert!(!found.is_empty());
             assert!(snapshot.describe(&ids).unwrap().iter().all(|info| info.document_id == "kept"));
         }
@@ -334,15 +339,59 @@ fn what_was_deleted_is_not_found() {
 }
 
 #[test]
+fn words_and_keys_together_find_what_either_finds() {
+    let model = a_model();
+    let store = stores::in_memory();
+    let memory = stores::memory_for(&store, &model, "memory");
+    read_all(create(&model, &memory, "a").unwrap(), long_text(6000, 30).as_bytes(), 4096);
+    let rare = "Zephyrine kept the brass astrolabe under the stairs. ";
+    read_all(
+        create(&model, &memory, "b").unwrap(),
+        format!("{}{rare}{}", long_text(900, 31), long_text(900, 32)).as_bytes(),
+        4096,
+    );
+    let snapshot = memory.snapshot().unwrap();
+    let search =
+        |query: &str, by| search_text(&model, &snapshot, query, SearchOptions { k: 5, by, exact: true }).unwrap();
+    for by in [SearchBy::Both, SearchBy::Words] {
+        // In another form, and in other letters.
+        let found = search("where are the ASTROLABES", by);
+        let text: String = snapshot.describe(&found[0].chunks).unwrap().into_iter().map(|info| info.text).collect();
+        assert!(text.contains("astrolabe"), "{text}");
+        assert!((found[0].score - 1.0).abs() < 1e-6 || by == SearchBy::Both);
+        assert!(found[0].words.unwrap() > 0.0 && found[0].keys.is_some() == (by == SearchBy::Both));
+        assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score));
+    }
+    // What shares no word with the memory is found by keys alone.
+    assert!(search("xylograph", SearchBy::Words).is_empty());
+    let found = search("xylograph", SearchBy::Both);
+    assert!(found.len() == 5 && found.iter().all(|hit| hit.words.is_none()));
+    // Chunks that stand side by side are one passage, and no chunk is in two.
+    let found = search(rare, SearchBy::Both);
+    assert!(found[0].chunks.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0));
+    let mut all: Vec<_> = found.iter().flat_map(|hit| hit.chunks.clone()).collect();
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count);
+}
+
+#[test]
 fn bad_queries_are_refused() {
     let model = a_model();
     let store = stores::in_memory();
     let memory = stores::memory_for(&store, &model, "memory");
     let snapshot = memory.snapshot().unwrap();
-    assert!(search_text(&model, &snapshot, "anything", 5, false).unwrap().is_empty());
-    assert!(matches!(search_text(&model, &snapshot, "", 5, false), Err(Error::EmptyQuery)));
-    assert!(matches!(search_text(&model, &snapshot, "x", 0, false), Err(Error::Invalid { what: "k", .. })));
-    assert!(matches!(search_text(&model, &snapshot, "x", 1 << 30, false), Err(Error::Invalid { what: "k", .. })));
+    assert!(search_text(&model, &snapshot, "anything", by_keys(5, false)).unwrap().is_empty());
+    assert!(matches!(search_text(&model, &snapshot, "", by_keys(5, false)), Err(Error::EmptyQuery)));
+    assert!(matches!(search_text(&model, &snapshot, "x", by_keys(0, false)), Err(Error::Invalid { what: "k", .. })));
+    assert!(matches!(
+        search_text(&model, &snapshot, "x", by_keys(1 << 30, false)),
+        Err(Error::Invalid { what: "k", .. })
+    ));
     let long = long_text(60_000, 1);
-    assert!(matches!(search_text(&model, &snapshot, &long, 5, false), Err(Error::Invalid { what: "query", .. })));
+    assert!(matches!(
+        search_text(&model, &snapshot, &long, by_keys(5, false)),
+        Err(Error::Invalid { what: "query", .. })
+    ));
 }

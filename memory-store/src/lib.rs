@@ -120,5 +120,5 @@ pub use snapshot::Snapshot;
 pub use storage::{InMemoryStorage, SledOptions, SledStorage, Storage};
 pub use store::Store;
 pub use union::UnionRecall;
-pub use words::matches as word_matches;
+pub use words::WordMatcher;
 pub use writer::Writer;

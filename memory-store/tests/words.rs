@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{keys_only, open, small_spec, spec};
 use mnemon_memory_store::{
     ChunkId, EntryPolicy, Error, InMemoryStorage, KvDtype, Memory, Recall, ResumePoint, Snapshot, Storage, TermHit,
-    UnionRecall, WordRequest, check, word_matches,
+    UnionRecall, WordMatcher, WordRequest, check,
 };
 use proptest::prelude::*;
 
@@ -28,8 +28,10 @@ fn write(memory: &Memory, id: &str, texts: &[String]) {
     writer.commit(ResumePoint::default()).unwrap();
 }
 
+const PLAIN: WordRequest<'_> = WordRequest { query: "a", top_k: 3, k1: 1.2, b: 0.75, neighbours: 0.0 };
+
 fn search(view: &dyn Recall, query: &str, top_k: usize) -> Vec<TermHit> {
-    view.search_words(&WordRequest { query, top_k }).unwrap().hits
+    view.search_words(&WordRequest { query, top_k, ..PLAIN }).unwrap().hits
 }
 
 /// Robertson and Zaragoza 2009, equation 3.15, with 1 added in the logarithm; words that spaces separate.
@@ -219,12 +221,33 @@ fn a_view_of_some_documents_knows_no_others() {
 }
 
 #[test]
+fn chunks_get_a_part_of_their_neighbours() {
+    let (_, _, memory) = books();
+    // Chunks of three documents, of which the second one is written in two commits, and the first one truncated.
+    write(&memory, "a", &["rano ", "bako ", "rano "].map(String::from));
+    write(&memory, "b", &["bako ".into()]);
+    write(&memory, "b", &["rano ", "silo ", "velo "].map(String::from));
+    write(&memory, "c", &["silo ".into()]);
+    let mut writer = memory.writer("a", BTreeMap::new()).unwrap();
+    writer.truncate(2).unwrap();
+    writer.commit(ResumePoint::default()).unwrap();
+    let view = memory.snapshot().unwrap();
+    let (ids, own) = (view.chunks(10).unwrap(), search(&view, "rano", 10));
+    assert_eq!(own.iter().map(|hit| hit.chunk).collect::<Vec<_>>(), [ids[0], ids[3]]);
+    let request = WordRequest { query: "rano", top_k: 10, neighbours: 0.25, ..PLAIN };
+    let spread = view.search_words(&request).unwrap().hits;
+    let score = |at: usize| spread.iter().find(|hit| hit.chunk == ids[at]).map_or(0.0, |hit| hit.score / own[0].score);
+    let scores: Vec<f32> = (0..ids.len()).map(score).collect();
+    assert_eq!(scores, [1.0, 0.25, 0.25, 1.0, 0.25, 0.0, 0.0]);
+}
+
+#[test]
 fn the_whole_is_what_a_chunk_with_all_words_has() {
     let (_, _, memory) = books();
     write(&memory, "a", &["rano bako ", "silo velo ", "zulo wako "].map(String::from));
-    let found = memory.snapshot().unwrap().search_words(&WordRequest { query: "bako rano", top_k: 3 }).unwrap();
+    let found = memory.snapshot().unwrap().search_words(&WordRequest { query: "bako rano", ..PLAIN }).unwrap();
     assert!((found.hits[0].score - found.whole).abs() < 1e-5);
-    let more = memory.snapshot().unwrap().search_words(&WordRequest { query: "bako rano piko", top_k: 3 }).unwrap();
+    let more = memory.snapshot().unwrap().search_words(&WordRequest { query: "bako rano piko", ..PLAIN }).unwrap();
     assert!(more.whole > found.whole && more.hits == found.hits);
 }
 
@@ -255,9 +278,14 @@ fn requests_out_of_range_are_refused() {
     let view = memory.snapshot().unwrap();
     let long = "a ".repeat(40_000);
     for request in [
-        WordRequest { query: "a", top_k: 0 },
-        WordRequest { query: "a", top_k: 4097 },
-        WordRequest { query: &long, top_k: 1 },
+        WordRequest { top_k: 0, ..PLAIN },
+        WordRequest { top_k: 4097, ..PLAIN },
+        WordRequest { query: &long, ..PLAIN },
+        WordRequest { k1: -1.0, ..PLAIN },
+        WordRequest { k1: f32::NAN, ..PLAIN },
+        WordRequest { b: 1.5, ..PLAIN },
+        WordRequest { neighbours: -0.1, ..PLAIN },
+        WordRequest { neighbours: f32::INFINITY, ..PLAIN },
     ] {
         assert!(matches!(view.search_words(&request), Err(Error::Invalid { .. })));
     }
@@ -267,7 +295,7 @@ fn requests_out_of_range_are_refused() {
 #[test]
 fn matches_are_words_of_the_query() {
     let matched = |query: &str, text: &'static str| -> Vec<&str> {
-        word_matches(query, text).into_iter().map(|range| &text[range]).collect()
+        WordMatcher::new(query).matches(text).into_iter().map(|range| &text[range]).collect()
     };
     assert_eq!(matched("Where are the cables?", "Cables lay where a CABLE was."), ["Cables", "where", "CABLE"]);
     assert_eq!(matched("東京", "私は東京都にいる"), ["東京"]);

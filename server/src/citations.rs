@@ -12,6 +12,7 @@ use mnemon_runtime::{MemoryFrom, PassageOptions, PassagesFrom, RecallOptions};
 use tonic::Status;
 
 use crate::auth::Tenant;
+use crate::filter::DocumentFilter;
 use crate::parts::Parts;
 use crate::{convert, tasks};
 
@@ -23,11 +24,13 @@ pub(crate) struct Recalled {
 }
 
 impl Recalled {
-    /// Opens `memories` of `tenant`, refusing those of another model. `None` when there is nothing to recall from.
+    /// Opens the documents of `memories` of `tenant` that `filter` keeps, refusing memories of another model. `None` when there is
+    /// nothing to recall from.
     pub(crate) async fn open(
         parts: &Arc<Parts>,
         tenant: Tenant,
         memories: Vec<String>,
+        filter: Option<v1::DocumentFilter>,
     ) -> Result<Option<Arc<Self>>, Status> {
         if memories.is_empty() {
             return Ok(None);
@@ -40,7 +43,8 @@ impl Recalled {
                     names.push(name);
                 }
             }
-            let inner = common.memories.view(tenant.name(), &names, &model)?;
+            let filter = DocumentFilter::of_request(filter);
+            let inner = common.memories.view(tenant.name(), &names, filter.as_ref(), &model)?;
             Ok::<_, mnemon_memory_store::Error>(Some(Arc::new(Self { inner, used: Mutex::default() })))
         })
         .await
@@ -53,7 +57,7 @@ impl Recalled {
         options: &v1::MemoryOptions,
     ) -> Result<Option<Arc<Self>>, Status> {
         let memories = if options.recall_off { Vec::new() } else { options.memories.clone() };
-        Self::open(parts, tenant, memories).await
+        Self::open(parts, tenant, memories, options.filter.clone()).await
     }
 
     /// For the runtime: passages for a pretrained model with a profile, memory layers for others.

@@ -52,6 +52,7 @@ mod connection;
 mod convert;
 mod embedded;
 mod error;
+mod filter;
 mod front;
 mod incoming;
 mod lifetime;

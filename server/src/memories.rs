@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mnemon_memory_store::{Fingerprint, KvGeometry, OpenMemory, Recall, Result, Store, UnionRecall};
 use mnemon_runtime::Model;
 
+use crate::filter::DocumentFilter;
 use crate::remote::RemoteStore;
 
 /// The memories of all tenants. What is asked of them while documents are read and text is made goes through here; the
@@ -27,11 +28,19 @@ impl Memories {
         Ok(memory)
     }
 
-    /// A view of several memories of `tenant` as one, each of them named once; refuses those of another model. Blocks.
-    pub(crate) fn view(&self, tenant: &str, names: &[String], model: &Model) -> Result<Arc<dyn Recall>> {
+    /// A view of several memories of `tenant` as one, each of them named once, with the documents that `filter` keeps; refuses those
+    /// of another model. Blocks.
+    pub(crate) fn view(
+        &self,
+        tenant: &str,
+        names: &[String],
+        filter: Option<&DocumentFilter>,
+        model: &Model,
+    ) -> Result<Arc<dyn Recall>> {
         match self {
             Self::Here(store) => {
-                Ok(view_of(store, tenant, names, Some(&|geometry| model.fingerprint_for(geometry)))?.0)
+                let fingerprint = |geometry: &KvGeometry| model.fingerprint_for(geometry);
+                Ok(view_of(store, tenant, names, filter, Some(&fingerprint))?.0)
             }
             Self::There(store) => {
                 // Memories that are seen as one have one shape: that of the first.
@@ -39,7 +48,7 @@ impl Memories {
                     (Some(name), Some(_)) => model.fingerprint_for(store.memory(tenant, name)?.geometry()),
                     _ => model.fingerprint(),
                 };
-                store.view(tenant, names, Some(&fingerprint))
+                store.view(tenant, names, filter, Some(&fingerprint))
             }
         }
     }
@@ -51,6 +60,7 @@ pub(crate) fn view_of(
     store: &Store,
     tenant: &str,
     names: &[String],
+    filter: Option<&DocumentFilter>,
     fingerprint: Option<&dyn Fn(&KvGeometry) -> Fingerprint>,
 ) -> Result<(Arc<dyn Recall>, Vec<u64>)> {
     let (mut members, mut sequences): (Vec<Arc<dyn Recall>>, Vec<u64>) = Default::default();
@@ -61,7 +71,10 @@ pub(crate) fn view_of(
         }
         let snapshot = memory.snapshot()?;
         sequences.push(snapshot.sequence());
-        members.push(Arc::new(snapshot));
+        members.push(Arc::new(match filter {
+            Some(filter) => snapshot.of_documents(&|document| filter.keeps(document))?,
+            None => snapshot,
+        }));
     }
     let view: Arc<dyn Recall> = match <[_; 1]>::try_from(members) {
         Ok([one]) => one,

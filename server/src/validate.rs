@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 
+use mnemon_memory_store::{MAX_DOCUMENT_ID_BYTES, MAX_METADATA_ENTRIES};
 use mnemon_proto::v1;
 use mnemon_runtime::{NEIGHBOURS_MAX, PASSAGES_MAX};
 use tonic::Status;
 use tonic_types::FieldViolation;
 
+use crate::filter::is_date;
 use crate::lifetime::ttl_ms;
 use crate::status::{invalid, violation};
 
@@ -21,7 +23,7 @@ const GENERATED_TOKENS_MAX: u32 = 8192;
 const TOP_K_CHUNKS_MAX: u32 = 256;
 /// Breadth of a walk through the index.
 const EF_SEARCH_MAX: u32 = 4096;
-/// Chunks of an answer to a search.
+/// Passages of an answer to a search.
 const SEARCH_K_MAX: u32 = 1000;
 /// Items of a page.
 const PAGE_MAX: u32 = 1000;
@@ -104,12 +106,29 @@ impl Checks {
             });
         }
         self.recall_mode("memory.mode", options.mode);
+        self.filter("memory.filter", options.filter.as_ref());
         if let Some(ef) = options.ef_search {
             self.require((1..=EF_SEARCH_MAX).contains(&ef), "memory.ef_search", || {
                 format!("{ef}; 1 to {EF_SEARCH_MAX} is accepted, and nothing leaves the choice to the server")
             });
             self.require(!options.exact, "memory.ef_search", || {
                 "exact search has no breadth; set one of the two".into()
+            });
+        }
+    }
+
+    fn filter(&mut self, field: &str, filter: Option<&v1::DocumentFilter>) {
+        let Some(filter) = filter else { return };
+        let (prefix, labels) = (filter.document_prefix.len(), filter.metadata.len());
+        self.require(prefix <= MAX_DOCUMENT_ID_BYTES, &format!("{field}.document_prefix"), || {
+            format!("{prefix} bytes; at most {MAX_DOCUMENT_ID_BYTES} are accepted")
+        });
+        self.require(labels <= MAX_METADATA_ENTRIES, &format!("{field}.metadata"), || {
+            format!("{labels} pairs; at most {MAX_METADATA_ENTRIES} are accepted")
+        });
+        for (end, date) in [("from", &filter.from), ("until", &filter.until)] {
+            self.require(date.is_empty() || is_date(date), &format!("{field}.{end}"), || {
+                format!("'{}'; a date such as 2024, 2024-05, 2024-05-01 or 2024-05-01T12:30 is accepted", shown(date))
             });
         }
     }
@@ -281,13 +300,24 @@ pub(crate) fn piece(field: &str, text: &[u8]) -> Result<(), Status> {
     checks.done()
 }
 
-/// Chunks wanted.
+/// Which documents a view has.
+pub(crate) fn filter(filter: Option<&v1::DocumentFilter>) -> Result<(), Status> {
+    let mut checks = Checks::default();
+    checks.filter("filter", filter);
+    checks.done()
+}
+
+/// Passages wanted.
 pub(crate) fn search(request: &v1::SearchRequest) -> Result<usize, Status> {
     let mut checks = Checks::default();
     checks.memories("memories", &request.memories, false);
     checks.require(!request.query.is_empty(), "query", || "it is empty; give at least one token of text".into());
     let k = request.k.unwrap_or(10);
     checks.require((1..=SEARCH_K_MAX).contains(&k), "k", || format!("{k}; 1 to {SEARCH_K_MAX} is accepted"));
+    checks.require(v1::SearchBy::try_from(request.by).is_ok(), "by", || {
+        format!("{}; 0 and 1 (words and keys), 2 (words) and 3 (keys) are accepted", request.by)
+    });
+    checks.filter("filter", request.filter.as_ref());
     checks.done()?;
     Ok(k as usize)
 }

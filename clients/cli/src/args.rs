@@ -489,12 +489,16 @@ Examples:
     },
 }
 
-/// Find the passages nearest to a text.
+/// Find the passages that a text asks for.
+///
+/// By the words that passages share with it, rare ones most, whatever their form ("connection" finds "connected"); with a model
+/// that was trained with memory, by the likeness of its keys as well.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   mnemon search books \"the lofty sky, not clear yet still immeasurably lofty\"
   mnemon search books,notes \"who has the key?\" -k 3
+  mnemon search chats \"when do we meet?\" --meta speaker=Anna --from 2026-11
   mnemon search books - --json < question.txt | jq -r '.hits[0].chunk.text'")]
 pub(crate) struct Search {
     /// Names of memories, separated by commas.
@@ -508,6 +512,28 @@ pub(crate) struct Search {
     /// Scan every entry instead of walking the index: never misses.
     #[arg(long)]
     pub(crate) exact: bool,
+    /// What to go by: words, keys, or both.
+    #[arg(long, value_name = "WHAT", default_value = "both", value_parser = ["both", "words", "keys"], hide_possible_values = true)]
+    pub(crate) by: String,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+}
+
+/// Which documents are seen.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct FilterArgs {
+    /// Only documents whose name begins with this.
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    pub(crate) documents: String,
+    /// Only documents with this metadata; may be given several times.
+    #[arg(long = "meta", value_name = "KEY=VALUE")]
+    pub(crate) metadata: Vec<String>,
+    /// Only documents of this time and later (metadata "date", or the last change): 2026, 2026-11, 2026-11-26 or 2026-11-26T12:30.
+    #[arg(long, value_name = "DATE", default_value = "", hide_default_value = true)]
+    pub(crate) from: String,
+    /// Only documents of this time and earlier.
+    #[arg(long, value_name = "DATE", default_value = "", hide_default_value = true)]
+    pub(crate) until: String,
 }
 
 /// Continue a prompt, recalling from memories.
@@ -664,6 +690,8 @@ pub(crate) struct RecallArgs {
     /// Walk the index with this breadth, 1 to 4096: larger misses less and takes longer. The server chooses otherwise.
     #[arg(long, value_name = "N", conflicts_with = "exact")]
     pub(crate) ef_search: Option<u32>,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
 }
 
 /// Watch it work: read a long history, then ask about it.

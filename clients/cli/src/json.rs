@@ -110,7 +110,18 @@ pub(crate) fn mode(mode: v1::RecallMode) -> Option<&'static str> {
 }
 
 pub(crate) fn hits(hits: &[v1::SearchHit]) -> Value {
-    hits.iter().map(|h| json!({"chunk": h.chunk.as_ref().map(chunk), "score": h.score})).collect()
+    let hit = |hit: &v1::SearchHit| {
+        let highlights: Vec<_> = hit.highlights.iter().map(|at| [at.start, at.end]).collect();
+        json!({
+            "chunk": hit.chunk.as_ref().map(chunk),
+            "chunk_ids": hit.chunk_ids,
+            "score": hit.score,
+            "words": hit.words,
+            "keys": hit.keys,
+            "highlights": highlights,
+        })
+    };
+    hits.iter().map(hit).collect()
 }
 
 pub(crate) fn usage(usage: &v1::Usage) -> Value {

@@ -69,15 +69,21 @@ impl Client {
         upload(source, request(Message::Start(start)), PIECE_BYTES, text, |_| (), follow).await
     }
 
-    /// The `k` chunks nearest to `query`; `exact` scans every entry instead of walking the index.
+    /// The `k` passages that `query` asks for; `exact` scans every entry instead of walking the index.
     pub async fn search(&self, memories: &[&str], query: &str, k: u32, exact: bool) -> Result<Vec<v1::SearchHit>> {
-        let message = v1::SearchRequest {
+        self.search_with(v1::SearchRequest {
             memories: memories.iter().map(|&name| name.to_owned()).collect(),
             query: query.into(),
             k: Some(k),
             exact,
-        };
-        Ok(self.recalls.clone().search(message).await?.into_inner().hits)
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// As [`search`](Self::search), with all that a search can be asked for: what it goes by, and in which documents.
+    pub async fn search_with(&self, request: v1::SearchRequest) -> Result<Vec<v1::SearchHit>> {
+        Ok(self.recalls.clone().search(request).await?.into_inner().hits)
     }
 
     /// Generates. Dropping the answer stops the work within a token.

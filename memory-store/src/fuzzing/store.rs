@@ -274,7 +274,7 @@ fn read(memory: &Memory) -> Result<()> {
     }
     let terms = [vec![0, 2], vec![4], Vec::new()];
     let _ = snapshot.search_terms(&TermRequest { terms: &terms, top_k: 9, k1: 1.2, b: 0.75 });
-    let _ = snapshot.search_words(&WordRequest { query: "w1-3 of 7", top_k: 9 });
+    let _ = snapshot.search_words(&WordRequest { query: "w1-3 of 7", top_k: 9, k1: 1.2, b: 0.75, neighbours: 0.5 });
     let geometry = memory.geometry();
     let (slots, dim) = (geometry.layers.len().min(4), geometry.head_dim as usize);
     let key_heads: Vec<usize> = (0..geometry.key_heads.len().min(4)).collect();

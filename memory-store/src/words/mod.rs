@@ -21,20 +21,32 @@ use analysis::{TermKind, analyze};
 pub(crate) use postings::WordIndex;
 pub(crate) use search::search;
 
-/// Where `text` has words of `query`, ascending and apart: bytes of `text`. Words match by their stems as well, compounds
-/// by their parts.
-pub fn matches(query: &str, text: &str) -> Vec<Range<usize>> {
-    let mut wanted = HashSet::new();
-    analyze(query, |_, _, term| _ = wanted.insert(term));
-    let mut found: Vec<Range<usize>> = Vec::new();
-    analyze(text, |range, _, term| {
-        if !wanted.contains(&term) {
-            return;
-        }
-        match found.last_mut() {
-            Some(last) if range.start < last.end => last.end = last.end.max(range.end),
-            _ => found.push(range),
-        }
-    });
-    found
+/// Finds the words of a query in texts.
+#[derive(Debug)]
+pub struct WordMatcher {
+    terms: HashSet<u32>,
+}
+
+impl WordMatcher {
+    /// For the words of `query`. Words match by their stems as well, compounds by their parts.
+    pub fn new(query: &str) -> Self {
+        let mut terms = HashSet::new();
+        analyze(query, |_, _, term| _ = terms.insert(term));
+        Self { terms }
+    }
+
+    /// Where `text` has such words, ascending and apart: bytes of `text`.
+    pub fn matches(&self, text: &str) -> Vec<Range<usize>> {
+        let mut found: Vec<Range<usize>> = Vec::new();
+        analyze(text, |range, _, term| {
+            if !self.terms.contains(&term) {
+                return;
+            }
+            match found.last_mut() {
+                Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+                _ => found.push(range),
+            }
+        });
+        found
+    }
 }

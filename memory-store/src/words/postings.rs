@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::analysis::{ANALYSIS, analyze};
+use super::analysis::{ANALYSIS, TermKind, analyze};
 use crate::codec::{Decoder, Encoder};
 use crate::{Error, Result};
 
@@ -49,7 +49,7 @@ impl WordIndex {
             }
             let beyond = ends[first..].iter().position(|end| *end >= range.end).map_or(ends.len(), |at| first + at + 1);
             for chunk in first..beyond {
-                if kind == super::TermKind::Word {
+                if kind == TermKind::Word {
                     lengths[chunk] += 1;
                 }
                 let list = lists.entry(term).or_default();

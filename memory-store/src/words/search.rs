@@ -12,15 +12,13 @@ use crate::state::{LiveExtent, MemoryState};
 use crate::union::best_terms_first;
 use crate::{ChunkId, KvGeometry, Result, TermHit, WordHits, WordRequest};
 
-/// How fast further occurrences of a term in a chunk count less, and how much long chunks are held back.
-const K1: f64 = 1.2;
-const B: f64 = 0.75;
-
-/// What a term counts, where a word as it was written counts 1.
+/// What a term counts.
 fn weight(kind: TermKind) -> f64 {
     match kind {
         TermKind::Word => 1.0,
-        TermKind::Part | TermKind::Stem => 0.5,
+        TermKind::Part => 0.5,
+        // Stems alone found more than words, and than both alike (BEAM); this decides between equals.
+        TermKind::Inflected => 0.1,
     }
 }
 
@@ -55,6 +53,51 @@ fn find<'a>(index: &WordIndex, extent: &'a LiveExtent, terms: &[(u32, f64)]) -> 
     Found { extent, words: index.words(extent.live), postings }
 }
 
+/// Scores of chunks with a part of those beside them in their documents.
+struct Spread<'a> {
+    scores: &'a [Vec<f64>],
+    /// For each extent the extents, with their chunks, that stand right before and right after it.
+    beside: Vec<[Option<(usize, usize)>; 2]>,
+    share: f64,
+}
+
+impl<'a> Spread<'a> {
+    fn new(found: &[Found<'_>], scores: &'a [Vec<f64>], share: f64) -> Self {
+        let mut beside = vec![[None; 2]; found.len()];
+        if share > 0.0 {
+            let start = |at: usize| (found[at].extent.extent.document, found[at].extent.extent.first_ordinal);
+            let starts: HashMap<(u64, u64), usize> = (0..found.len()).map(|at| (start(at), at)).collect();
+            for (at, Found { extent, .. }) in found.iter().enumerate().filter(|(_, found)| found.extent.live > 0) {
+                let (document, first) = start(at);
+                if let Some(&next) = starts.get(&(document, first + u64::from(extent.live))) {
+                    beside[at][1] = Some((next, 0));
+                    beside[next][0] = Some((at, extent.live as usize - 1));
+                }
+            }
+        }
+        Self { scores, beside, share }
+    }
+
+    /// Of the terms alone.
+    fn own(&self, extent: usize, chunk: usize) -> f64 {
+        self.scores[extent].get(chunk).copied().unwrap_or(0.0)
+    }
+
+    fn score(&self, extent: usize, chunk: usize) -> f64 {
+        let own = self.own(extent, chunk);
+        if self.share == 0.0 {
+            return own;
+        }
+        let [before, after] = self.beside[extent];
+        let before = if chunk > 0 { Some((extent, chunk - 1)) } else { before };
+        // Past the live chunks of an extent the next one goes on.
+        let is_last = after.is_some_and(|(next, _)| self.beside[next][0] == Some((extent, chunk)));
+        let after = if is_last { after } else { Some((extent, chunk + 1)) };
+        let beside = [before, after].into_iter().flatten().map(|(extent, chunk)| self.own(extent, chunk));
+        own + self.share * beside.sum::<f64>()
+    }
+}
+
 /// See [`Recall::search_words`](crate::Recall::search_words).
 pub(crate) fn search(
     core: &Core,
@@ -78,17 +121,23 @@ pub(crate) fn search(
     let weights: Vec<f64> =
         chunks_with.iter().zip(&terms).map(|(with, (_, weight))| weight * term_weight(all, *with)).collect();
     let mean = (found.iter().map(|found| found.words).sum::<u64>() as f64 / all as f64).max(1.0);
-    let mut hits = Vec::new();
-    let mut scores = Vec::new();
-    for Found { extent, postings, .. } in found.iter().filter(|found| !found.postings.is_empty()) {
-        scores.clear();
-        scores.resize(extent.live as usize, 0.0_f64);
+    let (k1, b) = (f64::from(request.k1), f64::from(request.b));
+    let score = |Found { extent, postings, .. }: &Found<'_>| {
+        let mut scores = vec![0.0_f64; if postings.is_empty() { 0 } else { extent.live as usize }];
         for (term, Posting { chunk, count }, words) in postings {
-            let (count, length) = (f64::from(*count), 1.0 - B + B * f64::from(*words) / mean);
-            scores[*chunk as usize] += weights[*term as usize] * count * (K1 + 1.0) / (count + K1 * length);
+            let (count, length) = (f64::from(*count), 1.0 - b + b * f64::from(*words) / mean);
+            scores[*chunk as usize] += weights[*term as usize] * count * (k1 + 1.0) / (count + k1 * length);
         }
-        let scored = (extent.extent.first_chunk..).zip(&scores).filter(|(_, score)| **score > 0.0);
-        hits.extend(scored.map(|(chunk, score)| TermHit { chunk: ChunkId(chunk), score: *score as f32 }));
+        scores
+    };
+    let scores: Vec<Vec<f64>> = found.iter().map(score).collect();
+    let spread = Spread::new(&found, &scores, f64::from(request.neighbours));
+    let mut hits = Vec::new();
+    for (at, Found { extent, .. }) in found.iter().enumerate() {
+        let scored = (0..extent.live as usize).map(|chunk| (chunk, spread.score(at, chunk)));
+        let scored = scored.filter(|(_, score)| *score > 0.0);
+        let first = extent.extent.first_chunk;
+        hits.extend(scored.map(|(chunk, score)| TermHit { chunk: ChunkId(first + chunk as u64), score: score as f32 }));
     }
     if hits.len() > request.top_k {
         hits.select_nth_unstable_by(request.top_k, best_terms_first);

@@ -29,6 +29,8 @@ use mnemon_proto::v1;
 use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
 use tonic::Status;
 
+use crate::filter::DocumentFilter;
+
 use self::driver::Driver;
 use self::patience::Patience;
 use self::view::RemoteView;
@@ -83,11 +85,20 @@ impl RemoteStore {
         Ok(RemoteMemory { store: self.clone(), tenant: tenant.to_owned(), name: name.to_owned(), spec })
     }
 
-    /// A view of several memories of a tenant as one.
-    pub(crate) fn view(&self, tenant: &str, names: &[String], model: Option<&Fingerprint>) -> Result<Arc<dyn Recall>> {
+    /// A view of several memories of a tenant as one, with the documents that `filter` keeps.
+    pub(crate) fn view(
+        &self,
+        tenant: &str,
+        names: &[String],
+        filter: Option<&DocumentFilter>,
+        model: Option<&Fingerprint>,
+    ) -> Result<Arc<dyn Recall>> {
         let client = self.client_of(tenant).map_err(remote)?;
-        let open =
-            v1::OpenView { memories: names.to_vec(), fingerprint: model.map_or_else(String::new, Fingerprint::to_hex) };
+        let open = v1::OpenView {
+            memories: names.to_vec(),
+            fingerprint: model.map_or_else(String::new, Fingerprint::to_hex),
+            filter: filter.map(DocumentFilter::to_send),
+        };
         Ok(Arc::new(RemoteView::open(client.chunk_store(), Arc::clone(&self.driver), self.patience, open)?))
     }
 }
@@ -175,7 +186,7 @@ impl OpenMemory for RemoteMemory {
     }
 
     fn view(&self) -> Result<Arc<dyn Recall>> {
-        self.store.view(&self.tenant, std::slice::from_ref(&self.name), None)
+        self.store.view(&self.tenant, std::slice::from_ref(&self.name), None, None)
     }
 }
 

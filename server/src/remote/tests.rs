@@ -6,8 +6,7 @@ use std::sync::Arc;
 use mnemon_client::ConnectOptions;
 use mnemon_memory_store::{
     Choice, EntryPolicy, Error, Fingerprint, InMemoryStorage, KeyHead, KvChunk, KvDtype, KvGeometry, MemorySpec,
-    OpenMemory, Recall, ResumePoint, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest, WordHits,
-    WordRequest,
+    OpenMemory, Recall, ResumePoint, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest, WordRequest,
 };
 
 use super::RemoteStore;
@@ -92,10 +91,13 @@ fn assert_same(there: &dyn Recall, here: &dyn Recall) {
         assert_eq!(there.search_terms(&request).unwrap(), here.search_terms(&request).unwrap());
     }
     for query in ["03 17", "nowhere", ""] {
-        let request = WordRequest { query, top_k: 6 };
+        let request = WordRequest { query, top_k: 6, k1: 0.4, b: 0.3, neighbours: 0.25 };
         assert_eq!(there.search_words(&request).unwrap(), here.search_words(&request).unwrap());
     }
-    assert!(matches!(there.search_words(&WordRequest { query: "a", top_k: 0 }), Err(Error::Invalid { .. })));
+    assert!(matches!(
+        there.search_words(&WordRequest { query: "a", top_k: 0, k1: 0.4, b: 0.3, neighbours: 0.0 }),
+        Err(Error::Invalid { .. })
+    ));
     let request = TermRequest { terms: &[], top_k: 0, k1: 1.2, b: 0.75 };
     assert!(matches!(there.search_terms(&request), Err(Error::Invalid { .. })));
     assert!(there.neighbours(&ids, 1 << 40, 0).is_err() && there.fetch(9, &ids).is_err());

@@ -317,7 +317,13 @@ impl Recall for RemoteView {
 
     fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits> {
         request.validate()?;
-        let query = v1::WordQuery { query: request.query.to_owned(), top_k: request.top_k as u32 };
+        let query = v1::WordQuery {
+            query: request.query.to_owned(),
+            top_k: request.top_k as u32,
+            k1: request.k1,
+            b: request.b,
+            neighbours: request.neighbours,
+        };
         let found = self.ask(&Request::SearchWords(query), |answer| match answer {
             Answer::WordHits(found) => Some(found),
             _ => None,

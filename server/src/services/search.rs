@@ -1,9 +1,10 @@
-//! Search: the chunks nearest to a text.
+//! Search: the passages that a text asks for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use mnemon_encoder::{Error, search_text};
-use mnemon_memory_store::ChunkId;
+use mnemon_encoder::{Error, Passage, SearchBy, SearchOptions, search_text};
+use mnemon_memory_store::WordMatcher;
 use mnemon_proto::v1;
 use mnemon_runtime::Turn;
 use tonic::Status;
@@ -15,6 +16,9 @@ use crate::status::IntoStatus;
 use crate::tasks::{self, Job};
 use crate::validate;
 
+/// Words marked in one passage.
+const HIGHLIGHTS_MAX: usize = 256;
+
 /// Answers a Search.
 pub(super) async fn answer(
     parts: &Arc<Parts>,
@@ -22,21 +26,56 @@ pub(super) async fn answer(
     request: v1::SearchRequest,
 ) -> Result<v1::SearchResponse, Status> {
     let k = validate::search(&request)?;
-    let Some(recalled) = Recalled::open(parts, tenant, request.memories).await? else {
+    let by = match request.by() {
+        v1::SearchBy::Unspecified | v1::SearchBy::Both => SearchBy::Both,
+        v1::SearchBy::Words => SearchBy::Words,
+        v1::SearchBy::Keys => SearchBy::Keys,
+    };
+    let Some(recalled) = Recalled::open(parts, tenant, request.memories, request.filter).await? else {
         return Ok(v1::SearchResponse::default());
     };
     let job = SearchJob {
         parts: Arc::clone(parts),
         recalled: Arc::clone(&recalled),
-        query: request.query,
-        k,
-        exact: request.exact,
+        query: request.query.clone(),
+        options: SearchOptions { k, by, exact: request.exact },
         found: Ok(Vec::new()),
     };
     let found = tasks::run_new(parts, job).await?.found.map_err(|error| error.into_status("query"))?;
-    let chunks = citations::describe(parts, &recalled, found.iter().map(|(chunk, _)| *chunk).collect()).await?;
-    let hits = chunks.into_iter().zip(found).map(|(chunk, (_, score))| v1::SearchHit { chunk: Some(chunk), score });
-    Ok(v1::SearchResponse { hits: hits.collect() })
+    let ids = found.iter().flat_map(|passage| &passage.chunks).copied().collect();
+    let chunks = citations::describe(parts, &recalled, ids).await?;
+    let chunks = chunks.into_iter().map(|chunk| (chunk.chunk_id, chunk)).collect();
+    let query = request.query;
+    let hits = tasks::store(&parts.common, move || {
+        let matcher = WordMatcher::new(&query);
+        Ok::<_, mnemon_memory_store::Error>(found.into_iter().map(|passage| hit(passage, &chunks, &matcher)).collect())
+    });
+    Ok(v1::SearchResponse { hits: hits.await? })
+}
+
+/// A passage as the contract shows it.
+fn hit(passage: Passage, chunks: &HashMap<u64, v1::Chunk>, matcher: &WordMatcher) -> v1::SearchHit {
+    let chunk_ids: Vec<u64> = passage.chunks.iter().map(|chunk| chunk.0).collect();
+    let mut parts = chunk_ids.iter().filter_map(|id| chunks.get(id)).cloned();
+    let joined = parts.next().map(|first| {
+        parts.fold(first, |mut whole, next| {
+            whole.text.push_str(&next.text);
+            if let (Some(span), Some(next)) = (&mut whole.span, next.span) {
+                (span.byte_end, span.token_end) = (next.byte_end, next.token_end);
+            }
+            whole
+        })
+    });
+    let text = joined.as_ref().map_or("", |chunk| chunk.text.as_str());
+    let highlight = |range: std::ops::Range<usize>| v1::Highlight { start: range.start as u32, end: range.end as u32 };
+    v1::SearchHit {
+        score: passage.score,
+        words: passage.words,
+        keys: passage.keys,
+        highlights: matcher.matches(text).into_iter().take(HIGHLIGHTS_MAX).map(highlight).collect(),
+        chunk: joined,
+        chunk_ids,
+    }
 }
 
 /// One search: reads the query with the model, then asks the index. A single step.
@@ -44,9 +83,8 @@ struct SearchJob {
     parts: Arc<Parts>,
     recalled: Arc<Recalled>,
     query: String,
-    k: usize,
-    exact: bool,
-    found: Result<Vec<(ChunkId, f32)>, Error>,
+    options: SearchOptions,
+    found: Result<Vec<Passage>, Error>,
 }
 
 impl Job for SearchJob {
@@ -54,7 +92,7 @@ impl Job for SearchJob {
         let model = &self.parts.model;
         self.found = super::check_tokens(model, &self.query, self.parts.common.settings.limits.prompt_tokens)
             .map_err(Error::from)
-            .and_then(|()| search_text(model, self.recalled.as_ref(), &self.query, self.k, self.exact));
+            .and_then(|()| search_text(model, self.recalled.as_ref(), &self.query, self.options));
         Turn::Done
     }
 }

@@ -45,7 +45,8 @@ async fn a_passage_finds_its_own_chunk() {
         let hits = world.client.search(&["m"], query, 5, true).await.unwrap();
         assert_eq!(hits.len(), 5);
         assert!(hits.windows(2).all(|pair| pair[0].score >= pair[1].score));
-        assert!(hits.iter().all(|hit| (-1.001..=1.001).contains(&hit.score)));
+        assert!(hits.iter().all(|hit| (0.0..=1.0).contains(&hit.score)));
+        assert!(hits[0].words.is_some() && hits[0].keys.is_some() && !hits[0].highlights.is_empty());
         for hit in hits {
             let chunk = hit.chunk.unwrap();
             let span = chunk.span.unwrap();

@@ -52,7 +52,7 @@ fn request(args: &Generate) -> Result<v1::GenerateRequest> {
     Ok(v1::GenerateRequest {
         prompt,
         messages,
-        memory: Some(super::memory_options(&args.memories.0, &args.recall)),
+        memory: Some(super::memory_options(&args.memories.0, &args.recall)?),
         max_tokens: Some(args.max_tokens),
         sampling: Some(v1::SamplingOptions {
             temperature: Some(args.temperature),

@@ -68,13 +68,7 @@ impl Work {
             }
             documents.push((source, document_id));
         }
-        let mut metadata = HashMap::new();
-        for pair in &args.metadata {
-            let (key, value) = pair
-                .split_once('=')
-                .ok_or_else(|| Failure::usage(format!("--meta wants KEY=VALUE, but {pair:?} has no '='")))?;
-            metadata.insert(key.to_owned(), value.to_owned());
-        }
+        let metadata = super::pairs(&args.metadata)?;
         let mode = match (args.append, args.resume) {
             (true, _) => IngestMode::Append,
             (_, true) => IngestMode::Resume,

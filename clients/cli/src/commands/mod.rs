@@ -18,7 +18,10 @@ mod serve;
 use anyhow::{Context as _, Result};
 use mnemon_client::{Client, ConnectOptions, v1};
 
-use crate::args::{Cli, Command, Global, RecallArgs};
+use std::collections::HashMap;
+
+use crate::args::{Cli, Command, FilterArgs, Global, RecallArgs};
+use crate::exit::Failure;
 use crate::render::Ui;
 
 /// Runs the command to its end.
@@ -66,9 +69,31 @@ async fn connect(global: &Global) -> Result<Client> {
     Ok(Client::connect(options).await?)
 }
 
+/// Metadata as `KEY=VALUE`.
+fn pairs(pairs: &[String]) -> Result<HashMap<String, String>, Failure> {
+    let pair = |pair: &String| {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("--meta wants KEY=VALUE, but {pair:?} has no '='")))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    pairs.iter().map(pair).collect()
+}
+
+/// Which documents a request sees.
+fn document_filter(filter: &FilterArgs) -> Result<v1::DocumentFilter> {
+    Ok(v1::DocumentFilter {
+        document_prefix: filter.documents.clone(),
+        metadata: pairs(&filter.metadata)?,
+        from: filter.from.clone(),
+        until: filter.until.clone(),
+    })
+}
+
 /// The memory options of a request.
-fn memory_options(memories: &[String], recall: &RecallArgs) -> v1::MemoryOptions {
-    v1::MemoryOptions {
+fn memory_options(memories: &[String], recall: &RecallArgs) -> Result<v1::MemoryOptions> {
+    Ok(v1::MemoryOptions {
+        filter: Some(document_filter(&recall.filter)?),
         memories: memories.to_vec(),
         top_k_chunks: recall.top_k_chunks,
         ef_search: recall.ef_search,
@@ -77,7 +102,7 @@ fn memory_options(memories: &[String], recall: &RecallArgs) -> v1::MemoryOptions
         mode: mode(recall.mode.as_deref()).into(),
         passages: recall.passages,
         ..v1::MemoryOptions::default()
-    }
+    })
 }
 
 /// The way of using passages that a flag names.

@@ -11,7 +11,7 @@ pub(crate) async fn run(args: Score, global: &Global, ui: &Ui) -> Result<()> {
     let text = read_text(&args.file)?;
     let context = args.context.as_deref().map(read_text).transpose()?.unwrap_or_default();
     let client = super::connect(global).await?;
-    let score = client.score_after(&context, &text, super::memory_options(&args.memories.0, &args.recall)).await?;
+    let score = client.score_after(&context, &text, super::memory_options(&args.memories.0, &args.recall)?).await?;
     if ui.json() {
         return Ok(ui.value(&json::score(&score))?);
     }

@@ -1,6 +1,7 @@
-//! `mnemon search`: the passages nearest to a text.
+//! `mnemon search`: the passages that a text asks for.
 
 use anyhow::Result;
+use mnemon_client::v1;
 use serde_json::json;
 
 use crate::args::{Global, Search};
@@ -11,8 +12,20 @@ use crate::{json, passages};
 pub(crate) async fn run(args: Search, global: &Global, ui: &Ui) -> Result<()> {
     let query = text_or_stdin(&args.query)?;
     let client = super::connect(global).await?;
-    let memories: Vec<&str> = args.memories.0.iter().map(String::as_str).collect();
-    let hits = client.search(&memories, &query, args.k, args.exact).await?;
+    let by = match args.by.as_str() {
+        "words" => v1::SearchBy::Words,
+        "keys" => v1::SearchBy::Keys,
+        _ => v1::SearchBy::Both,
+    };
+    let request = v1::SearchRequest {
+        memories: args.memories.0,
+        query,
+        k: Some(args.k),
+        exact: args.exact,
+        by: by.into(),
+        filter: Some(super::document_filter(&args.filter)?),
+    };
+    let hits = client.search_with(request).await?;
     if ui.json() {
         return Ok(ui.value(&json!({ "hits": json::hits(&hits) }))?);
     }

@@ -46,7 +46,7 @@ impl StoreCalls {
         let store = self.store.clone();
         let asked = tasks::store(&self.common, move || {
             let (view, _) =
-                view_of(&store, tenant.name(), &memories, None).map_err(|error| error.into_status("memories"))?;
+                view_of(&store, tenant.name(), &memories, None, None).map_err(|error| error.into_status("memories"))?;
             ask(view.as_ref())
         });
         asked.await.map(Response::new)

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use mnemon_memory_store::{
-    Choice, ChunkId, ChunkKv, KvDtype, KvGeometry, MAX_NEIGHBOURS, Recall, SearchRequest, Store, TermRequest, WordHits,
+    Choice, ChunkId, ChunkKv, KvDtype, KvGeometry, MAX_NEIGHBOURS, Recall, SearchRequest, Store, TermRequest,
     WordRequest,
 };
 use mnemon_proto::v1;
@@ -16,6 +16,7 @@ use tonic::{Code, Status, Streaming};
 use tracing::Instrument as _;
 
 use crate::auth::Tenant;
+use crate::filter::DocumentFilter;
 use crate::memories::view_of;
 use crate::parts::Common;
 use crate::status::{self, IntoStatus as _};
@@ -121,15 +122,19 @@ async fn open(
     open: v1::OpenView,
 ) -> Result<(v1::ViewOpened, Arc<dyn Recall>), Status> {
     validate::memories(&open.memories)?;
+    validate::filter(open.filter.as_ref())?;
     let model = match open.fingerprint.as_str() {
         "" => None,
         hex => Some(wire::fingerprint("fingerprint", hex)?),
     };
     let (store, tenant) = (store.clone(), tenant.clone());
     tasks::store(common, move || {
+        let filter = DocumentFilter::of_request(open.filter);
         let (view, sequences) = match model {
-            Some(fingerprint) => view_of(&store, tenant.name(), &open.memories, Some(&|_| fingerprint)),
-            None => view_of(&store, tenant.name(), &open.memories, None),
+            Some(fingerprint) => {
+                view_of(&store, tenant.name(), &open.memories, filter.as_ref(), Some(&|_| fingerprint))
+            }
+            None => view_of(&store, tenant.name(), &open.memories, filter.as_ref(), None),
         }?;
         let spec = store.memory(tenant.name(), &open.memories[0])?.spec().clone();
         let opened = v1::ViewOpened { spec: Some(wire::spec_to_send(&spec)), chunks: view.len(), sequences };
@@ -282,7 +287,13 @@ fn search_terms(view: &dyn Recall, query: v1::TermQuery) -> Result<v1::TermHits,
 }
 
 fn search_words(view: &dyn Recall, query: &v1::WordQuery) -> Result<v1::WordHits, Status> {
-    let request = WordRequest { query: &query.query, top_k: query.top_k as usize };
+    let request = WordRequest {
+        query: &query.query,
+        top_k: query.top_k as usize,
+        k1: query.k1,
+        b: query.b,
+        neighbours: query.neighbours,
+    };
     let found = view.search_words(&request).map_err(|error| error.into_status("search_words"))?;
     Ok(wire::word_hits_to_send(found))
 }

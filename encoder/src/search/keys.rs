@@ -1,4 +1,4 @@
-//! Search by text: the chunks whose keys are most like the keys of the query's own tokens.
+//! Likeness by keys: how alike the keys of a query's own tokens are to those of chunks.
 //!
 //! The query is read as a document would be. Each of its tokens looks for entries with a large inner product, at every
 //! key head; the chunks that turn up high in most of these lists are candidates. They are then
@@ -14,13 +14,8 @@ use mnemon_memory_store::{ChunkId, KeyHead, KvGeometry, Recall, SearchRequest};
 use mnemon_runtime::{CaptureAttention, CaptureOptions, Captured, LocalMask, Logits, Model, SequenceState};
 use tokenizers::Tokenizer;
 
+use super::{QUERY_TOKENS_MAX, best};
 use crate::{Error, Result, StreamTokenizer};
-
-/// Tokens of a query at most.
-pub const QUERY_TOKENS_MAX: usize = 4096;
-
-/// Chunks that may be asked for at most.
-pub const SEARCH_CHUNKS_MAX: usize = 1024;
 
 /// Tokens of one forward pass.
 const SEGMENT_TOKENS: usize = 512;
@@ -34,42 +29,38 @@ const VIEWS_MAX: usize = 16;
 /// Entries that each token looks for.
 const ENTRIES: usize = 32;
 
-/// Candidates that are ranked exactly: this many for each chunk asked for, and at least so many.
-const CANDIDATES: (usize, usize) = (4, 64);
-
 /// What literal agreement of the whole query counts, where likeness of all keys counts 1.
 const LITERAL_WEIGHT: f32 = 0.25;
 
 /// Softens the weight of first ranks (reciprocal rank fusion).
 const RANK_OFFSET: f32 = 8.0;
 
-/// The `k` chunks nearest to `query`, best first, with a score of at most 1: the weighted mean of likeness and literal
-/// agreement described above, 1 for a passage read in its own context. With `exact`, entries are
-/// scanned instead of searched in the graph.
-///
-/// # Errors
-/// [`Error::EmptyQuery`], [`Error::Invalid`] for `k` outside of 1 to [`SEARCH_CHUNKS_MAX`] and for queries of more
-/// than [`QUERY_TOKENS_MAX`] tokens.
-pub fn search_text(
-    model: &Model,
-    recall: &dyn Recall,
-    query: &str,
-    k: usize,
-    exact: bool,
-) -> Result<Vec<(ChunkId, f32)>> {
-    if k == 0 || k > SEARCH_CHUNKS_MAX {
-        return Err(Error::Invalid { what: "k", why: format!("{k}; 1 to {SEARCH_CHUNKS_MAX} is accepted") });
+/// A query as its keys see it.
+pub(super) struct KeyQuery {
+    tokens: Vec<u32>,
+    views: Views,
+}
+
+impl KeyQuery {
+    /// Reads the query with the model.
+    pub(super) fn read(model: &Model, recall: &dyn Recall, query: &str) -> Result<Self> {
+        let tokens = tokenize(model, query)?;
+        // What the memory keeps, which need not be what new memories of the model keep.
+        let geometry = recall.geometry();
+        let views = Views::of(geometry, &read(model, geometry, &tokens)?);
+        Ok(Self { tokens, views })
     }
-    let tokens = tokenize(model, query)?;
-    if recall.is_empty() {
-        return Ok(Vec::new());
+
+    /// Up to `most` chunks whose entries stand high in the lists of many tokens, with their votes, most first. With
+    /// `exact`, entries are scanned instead of searched in the graph.
+    pub(super) fn candidates(&self, recall: &dyn Recall, most: usize, exact: bool) -> Result<Vec<(ChunkId, f32)>> {
+        candidates(recall, &self.views, most, exact)
     }
-    // What the memory keeps, which need not be what new memories of the model keep.
-    let geometry = recall.geometry();
-    let views = Views::of(geometry, &read(model, geometry, &tokens)?);
-    let (for_each, least) = CANDIDATES;
-    let candidates = candidates(recall, &views, (for_each * k).max(least), exact)?;
-    rank(recall, &views, &tokens, &candidates, k)
+
+    /// Likeness and literal agreement of chunks with these votes, in their order: at most 1, for a passage read in its own context.
+    pub(super) fn likeness(&self, recall: &dyn Recall, voted: &[(ChunkId, f32)]) -> Result<Vec<f32>> {
+        score(recall, &self.views, &self.tokens, voted)
+    }
 }
 
 /// A borrowed tokenizer.
@@ -81,7 +72,7 @@ impl AsRef<Tokenizer> for Borrowed<'_> {
     }
 }
 
-fn tokenize(model: &Model, query: &str) -> Result<Vec<u32>> {
+pub(super) fn tokenize(model: &Model, query: &str) -> Result<Vec<u32>> {
     let mut stream = StreamTokenizer::new(Borrowed(model.tokenizer()));
     let mut tokens = stream.push(query)?;
     tokens.extend(stream.finish()?);
@@ -216,37 +207,29 @@ fn candidates(recall: &dyn Recall, views: &Views, most: usize, exact: bool) -> R
     Ok(best(votes.into_iter().collect(), most))
 }
 
-/// Exact ranking of candidates.
-fn rank(
-    recall: &dyn Recall,
-    views: &Views,
-    tokens: &[u32],
-    voted: &[(ChunkId, f32)],
-    k: usize,
-) -> Result<Vec<(ChunkId, f32)>> {
+fn score(recall: &dyn Recall, views: &Views, tokens: &[u32], voted: &[(ChunkId, f32)]) -> Result<Vec<f32>> {
     let candidates: Vec<ChunkId> = voted.iter().map(|(chunk, _)| *chunk).collect();
-    let literal = recall.describe(&candidates)?.into_iter().map(|info| agreement(tokens, &info.tokens));
     let whole = 1.0 + LITERAL_WEIGHT;
-    let mut scored: Vec<(ChunkId, f32)> =
-        candidates.iter().zip(literal).map(|(&chunk, share)| (chunk, LITERAL_WEIGHT * share / whole)).collect();
+    let literal = recall.describe(&candidates)?.into_iter().map(|info| agreement(tokens, &info.tokens));
+    let mut scores: Vec<f32> = literal.map(|share| LITERAL_WEIGHT * share / whole).collect();
     if views.compared.is_empty() {
-        let most = voted.first().map_or(1.0, |(_, votes)| *votes);
-        for (entry, (_, votes)) in scored.iter_mut().zip(voted) {
-            entry.1 += votes / most / whole;
+        let most = voted.iter().map(|(_, votes)| *votes).fold(f32::MIN_POSITIVE, f32::max);
+        for (score, (_, votes)) in scores.iter_mut().zip(voted) {
+            *score += votes / most / whole;
         }
     }
     let share = whole * (views.compared.len() * views.voices).max(1) as f32;
     for slot in views.slots() {
-        for (entry, kv) in scored.iter_mut().zip(recall.fetch(slot, &candidates)?) {
+        for (score, kv) in scores.iter_mut().zip(recall.fetch(slot, &candidates)?) {
             let keys = kv.keys.to_f32();
             let wide = kv.len * views.head_dim;
             for (_, head, voices) in views.compared.iter().filter(|(view_slot, ..)| *view_slot == slot) {
                 let Some(keys) = keys.get(head * wide..(head + 1) * wide) else { continue };
-                entry.1 += likeness(voices, keys, views.head_dim) / share;
+                *score += likeness(voices, keys, views.head_dim) / share;
             }
         }
     }
-    Ok(best(scored, k))
+    Ok(scores)
 }
 
 /// Share of `tokens` that stand in `chunk` between the same neighbours.
@@ -268,13 +251,6 @@ fn likeness(voices: &[f32], keys: &[f32], head_dim: usize) -> f32 {
         cosines.fold(f32::NEG_INFINITY, f32::max)
     };
     voices.chunks_exact(head_dim).map(best).filter(|cosine| cosine.is_finite()).sum()
-}
-
-/// The `most` largest, descending; among equals the older chunk first.
-fn best(mut scored: Vec<(ChunkId, f32)>, most: usize) -> Vec<(ChunkId, f32)> {
-    scored.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    scored.truncate(most);
-    scored
 }
 
 #[cfg(test)]

@@ -1,0 +1,59 @@
+//! Chunks that stand side by side become one passage.
+
+use std::collections::HashMap;
+
+use mnemon_memory_store::{ChunkId, Recall};
+
+use super::fusion::Scores;
+use crate::Result;
+
+/// Chunks of a passage at most.
+const CHUNKS_MAX: usize = 2;
+
+/// Text that a search found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Passage {
+    /// Its chunks, one or two, in the order of their document.
+    pub chunks: Vec<ChunkId>,
+    /// How well it answers, compared with the others of the same search: 1 if its best chunk is the best in everything.
+    pub score: f32,
+    /// BM25 of its best chunk with a quarter of those of the chunks beside it, where 1 is a chunk of mean length that has each word of the
+    /// query once; `None` where words were not searched, or it has none of them.
+    pub words: Option<f32>,
+    /// Likeness of its best chunk's keys, at most 1; `None` where keys were not compared.
+    pub keys: Option<f32>,
+}
+
+/// The first `k` passages of ranked chunks. A chunk right beside one of a passage joins it; one beside a passage that is full is left
+/// out, so that `k` passages stand in `k` places.
+pub(super) fn join(
+    recall: &dyn Recall,
+    ranked: &[(ChunkId, f32)],
+    scores: &HashMap<ChunkId, Scores>,
+    k: usize,
+) -> Result<Vec<Passage>> {
+    let ids: Vec<ChunkId> = ranked.iter().map(|(chunk, _)| *chunk).collect();
+    let around = recall.neighbours(&ids, 1, 1)?;
+    let mut passages: Vec<Passage> = Vec::with_capacity(k);
+    let mut of_chunk: HashMap<ChunkId, usize> = HashMap::new();
+    for ((chunk, score), around) in ranked.iter().zip(around) {
+        let at = around.iter().position(|other| other == chunk).unwrap_or(0);
+        let beside = around.iter().enumerate().filter(|(other, _)| *other != at);
+        let mut joined = beside.filter_map(|(other, chunk)| Some((other < at, *of_chunk.get(chunk)?)));
+        if let Some((is_after, passage)) = joined.next() {
+            let chunks = &mut passages[passage].chunks;
+            if chunks.len() < CHUNKS_MAX {
+                chunks.insert(if is_after { chunks.len() } else { 0 }, *chunk);
+                of_chunk.insert(*chunk, passage);
+            }
+            continue;
+        }
+        if passages.len() == k {
+            break;
+        }
+        of_chunk.insert(*chunk, passages.len());
+        let Scores { words, keys } = scores.get(chunk).copied().unwrap_or_default();
+        passages.push(Passage { chunks: vec![*chunk], score: *score, words, keys });
+    }
+    Ok(passages)
+}
