@@ -31,6 +31,17 @@ impl HostArguments {
         self.model.is_some()
     }
 
+    /// A folder for memories that goes away.
+    fn folder(&self) -> Result<TempDir> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("mnemon-bench-");
+        match &self.scratch {
+            Some(scratch) => builder.tempdir_in(scratch),
+            None => builder.tempdir(),
+        }
+        .context("no folder for the memories can be made; name one with --scratch")
+    }
+
     /// For the model in a folder.
     pub(crate) fn for_model(folder: &Path) -> Self {
         Self { model: Some(folder.display().to_string()), scratch: None, profile: None }
@@ -71,22 +82,23 @@ impl Host {
         Self::start_with(arguments, &Shape::default()).await
     }
 
+    /// A server whose searches go by meaning as well.
+    pub(crate) async fn start_with_embedder(arguments: &HostArguments, embedder: Option<&Path>) -> Result<Self> {
+        let folder = arguments.folder()?;
+        let (client, server) = serve(arguments, &Shape::default(), embedder, folder.path()).await?;
+        Ok(Self { client, server, folder: Some(folder) })
+    }
+
     /// A server on a folder that stays.
     pub(crate) async fn start_at(arguments: &HostArguments, shape: &Shape, data: &Path) -> Result<Self> {
-        let (client, server) = serve(arguments, shape, data).await?;
+        let (client, server) = serve(arguments, shape, None, data).await?;
         Ok(Self { client, server, folder: None })
     }
 
     /// A server whose memories have a shape of their own.
     pub(crate) async fn start_with(arguments: &HostArguments, shape: &Shape) -> Result<Self> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix("mnemon-bench-");
-        let folder = match &arguments.scratch {
-            Some(scratch) => builder.tempdir_in(scratch),
-            None => builder.tempdir(),
-        }
-        .context("no folder for the memories can be made; name one with --scratch")?;
-        let (client, server) = serve(arguments, shape, folder.path()).await?;
+        let folder = arguments.folder()?;
+        let (client, server) = serve(arguments, shape, None, folder.path()).await?;
         Ok(Self { client, server, folder: Some(folder) })
     }
 
@@ -146,7 +158,12 @@ impl Host {
 }
 
 /// Starts a server on a free port, and connects to it.
-async fn serve(arguments: &HostArguments, shape: &Shape, data: &Path) -> Result<(Client, Embedded)> {
+async fn serve(
+    arguments: &HostArguments,
+    shape: &Shape,
+    embedder: Option<&Path>,
+    data: &Path,
+) -> Result<(Client, Embedded)> {
     let defaults = Settings::default();
     let mut limits = defaults.limits;
     // What fits the window may be asked.
@@ -158,6 +175,7 @@ async fn serve(arguments: &HostArguments, shape: &Shape, data: &Path) -> Result<
         model: arguments.model.clone().unwrap_or(defaults.model),
         window: shape.window,
         profile: arguments.profile.clone(),
+        embedder: embedder.map(|folder| folder.display().to_string()),
         context_tokens: shape.context_tokens.unwrap_or(defaults.context_tokens),
         chunk_tokens: shape.chunk_tokens,
         entry_policy: shape.entry_policy.map(str::to_owned),

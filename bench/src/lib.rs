@@ -7,6 +7,7 @@
 //! | `recall.rs` | facts planted in long histories, asked for |
 //! | `needle/` | facts of many kinds planted in novels, asked with memory and with passages in the prompt |
 //! | `chat/` | evidence found in long conversations, by the service's search and by others |
+//! | `search.rs` | whether passages of a text find themselves, and how fast |
 //! | `babilong.rs` | facts of bAbI's stories scattered in novels, likewise |
 //! | `answering/` | ways to answer: what these two share |
 //! | `pareto.rs` | what the settings of a memory cost and bring |
@@ -40,6 +41,7 @@ mod perplexity;
 mod plot;
 mod recall;
 mod report;
+mod search;
 mod service;
 mod store;
 mod vectors;
@@ -59,6 +61,8 @@ pub enum Command {
     Babilong(babilong::Arguments),
     /// Evidence found in long conversations (BEAM): the service's search beside BM25 and sentence embeddings.
     Chat(chat::Arguments),
+    /// Search through the service: whether passages of a long text find themselves, and how long it takes.
+    Search(search::Arguments),
     /// Chunks recalled, chunk size, entry policy and stored type against perplexity, facts, time and bytes.
     Pareto(pareto::Arguments),
     /// Position schemes at 1 to 8 times the length in training: full attention against a window and memory.
@@ -84,6 +88,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Needle(arguments) => needle::run(&arguments).await,
         Command::Babilong(arguments) => babilong::run(&arguments).await,
         Command::Chat(arguments) => chat::run(&arguments).await,
+        Command::Search(arguments) => search::run(&arguments).await,
         Command::Pareto(arguments) => pareto::run(&arguments).await,
         Command::Extrapolation(arguments) => extrapolation::run(&arguments).await,
         Command::Index(arguments) => index::run(&arguments),

@@ -48,6 +48,17 @@ pub enum Error {
         /// One past the last byte.
         byte_end: u64,
     },
+    /// A model for sentence embeddings cannot be used.
+    #[error("the embedder {}: {why}; give a folder with a model of sentence-transformers of the BERT family, such as all-MiniLM-L6-v2", path.display())]
+    Embedder {
+        /// Its folder.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A search by meaning without an embedder.
+    #[error("the server has no embedder; start it with --embedder to search by meaning")]
+    NoEmbedder,
     /// The tokenizer failed.
     #[error("tokenizer: {why}")]
     Tokenizer {

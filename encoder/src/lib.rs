@@ -9,6 +9,7 @@
 //! | `tokenizer` | [`StreamTokenizer`]: the tokens of the whole text, in bounded memory |
 //! | `document` | [`DocumentEncoder`]: segments, window, chunks, commits; create, append, resume |
 //! | `search` | [`search_text`]: the passages that a query asks for, by words and by keys |
+//! | `embedder` | [`Embedder`]: sentence embeddings, by a model of their own |
 //! | `probe` | [`probe`]: measures a pretrained model and makes its profile |
 //! | `overflow` | [`Overflow`]: the part of a prompt that does not fit, as a memory of the request's own |
 //! | `scratch` | a memory in this process, for the two before |
@@ -20,6 +21,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 mod document;
+mod embedder;
 mod error;
 mod options;
 mod overflow;
@@ -30,6 +32,7 @@ mod tokenizer;
 mod utf8;
 
 pub use document::{DocumentEncoder, PUSH_BYTES_MAX};
+pub use embedder::Embedder;
 pub use error::{Error, Result};
 pub use options::{EncodeOptions, Progress};
 pub use overflow::Overflow;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use crate::archive::Histories;
 use crate::cache::Cache;
+use crate::embeddings::EmbeddingIndex;
 use crate::extent::Extent;
 use crate::geometry::KeySource;
 use crate::index::{GraphIndex, GraphOwner, VectorIndex as _, read_graph};
@@ -19,7 +20,7 @@ use crate::storage::{Batch, Storage};
 use crate::sync::{lock, read};
 use crate::tail::TailEntries;
 use crate::words::WordIndex;
-use crate::{ChunkId, ChunkKv, Error, KvGeometry, MemorySpec, Result, StoreOptions};
+use crate::{ChunkId, ChunkKv, Error, Fingerprint, KvGeometry, MemorySpec, Result, StoreOptions};
 
 /// What the index cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +33,8 @@ pub(crate) enum IndexKey {
     Tokens(u64),
     /// Its words.
     Words(u64),
+    /// Its embeddings by one embedder.
+    Embeddings(u64, Fingerprint),
 }
 
 #[derive(Clone)]
@@ -40,6 +43,7 @@ pub(crate) enum IndexPart {
     Tail(Arc<TailEntries>),
     Tokens(Arc<Vec<u32>>),
     Words(Arc<WordIndex>),
+    Embeddings(Arc<EmbeddingIndex>),
 }
 
 /// One memory, shared by its handles.
@@ -262,6 +266,17 @@ impl Core {
         let words = Arc::new(extent.read_words(geometry)?);
         self.index_cache.insert(key, Arc::new(IndexPart::Words(Arc::clone(&words))), words.bytes());
         Ok(words)
+    }
+
+    /// The embeddings of all chunks of an extent by `embedder`, if there are any.
+    pub(crate) fn embeddings(&self, extent: &Extent, embedder: &Fingerprint) -> Result<Option<Arc<EmbeddingIndex>>> {
+        let key = IndexKey::Embeddings(extent.number, *embedder);
+        if let Some(IndexPart::Embeddings(index)) = self.index_cache.get(&key).as_deref() {
+            return Ok(Some(Arc::clone(index)));
+        }
+        let Some(index) = extent.read_embeddings(embedder)?.map(Arc::new) else { return Ok(None) };
+        self.index_cache.insert(key, Arc::new(IndexPart::Embeddings(Arc::clone(&index))), index.bytes());
+        Ok(Some(index))
     }
 
     /// The graph of a segment at the key head with index `at`.

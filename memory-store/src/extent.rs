@@ -11,17 +11,19 @@
 //! In memory an extent takes 12 bytes for each chunk and about 200 of its own.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 
 use crate::codec::{Decoder, Encoder, NUMBER_MAX};
+use crate::embeddings::{self, EmbeddingIndex};
 use crate::geometry::KeySource;
 use crate::numbers::{decode_side, encode_side};
 use crate::quant::Shape;
 use crate::records::ExtentRecord;
 use crate::storage::Storage;
+use crate::sync::{read, write};
 use crate::words::WordIndex;
-use crate::{ChunkId, ChunkInfo, ChunkKv, Error, KvData, KvGeometry, MemorySpec, Result, SourceSpan};
+use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Fingerprint, KvData, KvGeometry, MemorySpec, Result, SourceSpan};
 
 /// Version of chunk blobs that are written. Blobs of version 1 end their header with the length of the body; before version 3 they
 /// have no words.
@@ -63,6 +65,10 @@ impl BlobFile {
     /// No record refers to it any more: it goes with its last reader.
     pub(crate) fn doom(&self) {
         self.doomed.store(true, Ordering::Relaxed);
+    }
+
+    fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
@@ -108,6 +114,16 @@ pub(crate) struct Extent {
     pub(crate) byte_start: u64,
     /// One for each chunk and one for the end.
     pub(crate) places: Box<[ChunkPlace]>,
+    /// Blobs of its embeddings, one for each embedder. They are deleted with it.
+    embeddings: RwLock<Vec<BlobFile>>,
+}
+
+impl Drop for Extent {
+    fn drop(&mut self) {
+        if self.file.is_doomed() {
+            write(&self.embeddings).iter().for_each(BlobFile::doom);
+        }
+    }
 }
 
 /// The part of a chunk that is not keys and values.
@@ -225,6 +241,7 @@ impl Extent {
             token_start: record.token_start,
             byte_start: record.byte_start,
             places: record.places.into_boxed_slice(),
+            embeddings: RwLock::default(),
         }
     }
 
@@ -322,12 +339,72 @@ impl Extent {
         Ok(all)
     }
 
+    /// Takes a blob that holds embeddings of these chunks.
+    pub(crate) fn attach_embeddings(&self, storage: &Arc<dyn Storage>, name: &str, bytes: u64) {
+        write(&self.embeddings).push(BlobFile::new(Arc::clone(storage), name.to_owned(), bytes));
+    }
+
+    pub(crate) fn has_embeddings(&self, embedder: &Fingerprint) -> bool {
+        read(&self.embeddings).iter().any(|blob| embeddings::is_named_for(&blob.name, embedder))
+    }
+
+    /// Writes embeddings of all chunks durably, unless there are such already.
+    pub(crate) fn write_embeddings(
+        &self,
+        storage: &Arc<dyn Storage>,
+        embedder: &Fingerprint,
+        index: &EmbeddingIndex,
+    ) -> Result<()> {
+        let mut blobs = write(&self.embeddings);
+        if blobs.iter().any(|blob| embeddings::is_named_for(&blob.name, embedder)) {
+            return Ok(());
+        }
+        let bytes = index.encode(self.number, embedder);
+        let name = embeddings::blob_name(self.number, embedder);
+        storage.write_blob(&name, &[&bytes])?;
+        blobs.push(BlobFile::new(Arc::clone(storage), name, bytes.len() as u64));
+        Ok(())
+    }
+
+    /// The embeddings of all chunks; `None` where there are none of `embedder`. Damaged ones are forgotten, so that they are made again.
+    pub(crate) fn read_embeddings(&self, embedder: &Fingerprint) -> Result<Option<EmbeddingIndex>> {
+        let decoded = {
+            let blobs = read(&self.embeddings);
+            let Some(blob) = blobs.iter().find(|blob| embeddings::is_named_for(&blob.name, embedder)) else {
+                return Ok(None);
+            };
+            let bytes = blob.read(0, blob.bytes as usize)?;
+            EmbeddingIndex::decode(&bytes, self.number, &blob.name)
+        };
+        match decoded {
+            Ok((of, index)) if of == *embedder && index.chunks() == self.chunks() as usize => return Ok(Some(index)),
+            Ok(_) => tracing::warn!(
+                blob = self.file.name,
+                "embeddings of other chunks, or of another embedder, are made again"
+            ),
+            Err(error) => tracing::warn!(%error, "damaged embeddings are made again"),
+        }
+        write(&self.embeddings).retain(|blob| {
+            let is_damaged = embeddings::is_named_for(&blob.name, embedder);
+            if is_damaged {
+                blob.doom();
+            }
+            !is_damaged
+        });
+        Ok(None)
+    }
+
+    /// Where the words stand in the blob, and their bytes: none in old blobs.
+    pub(crate) fn words_section(&self) -> (u64, u64) {
+        let start = self.body_start as u64 + self.places.last().map_or(0, |place| u64::from(place.offset));
+        (start, self.file.bytes.saturating_sub(start + footer_bytes(self.places.len()) as u64))
+    }
+
     /// The index of the words of all chunks, made of their text where the blob has none that can be used.
     pub(crate) fn read_words(&self, geometry: &KvGeometry) -> Result<WordIndex> {
-        let end = self.body_start as u64 + self.places.last().map_or(0, |place| u64::from(place.offset));
-        let len = self.file.bytes.saturating_sub(end + footer_bytes(self.places.len()) as u64);
+        let (start, len) = self.words_section();
         if len > 0 {
-            let bytes = self.file.read(end, len as usize)?;
+            let bytes = self.file.read(start, len as usize)?;
             let read = WordIndex::decode(&bytes, &self.file.name).and_then(|words| {
                 words.map(|words| words.check_chunks(self.chunks(), &self.file.name).map(|()| words)).transpose()
             });
@@ -531,6 +608,7 @@ impl ExtentBuilder {
             token_start: self.token_start,
             byte_start: self.byte_start,
             places: self.places.clone().into_boxed_slice(),
+            embeddings: RwLock::default(),
         })
     }
 

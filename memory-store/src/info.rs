@@ -44,6 +44,8 @@ pub struct MemoryInfo {
     pub stored_bytes: u64,
     /// Bytes of graph blobs.
     pub index_bytes: u64,
+    /// Of `stored_bytes`, those of indexes of words.
+    pub word_bytes: u64,
     /// Search entries of one key head.
     pub entries: u64,
     /// Those of them that are not in a graph yet.

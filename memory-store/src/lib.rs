@@ -30,6 +30,7 @@
 //! | `compact` | blobs with dead chunks, and many small ones, are written anew |
 //! | `fuzzing` | every parser of bytes, for fuzzers; behind the feature of this name |
 //! | `terms` | search by token ids: all scanned, BM25 |
+//! | `embeddings` | search by meaning: vectors in a blob beside each chunk blob |
 //! | `words` | search by words: an index in each chunk blob, BM25 |
 //! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
@@ -61,6 +62,7 @@ mod chunk;
 mod codec;
 mod compact;
 mod core;
+mod embeddings;
 mod error;
 mod expiry;
 mod extent;
@@ -100,6 +102,7 @@ pub use check::{check, check_folder};
 pub use choice::Choice;
 pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan};
 pub use compact::Compacted;
+pub use embeddings::{EMBEDDING_DIM_MAX, Embeddings, Unembedded};
 pub use error::{Error, Result};
 pub use expiry::Expired;
 pub use filter::DocumentLabels;
@@ -113,8 +116,8 @@ pub use names::{
 pub use options::{Clock, Sealing, StoreOptions};
 pub use reading::{DocumentWriter, OpenMemory};
 pub use recall::{
-    Hit, MAX_NEIGHBOURS, QUERY_BYTES_MAX, Recall, SearchRequest, TERMS_MAX, TermHit, TermHits, TermRequest, WordHits,
-    WordRequest, term_weight,
+    EmbeddingHits, EmbeddingRequest, Hit, MAX_NEIGHBOURS, QUERY_BYTES_MAX, Recall, SearchRequest, TERMS_MAX, TermHit,
+    TermHits, TermRequest, WordHits, WordRequest, term_weight,
 };
 pub use snapshot::Snapshot;
 pub use storage::{InMemoryStorage, SledOptions, SledStorage, Storage};

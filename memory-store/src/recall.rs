@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Choice, ChunkId, ChunkInfo, ChunkKv, Error, KvGeometry, Result};
+use crate::{Choice, ChunkId, ChunkInfo, ChunkKv, Error, Fingerprint, KvGeometry, Result};
 
 /// A batch of queries: some heads of one or many tokens.
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +150,52 @@ pub struct WordHits {
     pub hits: Vec<TermHit>,
     /// What a chunk of mean length would score that has each word of the query once.
     pub whole: f32,
+    /// Summed weights of the query's words that the best chunk has.
+    pub matched: f32,
+}
+
+/// A search by meaning.
+#[derive(Debug, Clone, Copy)]
+pub struct EmbeddingRequest<'a> {
+    /// Whose vectors are searched.
+    pub embedder: &'a Fingerprint,
+    /// The query's vector, of length 1.
+    pub query: &'a [f32],
+    /// Chunks wanted, 1 to 4096.
+    pub top_k: usize,
+    /// Chunks whose scores are wanted in any case.
+    pub also: &'a [ChunkId],
+}
+
+impl EmbeddingRequest<'_> {
+    /// Refuses numbers that are out of range.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn validate(&self) -> Result<()> {
+        let invalid = |why: String| Err(Error::Invalid { what: "search by meaning", why });
+        if self.top_k == 0 || self.top_k > TERM_TOP_K_MAX {
+            return invalid(format!("{} chunks wanted; 1 to {TERM_TOP_K_MAX} are accepted", self.top_k));
+        }
+        if !self.query.iter().all(|value| value.is_finite()) {
+            return invalid("the query is not finite".into());
+        }
+        Ok(())
+    }
+}
+
+/// What a search by meaning found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EmbeddingHits {
+    /// Best first, equal ones in the order of their identifiers. Scores are the mean of two cosines: that of the chunk, with a quarter of
+    /// the vectors beside it, and the best one of its sentences.
+    pub hits: Vec<TermHit>,
+    /// Scores of [`EmbeddingRequest::also`], in its order; `None` for chunks without vectors.
+    pub also: Vec<Option<f32>>,
+    /// The least score of any chunk.
+    pub least: f32,
+    /// Chunks that have vectors.
+    pub embedded: u64,
 }
 
 /// What a term counts that `with` of `chunks` chunks have: its inverse document frequency, with 1 added so that it is positive even for
@@ -198,6 +244,12 @@ pub trait Recall: Send + Sync {
     /// Chunks that share words with a text, by BM25 over words as Unicode defines them, their stems and their parts. Over several
     /// memories, each has statistics of its own.
     fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits>;
+
+    /// Chunks whose sentence embeddings are like a vector. A view that has none finds nothing.
+    fn search_embeddings(&self, request: &EmbeddingRequest<'_>) -> Result<EmbeddingHits> {
+        request.validate()?;
+        Ok(EmbeddingHits { also: vec![None; request.also.len()], ..EmbeddingHits::default() })
+    }
 
     /// Text, span, document and its metadata of `chunks`, in the order asked.
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>>;

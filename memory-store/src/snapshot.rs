@@ -16,8 +16,8 @@ use crate::records::{DocumentRecord, document_key};
 use crate::state::{LiveExtent, LiveSegment, MemoryState};
 use crate::union::best_first;
 use crate::{
-    ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MAX_NEIGHBOURS, Recall, Result, SearchRequest, TermHits,
-    TermRequest, WordHits, WordRequest, terms, words,
+    ChunkId, ChunkInfo, ChunkKv, EmbeddingHits, EmbeddingRequest, Error, Hit, KvGeometry, MAX_NEIGHBOURS, Recall,
+    Result, SearchRequest, TermHits, TermRequest, WordHits, WordRequest, embeddings, terms, words,
 };
 
 /// Most entries asked for at once: the size of a segment.
@@ -371,6 +371,10 @@ impl Recall for Snapshot {
 
     fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits> {
         words::search(&self.core, self.geometry(), &self.state, request)
+    }
+
+    fn search_embeddings(&self, request: &EmbeddingRequest<'_>) -> Result<EmbeddingHits> {
+        embeddings::search(&self.core, &self.state, request)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

@@ -75,6 +75,7 @@ pub(crate) struct Totals {
     pub(crate) text_bytes: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) index_bytes: u64,
+    pub(crate) word_bytes: u64,
     pub(crate) entries: u64,
     pub(crate) tail_entries: u64,
 }
@@ -134,6 +135,7 @@ impl MemoryState {
             totals.tokens += tokens;
             totals.text_bytes += text_bytes;
             totals.stored_bytes += extent.file.bytes;
+            totals.word_bytes += extent.words_section().1;
             totals.entries += entries;
             if *segment == 0 {
                 totals.tail_entries += entries;

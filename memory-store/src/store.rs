@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use crate::archive::retire;
 use crate::core::{Cell, Core, Number};
+use crate::embeddings::chunk_blob_of;
 use crate::expiry::{make_room, settle};
 use crate::extent::{BlobFile, Extent};
 use crate::life::{Life, Times};
@@ -152,6 +153,13 @@ impl Store {
     pub fn memory(&self, tenant: &str, name: &str) -> Result<Memory> {
         let cell = self.cell(tenant, name)?;
         Ok(Memory::new(Arc::clone(&self.shared), cell))
+    }
+
+    /// Every memory of every tenant, but for damaged ones: for maintenance.
+    pub fn memories(&self) -> Vec<Memory> {
+        let cells: Vec<Arc<Cell>> = read(&self.shared.core.names).values().cloned().collect();
+        let sound = cells.into_iter().filter(|cell| cell.check_alive().is_ok());
+        sound.map(|cell| Memory::new(Arc::clone(&self.shared), cell)).collect()
     }
 
     /// Sets what a tenant may hold in all its memories, instead of [`StoreOptions::tenant_quota`]. A quota below what is
@@ -386,7 +394,7 @@ fn unknown_memory() -> NameRecord {
     NameRecord { number: 0, created_unix_ms: 0, spec, limits: MemoryLimits::default() }
 }
 
-/// Blobs that no record refers to.
+/// Blobs that no record refers to. Embeddings are given to the chunks that they belong to.
 fn unused_blobs(core: &Core, cells: &[Cell]) -> Result<Vec<BlobInfo>> {
     let mut used = HashSet::new();
     for cell in cells {
@@ -397,7 +405,19 @@ fn unused_blobs(core: &Core, cells: &[Cell]) -> Result<Vec<BlobInfo>> {
         }
     }
     let mut blobs = core.storage.list_blobs()?;
-    blobs.retain(|blob| !used.contains(&blob.name));
+    let states: Vec<_> = cells.iter().map(Cell::state).collect();
+    let extents = states.iter().flat_map(|state| &state.extents).map(|extent| (extent.extent.number, &extent.extent));
+    let extents: HashMap<u64, &Arc<Extent>> = extents.collect();
+    blobs.retain(|blob| {
+        if used.contains(&blob.name) {
+            return false;
+        }
+        let extent = chunk_blob_of(&blob.name).and_then(|number| extents.get(&number));
+        if let Some(extent) = extent {
+            extent.attach_embeddings(&core.storage, &blob.name, blob.bytes);
+        }
+        extent.is_none()
+    });
     Ok(blobs)
 }
 

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::{
-    ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, Recall, Result, SearchRequest, TermHit, TermHits, TermRequest,
-    WordHits, WordRequest,
+    ChunkId, ChunkInfo, ChunkKv, EmbeddingHits, EmbeddingRequest, Error, Hit, KvGeometry, Recall, Result,
+    SearchRequest, TermHit, TermHits, TermRequest, WordHits, WordRequest,
 };
 
 /// Several views as one, whose geometries are equal but for the layers that they keep: where those differ, keys and values of none are
@@ -123,6 +123,27 @@ impl Recall for UnionRecall {
             let found = member.search_words(request)?;
             merged.hits.extend(found.hits);
             merged.whole = merged.whole.max(found.whole);
+            merged.matched = merged.matched.max(found.matched);
+        }
+        merged.hits.sort_unstable_by(best_terms_first);
+        // The same memory may be a member twice.
+        merged.hits.dedup_by_key(|hit| hit.chunk);
+        merged.hits.truncate(request.top_k);
+        Ok(merged)
+    }
+
+    fn search_embeddings(&self, request: &EmbeddingRequest<'_>) -> Result<EmbeddingHits> {
+        let mut merged = EmbeddingHits { also: vec![None; request.also.len()], ..EmbeddingHits::default() };
+        for member in &self.members {
+            let found = member.search_embeddings(request)?;
+            if found.embedded > 0 {
+                merged.least = if merged.embedded > 0 { merged.least.min(found.least) } else { found.least };
+            }
+            merged.embedded += found.embedded;
+            merged.hits.extend(found.hits);
+            for (known, found) in merged.also.iter_mut().zip(found.also) {
+                *known = known.or(found);
+            }
         }
         merged.hits.sort_unstable_by(best_terms_first);
         // The same memory may be a member twice.

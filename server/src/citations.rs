@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mnemon_memory_store::{
-    Choice, ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHits, TermRequest,
-    WordHits, WordRequest,
+    Choice, ChunkId, ChunkInfo, ChunkKv, EmbeddingHits, EmbeddingRequest, Hit, KvGeometry, Recall, Result,
+    SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
 };
 use mnemon_proto::v1;
 use mnemon_runtime::{MemoryFrom, PassageOptions, PassagesFrom, RecallOptions};
@@ -130,6 +130,10 @@ impl Recall for Recalled {
 
     fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits> {
         self.inner.search_words(request)
+    }
+
+    fn search_embeddings(&self, request: &EmbeddingRequest<'_>) -> Result<EmbeddingHits> {
+        self.inner.search_embeddings(request)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

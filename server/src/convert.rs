@@ -40,6 +40,8 @@ pub(crate) fn memory(info: MemoryInfo) -> v1::Memory {
         text_bytes: info.text_bytes,
         stored_bytes: info.stored_bytes + info.index_bytes,
         index_bytes: info.index_bytes,
+        word_bytes: info.word_bytes,
+        embedded_chunks: None,
         entries: info.entries * key_heads,
         sequence: info.sequence,
         unsealed_entries: info.unsealed_entries * key_heads,

@@ -51,6 +51,7 @@ mod citations;
 mod connection;
 mod convert;
 mod embedded;
+mod embedding;
 mod error;
 mod filter;
 mod front;

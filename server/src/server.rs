@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mnemon_client::ConnectOptions;
+use mnemon_encoder::Embedder;
 use mnemon_memory_store::storage::{SledOptions, SledStorage};
 use mnemon_memory_store::{Storage, Store, StoreOptions};
 use mnemon_runtime::{DeviceChoice, Engine, EngineOptions, LoadOptions, Model, ModelSource};
@@ -19,7 +20,7 @@ use crate::memories::Memories;
 use crate::parts::{Common, Life, Parts};
 use crate::remote::RemoteStore;
 use crate::settings::{EMBEDDED_MODEL, Settings};
-use crate::{Error, Result, connection, front, profile, services, sweep};
+use crate::{Error, Result, connection, embedding, front, profile, services, sweep};
 
 /// How often an idle connection is probed, and how long its answer may take: peers that vanished are noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -48,6 +49,8 @@ pub struct Server {
     memories: Memories,
     /// None where memories are kept for others only.
     model: Option<Arc<Model>>,
+    /// Makes sentence embeddings.
+    embedder: Option<Arc<Embedder>>,
 }
 
 impl Server {
@@ -57,27 +60,30 @@ impl Server {
         settings.validate()?;
         let memories = open_memories(&settings).await?;
         if settings.store_only {
-            return Ok(Self { settings, memories, model: None });
+            return Ok(Self { settings, memories, model: None, embedder: None });
         }
         let (source, options) = (model_source(&settings.model)?, load_options(&settings)?);
         let asked = settings.clone();
         let load = move || profile::provide(&asked, Model::load(&source, &options)?);
         let model = blocking("loading the model", load).await?;
-        Ok(Self { settings, memories, model: Some(Arc::new(model)) })
+        let embedder = load_embedder(&settings).await?;
+        Ok(Self { settings, memories, model: Some(Arc::new(model)), embedder })
     }
 
     /// As [`open`](Self::open), over another storage and with a model that is loaded already.
     pub async fn with_parts(settings: Settings, storage: Arc<dyn Storage>, model: Arc<Model>) -> Result<Self> {
         settings.validate()?;
         let memories = Memories::Here(open_store(&settings, storage).await?);
-        Ok(Self { settings, memories, model: Some(model) })
+        let embedder = load_embedder(&settings).await?;
+        Ok(Self { settings, memories, model: Some(model), embedder })
     }
 
     /// As [`open`](Self::open), with a model that is loaded already.
     pub async fn with_model(settings: Settings, model: Arc<Model>) -> Result<Self> {
         settings.validate()?;
         let memories = open_memories(&settings).await?;
-        Ok(Self { settings, memories, model: Some(model) })
+        let embedder = load_embedder(&settings).await?;
+        Ok(Self { settings, memories, model: Some(model), embedder })
     }
 
     /// The settings it was opened with.
@@ -121,10 +127,15 @@ impl Server {
             _closed: closed.clone().drop_guard(),
             settings,
         });
-        let parts = self.model.map(|model| with_model(&common, model)).transpose()?;
+        let embedder = self.embedder;
+        let parts = self.model.map(|model| with_model(&common, model, embedder.clone())).transpose()?;
 
         if let Memories::Here(store) = &common.memories {
             life.streams.spawn(sweep::run(store.clone(), Arc::downgrade(&common)));
+            if let Some(embedder) = embedder {
+                let pool = embedding::pool()?;
+                life.streams.spawn(embedding::run(store.clone(), embedder, pool, Arc::downgrade(&common)));
+            }
         }
         let (health, routes) = services::routes(&common, parts.as_ref()).await?;
         let connections =
@@ -166,15 +177,25 @@ impl Server {
 }
 
 /// What calls share that need the model.
-fn with_model(common: &Arc<Common>, model: Arc<Model>) -> Result<Arc<Parts>> {
+fn with_model(common: &Arc<Common>, model: Arc<Model>, embedder: Option<Arc<Embedder>>) -> Result<Arc<Parts>> {
     let places = common.settings.limits.engine_queue as usize;
     Ok(Arc::new(Parts {
         engine_places: Arc::new(Semaphore::new(places)),
         // A task gives its place back a moment before the engine stops counting it.
         engine: Engine::start(EngineOptions { queue_max: places + 1, name: "mnemon-engine".into() })?,
         model,
+        embedder,
         common: Arc::clone(common),
     }))
+}
+
+/// The model for sentence embeddings, if one is named.
+async fn load_embedder(settings: &Settings) -> Result<Option<Arc<Embedder>>> {
+    let Some(name) = settings.embedder.clone() else { return Ok(None) };
+    let load = move || {
+        Embedder::load(&name).map_err(|error| Error::Settings { what: "embedder".into(), why: error.to_string() })
+    };
+    Ok(Some(Arc::new(blocking("loading the embedder", load).await?)))
 }
 
 /// The memories of the data folder, or of the server that keeps them.

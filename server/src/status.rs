@@ -108,6 +108,7 @@ impl IntoStatus for EncoderError {
             | Self::Unrepresentable { .. } => invalid(vec![violation(field, message)]),
             Self::DocumentExists { .. } => with_reason(Code::AlreadyExists, message, "DOCUMENT_EXISTS"),
             Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
+            Self::NoEmbedder => with_reason(Code::FailedPrecondition, message, "NO_EMBEDDER"),
             Self::Store(error) => error.into_status(field),
             Self::Runtime(error) => error.into_status(field),
             _ => internal(&message),

@@ -315,7 +315,7 @@ pub(crate) fn search(request: &v1::SearchRequest) -> Result<usize, Status> {
     let k = request.k.unwrap_or(10);
     checks.require((1..=SEARCH_K_MAX).contains(&k), "k", || format!("{k}; 1 to {SEARCH_K_MAX} is accepted"));
     checks.require(v1::SearchBy::try_from(request.by).is_ok(), "by", || {
-        format!("{}; 0 and 1 (words and keys), 2 (words) and 3 (keys) are accepted", request.by)
+        format!("{}; 0 and 1 (all), 2 (words), 3 (keys) and 4 (meaning) are accepted", request.by)
     });
     checks.filter("filter", request.filter.as_ref());
     checks.done()?;

@@ -200,6 +200,7 @@ pub(crate) fn word_hits_to_send(found: WordHits) -> v1::WordHits {
         chunk_ids: found.hits.iter().map(|hit| hit.chunk.0).collect(),
         scores: found.hits.iter().map(|hit| hit.score).collect(),
         whole: found.whole,
+        matched: found.matched,
     }
 }
 
@@ -208,7 +209,8 @@ pub(crate) fn received_word_hits(found: v1::WordHits) -> Result<WordHits, Status
         return refuse("word_hits", "the lists are not of the length that they should have");
     }
     let hit = |(chunk, score): (&u64, &f32)| TermHit { chunk: ChunkId(*chunk), score: *score };
-    Ok(WordHits { hits: found.chunk_ids.iter().zip(&found.scores).map(hit).collect(), whole: found.whole })
+    let hits = found.chunk_ids.iter().zip(&found.scores).map(hit).collect();
+    Ok(WordHits { hits, whole: found.whole, matched: found.matched })
 }
 
 pub(crate) fn list_to_send<'a>(chunks: impl IntoIterator<Item = &'a ChunkId>) -> v1::ChunkList {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use mnemon_client::{Code, v1};
+use mnemon_encoder::Embedder;
 use mnemon_runtime::Prompt;
 
-use super::embedder::{Embedder, fuse};
+use super::embedder::fuse;
 use super::judge::Expected;
 use super::library::{Library, Span};
 use super::outcomes::Outcome;

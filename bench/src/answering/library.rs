@@ -5,9 +5,10 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 use mnemon_client::{Client, v1};
+use mnemon_encoder::Embedder;
 
 use super::bm25::Bm25;
-use super::embedder::{Embedder, nearest};
+use super::embedder::nearest;
 
 /// Bytes of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]

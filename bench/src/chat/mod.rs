@@ -18,11 +18,12 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use mnemon_client::v1;
+use mnemon_encoder::Embedder;
 use serde_json::json;
 
 use self::beam::{Conversation, Probe};
 use self::found::{Found, KS, mean, table};
-use crate::answering::{Embedder, Library, Source, Span, fuse};
+use crate::answering::{Library, Source, Span, fuse};
 use crate::host::{Host, HostArguments};
 use crate::plot::{Line, Plot};
 use crate::report::Output;
@@ -40,7 +41,12 @@ pub struct Arguments {
     #[arg(long, default_value_t = 0)]
     first: usize,
     /// Ways to search.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "search,words,keys,bm25,bm25=,minilm,bm25+minilm")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "search,words,keys,meaning,bm25,bm25=,minilm,bm25+minilm"
+    )]
     rows: Vec<Row>,
     /// Folder of a BERT model for sentence embeddings, such as all-MiniLM-L6-v2; without it the rows that need it are left out.
     #[arg(long, value_name = "DIR")]
@@ -59,6 +65,8 @@ enum Row {
     Words,
     /// The service's search by keys.
     Keys,
+    /// The service's search by sentence embeddings.
+    Meaning,
     /// BM25 over chunks.
     Bm25,
     /// BM25 over chunks, with as many bytes as the row `search`.
@@ -77,6 +85,7 @@ impl Row {
             Self::Search => "search",
             Self::Words => "words",
             Self::Keys => "keys",
+            Self::Meaning => "meaning",
             Self::Bm25 => "bm25",
             Self::Bm25SameBytes => "bm25=",
             Self::Minilm => "minilm",
@@ -85,7 +94,7 @@ impl Row {
     }
 
     fn needs_embedder(self) -> bool {
-        matches!(self, Self::Minilm | Self::Fused)
+        matches!(self, Self::Meaning | Self::Minilm | Self::Fused)
     }
 
     fn by(self) -> Option<v1::SearchBy> {
@@ -93,6 +102,7 @@ impl Row {
             Self::Search => Some(v1::SearchBy::Both),
             Self::Words => Some(v1::SearchBy::Words),
             Self::Keys => Some(v1::SearchBy::Keys),
+            Self::Meaning => Some(v1::SearchBy::Meaning),
             _ => None,
         }
     }
@@ -111,7 +121,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let embedder = arguments.embedder.as_deref().map(Embedder::read).transpose()?;
     let rows: Vec<Row> =
         arguments.rows.iter().copied().filter(|row| embedder.is_some() || !row.needs_embedder()).collect();
-    let host = Host::start(&arguments.host).await?;
+    let host = Host::start_with_embedder(&arguments.host, arguments.embedder.as_deref()).await?;
     let model = host.client.model().await?;
     let (mut found, mut plan) = (Found::default(), Vec::new());
     for (number, chat) in &chosen {
@@ -141,7 +151,10 @@ async fn one_chat(
     host.client.create_memory(MEMORY, "of mnemon bench").await?;
     let tokens = host.read(MEMORY, DOCUMENT, &chat.text).await?;
     let sources = [Source { id: DOCUMENT.into(), date: None }];
-    let embeds = embedder.filter(|_| rows.iter().any(|row| row.needs_embedder()));
+    if embedder.is_some() {
+        wait_for_embeddings(host).await?;
+    }
+    let embeds = embedder.filter(|_| rows.iter().any(|row| matches!(row, Row::Minilm | Row::Fused)));
     let library = Library::read(&host.client, MEMORY, &sources, embeds, Library::default()).await?;
     for probe in chat.probes.iter().filter(|probe| !probe.evidence.is_empty()) {
         let mut bytes_of_search = 0;
@@ -177,6 +190,16 @@ async fn one_chat(
     }
     host.client.delete_memory(MEMORY).await?;
     Ok(tokens)
+}
+
+async fn wait_for_embeddings(host: &Host) -> Result<()> {
+    loop {
+        let memory = host.client.get_memory(MEMORY).await?;
+        if memory.embedded_chunks.is_none_or(|embedded| embedded >= memory.chunks) {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
 }
 
 async fn through_service(host: &Host, probe: &Probe, by: v1::SearchBy) -> Result<Vec<Span>> {

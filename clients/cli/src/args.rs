@@ -145,6 +145,11 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE", conflicts_with = "memory_adapter")]
     pub(crate) profile: Option<PathBuf>,
 
+    /// Model for sentence embeddings, so that searches go by meaning as well: a folder or a name of the hub, of a BERT model such as
+    /// all-MiniLM-L6-v2. What memories hold already is embedded in the background.
+    #[arg(long, value_name = "DIR|ORG/NAME")]
+    pub(crate) embedder: Option<String>,
+
     /// Positions that a request to a pretrained model may use: prompt, passages and answer. [default: 8192, at most what
     /// the model was trained with]
     #[arg(long, value_name = "TOKENS")]
@@ -168,7 +173,7 @@ pub(crate) struct Serve {
     pub(crate) commit_tokens: Option<u32>,
 
     /// Keep memories for servers with a model, without one of its own.
-    #[arg(long, conflicts_with_all = ["store", "model", "device", "window", "memory_adapter", "profile"])]
+    #[arg(long, conflicts_with_all = ["store", "model", "device", "window", "memory_adapter", "profile", "embedder"])]
     pub(crate) store_only: bool,
 
     /// Server that keeps the memories (one with --store-only), instead of a folder here. Its token comes from the TOML
@@ -492,7 +497,7 @@ Examples:
 /// Find the passages that a text asks for.
 ///
 /// By the words that passages share with it, rare ones most, whatever their form ("connection" finds "connected"); with a model
-/// that was trained with memory, by the likeness of its keys as well.
+/// that was trained with memory, by the likeness of its keys as well; and by meaning, if the server has an embedder.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -512,8 +517,8 @@ pub(crate) struct Search {
     /// Scan every entry instead of walking the index: never misses.
     #[arg(long)]
     pub(crate) exact: bool,
-    /// What to go by: words, keys, or both.
-    #[arg(long, value_name = "WHAT", default_value = "both", value_parser = ["both", "words", "keys"], hide_possible_values = true)]
+    /// What to go by: words, keys, meaning (sentence embeddings), or all that there is.
+    #[arg(long, value_name = "WHAT", default_value = "all", value_parser = ["all", "words", "keys", "meaning"], hide_possible_values = true)]
     pub(crate) by: String,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,

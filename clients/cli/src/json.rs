@@ -19,6 +19,8 @@ pub(crate) fn memory(memory: &v1::Memory) -> Value {
         "text_bytes": memory.text_bytes,
         "stored_bytes": memory.stored_bytes,
         "index_bytes": memory.index_bytes,
+        "word_bytes": memory.word_bytes,
+        "embedded_chunks": memory.embedded_chunks,
         "entries": memory.entries,
         "unsealed_entries": memory.unsealed_entries,
         "sequence": memory.sequence,
@@ -118,6 +120,7 @@ pub(crate) fn hits(hits: &[v1::SearchHit]) -> Value {
             "score": hit.score,
             "words": hit.words,
             "keys": hit.keys,
+            "meaning": hit.meaning,
             "highlights": highlights,
         })
     };

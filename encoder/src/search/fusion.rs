@@ -4,9 +4,6 @@ use std::collections::HashMap;
 
 use mnemon_memory_store::ChunkId;
 
-/// What likeness of keys counts where words count 1.
-const KEYS_WEIGHT: f32 = 0.5;
-
 /// What is known of a candidate.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Scores {
@@ -14,11 +11,35 @@ pub(super) struct Scores {
     pub(super) words: Option<f32>,
     /// Likeness of keys, at most 1.
     pub(super) keys: Option<f32>,
+    /// Likeness of sentence embeddings, at most 1.
+    pub(super) meaning: Option<f32>,
 }
 
-/// One score for each candidate, 0 to 1: the weighted mean of its scores, each divided by the best one of its kind. Likeness is
-/// counted from the least of any candidate on, since all text is alike to some degree.
-pub(super) fn fuse(scores: &HashMap<ChunkId, Scores>) -> Vec<(ChunkId, f32)> {
+/// What each kind counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weights {
+    pub(super) words: f32,
+    pub(super) keys: f32,
+    pub(super) meaning: f32,
+    /// The least likeness of embeddings of any chunk, candidate or not.
+    pub(super) least_meaning: f32,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { words: 1.0, keys: 0.5, meaning: 1.0, least_meaning: 0.0 }
+    }
+}
+
+/// What words count beside embeddings, 0 to 1: how far the summed weights of the query's words in the best chunk exceed what the best of
+/// so many chunks shares by chance, `ln(chunks)`, in units of it. So words that say nothing do not outvote a paraphrase.
+pub(super) fn weight_of_words(matched: f32, chunks: u64) -> f32 {
+    (matched / (chunks.max(3) as f32).ln() - 1.0).clamp(0.0, 1.0)
+}
+
+/// One score for each candidate, 0 to 1: the weighted mean of its scores, each between the least and the best one of its kind. Words are
+/// counted from 0 on.
+pub(super) fn fuse(scores: &HashMap<ChunkId, Scores>, weights: Weights) -> Vec<(ChunkId, f32)> {
     let range = |of: fn(&Scores) -> Option<f32>| {
         let known = scores.values().filter_map(of);
         known.fold(None, |range: Option<(f32, f32)>, score| {
@@ -28,15 +49,20 @@ pub(super) fn fuse(scores: &HashMap<ChunkId, Scores>) -> Vec<(ChunkId, f32)> {
     };
     let words = range(|scores| scores.words).map(|(_, most)| (0.0, most));
     let keys = range(|scores| scores.keys);
+    let meaning = range(|scores| scores.meaning).map(|(least, most)| (least.min(weights.least_meaning), most));
     let part = |score: Option<f32>, range: Option<(f32, f32)>| match (score, range) {
         (Some(score), Some((least, most))) if most > least => (score - least) / (most - least),
         (Some(_), Some(_)) => 1.0,
         _ => 0.0,
     };
-    let weights = (if words.is_some() { 1.0 } else { 0.0 }, if keys.is_some() { KEYS_WEIGHT } else { 0.0 });
-    let whole = (weights.0 + weights.1).max(f32::MIN_POSITIVE);
+    let used = |range: Option<(f32, f32)>, weight: f32| if range.is_some() { weight } else { 0.0 };
+    let (of_words, of_keys, of_meaning) =
+        (used(words, weights.words), used(keys, weights.keys), used(meaning, weights.meaning));
+    let whole = (of_words + of_keys + of_meaning).max(f32::MIN_POSITIVE);
     let one = |(chunk, of): (&ChunkId, &Scores)| {
-        (*chunk, (weights.0 * part(of.words, words) + weights.1 * part(of.keys, keys)) / whole)
+        let sum =
+            of_words * part(of.words, words) + of_keys * part(of.keys, keys) + of_meaning * part(of.meaning, meaning);
+        (*chunk, sum / whole)
     };
     scores.iter().map(one).collect()
 }
@@ -46,9 +72,13 @@ mod tests {
     use super::*;
 
     fn fused(scores: &[(Option<f32>, Option<f32>)]) -> Vec<f32> {
-        let scores = scores.iter().map(|&(words, keys)| Scores { words, keys });
+        let scores = scores.iter().map(|&(words, keys)| Scores { words, keys, meaning: None });
+        fused_by(scores, Weights::default())
+    }
+
+    fn fused_by(scores: impl IntoIterator<Item = Scores>, weights: Weights) -> Vec<f32> {
         let scores: HashMap<ChunkId, Scores> = (0..).map(ChunkId).zip(scores).collect();
-        let mut fused = fuse(&scores);
+        let mut fused = fuse(&scores, weights);
         fused.sort_by_key(|(chunk, _)| *chunk);
         fused.into_iter().map(|(_, score)| score).collect()
     }
@@ -75,5 +105,17 @@ mod tests {
         close(&fused(&[(None, Some(0.3)), (None, Some(0.3))]), &[1.0, 1.0]);
         close(&fused(&[(Some(0.1), None)]), &[1.0]);
         close(&fused(&[]), &[]);
+    }
+
+    #[test]
+    fn words_count_beside_meaning_as_far_as_they_tell() {
+        let scores = [(Some(0.9), 0.2), (None, 0.8), (Some(0.45), 0.5)];
+        let scores = scores.map(|(words, meaning)| Scores { words, keys: None, meaning: Some(meaning) });
+        let by = |words| fused_by(scores, Weights { words, least_meaning: -0.2, ..Weights::default() });
+        close(&by(1.0), &[0.7, 0.5, 0.6]);
+        close(&by(0.0), &[0.4, 1.0, 0.7]);
+        assert!((weight_of_words(2.0, 1) - 0.82).abs() < 0.01);
+        assert!(weight_of_words(5.0, 1000).abs() < 1e-6 && (weight_of_words(20.0, 1000) - 1.0).abs() < 1e-6);
+        assert!((weight_of_words(10.36, 1000) - 0.5).abs() < 0.01);
     }
 }

@@ -3,25 +3,27 @@
 //! | file | idea |
 //! |---|---|
 //! | `keys.rs` | likeness of the query's keys to those of chunks |
-//! | `fusion.rs` | both scores of each candidate as one |
+//! | `fusion.rs` | all scores of each candidate as one |
 //! | `passages.rs` | chunks that stand side by side become one passage |
 //!
 //! Words are searched by BM25 over all chunks ([`Recall::search_words`]), each with a quarter of the scores of the chunks beside it, since
 //! a chunk ends anywhere. A model that was trained with memory compares its keys as well; those of pretrained models tell
-//! less than words do (`ARCHITECTURE.md`), so only a request that names them uses them.
+//! less than words do (`ARCHITECTURE.md`), so only a request that names them uses them. With an [`Embedder`] and a memory that has its
+//! vectors, chunks are found by meaning as well.
 
 mod fusion;
 mod keys;
 mod passages;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use mnemon_memory_store::{ChunkId, Recall, WordRequest};
+use mnemon_memory_store::{ChunkId, EmbeddingRequest, Recall, WordRequest};
 use mnemon_runtime::Model;
 
+use self::fusion::{Scores, Weights};
 use self::keys::KeyQuery;
 pub use self::passages::Passage;
-use crate::{Error, Result};
+use crate::{Embedder, Error, Result};
 
 /// Tokens of a query at most.
 pub const QUERY_TOKENS_MAX: usize = 4096;
@@ -32,19 +34,24 @@ pub const SEARCH_PASSAGES_MAX: usize = 1000;
 /// Candidates that are ranked: this many for each passage asked for, and at least so many.
 const CANDIDATES: (usize, usize) = (4, 64);
 
+/// Candidates of each kind where words and embeddings are fused: both are compared over as many chunks as a search may ask for.
+const BESIDE_MEANING: usize = 1024;
+
 /// BM25 over chunks of 64 tokens, most of which have a word once or not at all: further occurrences, and lengths, tell little.
 const WORDS: WordRequest<'_> = WordRequest { query: "", top_k: 1, k1: 0.4, b: 0.3, neighbours: 0.25 };
 
 /// What a search goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SearchBy {
-    /// Words, and keys where the model was trained with memory.
+    /// Words; keys where the model was trained with memory; embeddings where there is an embedder.
     #[default]
     Both,
     /// Words alone.
     Words,
     /// Keys alone.
     Keys,
+    /// Sentence embeddings alone.
+    Meaning,
 }
 
 /// What is looked for.
@@ -61,11 +68,21 @@ pub struct SearchOptions {
 /// The passages that answer `query` best, best first.
 ///
 /// # Errors
-/// [`Error::EmptyQuery`], [`Error::Invalid`] for `k` out of range and for queries of more than [`QUERY_TOKENS_MAX`] tokens.
-pub fn search_text(model: &Model, recall: &dyn Recall, query: &str, options: SearchOptions) -> Result<Vec<Passage>> {
+/// [`Error::EmptyQuery`], [`Error::Invalid`] for `k` out of range and for queries of more than [`QUERY_TOKENS_MAX`] tokens,
+/// [`Error::NoEmbedder`] for a search by meaning without one.
+pub fn search_text(
+    model: &Model,
+    embedder: Option<&Embedder>,
+    recall: &dyn Recall,
+    query: &str,
+    options: SearchOptions,
+) -> Result<Vec<Passage>> {
     let SearchOptions { k, by, exact } = options;
     if k == 0 || k > SEARCH_PASSAGES_MAX {
         return Err(Error::Invalid { what: "k", why: format!("{k}; 1 to {SEARCH_PASSAGES_MAX} is accepted") });
+    }
+    if by == SearchBy::Meaning && embedder.is_none() {
+        return Err(Error::NoEmbedder);
     }
     keys::tokenize(model, query)?;
     if recall.is_empty() {
@@ -73,31 +90,82 @@ pub fn search_text(model: &Model, recall: &dyn Recall, query: &str, options: Sea
     }
     let (for_each, least) = CANDIDATES;
     let most = (for_each * k).max(least);
-    let words = match by {
-        SearchBy::Keys => None,
-        SearchBy::Both | SearchBy::Words => Some(recall.search_words(&WordRequest { query, top_k: most, ..WORDS })?),
-    };
-    let uses_keys = by == SearchBy::Keys || by == SearchBy::Both && model.profile().is_none();
-    let (mut candidates, mut scores) = (Vec::new(), HashMap::<ChunkId, fusion::Scores>::new());
-    if uses_keys {
-        let keys = KeyQuery::read(model, recall, query)?;
-        candidates = keys.candidates(recall, most, exact)?;
-        let known: std::collections::HashSet<ChunkId> = candidates.iter().map(|(chunk, _)| *chunk).collect();
-        let found = words.iter().flat_map(|words| &words.hits).map(|hit| (hit.chunk, 0.0));
-        candidates.extend(found.filter(|(chunk, _)| !known.contains(chunk)));
-        for ((chunk, _), likeness) in candidates.iter().zip(keys.likeness(recall, &candidates)?) {
-            scores.entry(*chunk).or_default().keys = Some(likeness);
-        }
+    let mut search = Search { recall, query, most, scores: HashMap::new(), weights: Weights::default() };
+    if matches!(by, SearchBy::Both | SearchBy::Words) {
+        search.by_words(embedder.is_some() && by == SearchBy::Both)?;
     }
-    if let Some(words) = words {
+    if by == SearchBy::Keys || by == SearchBy::Both && model.profile().is_none() {
+        search.by_keys(model, exact)?;
+    }
+    if let Some(embedder) = embedder.filter(|_| matches!(by, SearchBy::Both | SearchBy::Meaning)) {
+        search.by_meaning(embedder)?;
+    }
+    let ranked = best(fusion::fuse(&search.scores, search.weights), most);
+    passages::join(recall, &ranked, &search.scores, k)
+}
+
+/// The candidates of a search, with what is known of each.
+struct Search<'a> {
+    recall: &'a dyn Recall,
+    query: &'a str,
+    /// Candidates of each kind.
+    most: usize,
+    scores: HashMap<ChunkId, Scores>,
+    weights: Weights,
+}
+
+impl Search<'_> {
+    /// `beside_meaning`: embeddings will be searched as well, and words count by what they tell.
+    fn by_words(&mut self, beside_meaning: bool) -> Result<()> {
+        let top_k = if beside_meaning { BESIDE_MEANING.max(self.most) } else { self.most };
+        let words = self.recall.search_words(&WordRequest { query: self.query, top_k, ..WORDS })?;
         let whole = words.whole.max(f32::MIN_POSITIVE);
-        for hit in words.hits {
-            scores.entry(hit.chunk).or_default().words = Some(hit.score / whole);
+        for hit in &words.hits {
+            self.scores.entry(hit.chunk).or_default().words = Some(hit.score / whole);
         }
+        if beside_meaning {
+            self.weights.words = fusion::weight_of_words(words.matched, self.recall.len());
+        }
+        Ok(())
     }
-    drop(candidates);
-    let ranked = best(fusion::fuse(&scores), most);
-    passages::join(recall, &ranked, &scores, k)
+
+    fn by_keys(&mut self, model: &Model, exact: bool) -> Result<()> {
+        let keys = KeyQuery::read(model, self.recall, self.query)?;
+        let mut candidates = keys.candidates(self.recall, self.most, exact)?;
+        let voted: HashSet<ChunkId> = candidates.iter().map(|(chunk, _)| *chunk).collect();
+        let found = self.scores.iter().filter_map(|(chunk, scores)| Some((*chunk, scores.words?)));
+        let found = best(found.filter(|(chunk, _)| !voted.contains(chunk)).collect(), self.most);
+        candidates.extend(found.into_iter().map(|(chunk, _)| (chunk, 0.0)));
+        for ((chunk, _), likeness) in candidates.iter().zip(keys.likeness(self.recall, &candidates)?) {
+            self.scores.entry(*chunk).or_default().keys = Some(likeness);
+        }
+        Ok(())
+    }
+
+    fn by_meaning(&mut self, embedder: &Embedder) -> Result<()> {
+        let query = embedder.embed(&[self.query])?.pop().unwrap_or_default();
+        let also: Vec<ChunkId> = self.scores.keys().copied().collect();
+        let request = EmbeddingRequest {
+            embedder: embedder.fingerprint(),
+            query: &query,
+            top_k: BESIDE_MEANING.max(self.most),
+            also: &also,
+        };
+        let found = self.recall.search_embeddings(&request)?;
+        if found.embedded == 0 {
+            // Nothing is embedded yet.
+            self.weights = Weights { words: 1.0, ..self.weights };
+            return Ok(());
+        }
+        for hit in &found.hits {
+            self.scores.entry(hit.chunk).or_default().meaning = Some(hit.score);
+        }
+        for (chunk, meaning) in also.iter().zip(&found.also) {
+            self.scores.entry(*chunk).or_default().meaning = *meaning;
+        }
+        self.weights.least_meaning = found.least;
+        Ok(())
+    }
 }
 
 /// The `most` largest, descending; among equals the older chunk first.

@@ -22,6 +22,8 @@ pub struct Passage {
     pub words: Option<f32>,
     /// Likeness of its best chunk's keys, at most 1; `None` where keys were not compared.
     pub keys: Option<f32>,
+    /// Likeness of its best chunk's sentence embeddings, at most 1; `None` where they were not compared, or it has none.
+    pub meaning: Option<f32>,
 }
 
 /// The first `k` passages of ranked chunks. A chunk right beside one of a passage joins it; one beside a passage that is full is left
@@ -52,8 +54,8 @@ pub(super) fn join(
             break;
         }
         of_chunk.insert(*chunk, passages.len());
-        let Scores { words, keys } = scores.get(chunk).copied().unwrap_or_default();
-        passages.push(Passage { chunks: vec![*chunk], score: *score, words, keys });
+        let Scores { words, keys, meaning } = scores.get(chunk).copied().unwrap_or_default();
+        passages.push(Passage { chunks: vec![*chunk], score: *score, words, keys, meaning });
     }
     Ok(passages)
 }

@@ -25,6 +25,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::core::RESERVE;
+use crate::embeddings::{EmbeddingIndex, chunk_blob_of, is_named_for};
+use crate::extent::chunks_blob_name;
 use crate::records::{RESERVED_KEY, VERSION_KEY, encode_reserved, encode_version};
 use crate::storage::{Batch, ClosedFolder, Storage};
 use crate::{Error, Result};
@@ -201,6 +203,7 @@ fn run(
     let first = work.next;
     memory::check_all(&mut work, &mut survey, catalog_lost)?;
     check_strangers(&mut work, &survey);
+    check_embeddings(&mut work, &survey)?;
     if work.next != first {
         work.batch.put(RESERVED_KEY.to_vec(), encode_reserved(work.next.map(|next| next + RESERVE)));
     }
@@ -211,6 +214,27 @@ fn run(
         work.report.repaired = true;
     }
     Ok(work.report)
+}
+
+/// Embeddings of chunks that are there. They can be made again, so damaged ones are only moved aside.
+fn check_embeddings(work: &mut Work<'_>, survey: &Survey) -> Result<()> {
+    for (name, bytes) in &survey.blobs {
+        let Some(chunks) = chunk_blob_of(name).filter(|number| work.used.contains(&chunks_blob_name(*number))) else {
+            continue;
+        };
+        match EmbeddingIndex::decode(&work.storage.read_blob(name, 0, *bytes as usize)?, chunks, name) {
+            Ok((embedder, _)) if is_named_for(name, &embedder) => _ = work.used.insert(name.clone()),
+            other => {
+                let why = other
+                    .err()
+                    .map_or_else(|| "it is of another embedder than its name says".into(), |error| parts_of(&error).1);
+                work.bad_blobs.insert(name.clone());
+                let remedy = "it is moved aside; a server with this embedder makes it again".into();
+                work.find(Finding { what: format!("blob {name}"), why, remedy, ..Finding::default() });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The version and the reserved numbers.

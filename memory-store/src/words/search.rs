@@ -144,5 +144,11 @@ pub(crate) fn search(
         hits.truncate(request.top_k);
     }
     hits.sort_unstable_by(best_terms_first);
-    Ok(WordHits { hits, whole: weights.iter().sum::<f64>() as f32 })
+    let matched = hits.first().map_or(0.0, |best| {
+        let at = found.partition_point(|found| found.extent.extent.first_chunk <= best.chunk.0).saturating_sub(1);
+        let chunk = (best.chunk.0 - found[at].extent.extent.first_chunk) as u32;
+        let postings = found[at].postings.iter().filter(|(_, posting, _)| posting.chunk == chunk);
+        postings.map(|(term, ..)| weights[*term as usize]).sum()
+    });
+    Ok(WordHits { hits, whole: weights.iter().sum::<f64>() as f32, matched: matched as f32 })
 }

@@ -78,8 +78,14 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let name = request.into_inner().name;
         validate::memory("name", &name)?;
-        let info = self.with_store(move |store| Ok(store.memory(tenant.name(), &name)?.info()));
-        Ok(Response::new(convert::memory(info.await?)))
+        let embedder = self.parts.as_ref().and_then(|parts| parts.embedder.clone());
+        let shown = self.with_store(move |store| {
+            let memory = store.memory(tenant.name(), &name)?;
+            let embedded = embedder.map(|embedder| memory.embedded_chunks(embedder.fingerprint()));
+            Ok((memory.info(), embedded))
+        });
+        let (info, embedded_chunks) = shown.await?;
+        Ok(Response::new(v1::Memory { embedded_chunks, ..convert::memory(info) }))
     }
 
     async fn list_memories(

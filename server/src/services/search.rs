@@ -30,6 +30,7 @@ pub(super) async fn answer(
         v1::SearchBy::Unspecified | v1::SearchBy::Both => SearchBy::Both,
         v1::SearchBy::Words => SearchBy::Words,
         v1::SearchBy::Keys => SearchBy::Keys,
+        v1::SearchBy::Meaning => SearchBy::Meaning,
     };
     let Some(recalled) = Recalled::open(parts, tenant, request.memories, request.filter).await? else {
         return Ok(v1::SearchResponse::default());
@@ -72,6 +73,7 @@ fn hit(passage: Passage, chunks: &HashMap<u64, v1::Chunk>, matcher: &WordMatcher
         score: passage.score,
         words: passage.words,
         keys: passage.keys,
+        meaning: passage.meaning,
         highlights: matcher.matches(text).into_iter().take(HIGHLIGHTS_MAX).map(highlight).collect(),
         chunk: joined,
         chunk_ids,
@@ -92,7 +94,9 @@ impl Job for SearchJob {
         let model = &self.parts.model;
         self.found = super::check_tokens(model, &self.query, self.parts.common.settings.limits.prompt_tokens)
             .map_err(Error::from)
-            .and_then(|()| search_text(model, self.recalled.as_ref(), &self.query, self.options));
+            .and_then(|()| {
+                search_text(model, self.parts.embedder.as_deref(), self.recalled.as_ref(), &self.query, self.options)
+            });
         Turn::Done
     }
 }

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub(super) const PREFIX: &str = "MNEMON_";
 
 /// Settings whose value is text whatever it looks like.
-const TEXTS: [&str; 12] = [
+const TEXTS: [&str; 13] = [
     "listen",
     "data",
     "model",
@@ -22,6 +22,7 @@ const TEXTS: [&str; 12] = [
     "kv_dtype",
     "memory_adapter",
     "profile",
+    "embedder",
     "tls_cert",
     "tls_key",
     "log_format",

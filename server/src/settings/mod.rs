@@ -102,6 +102,9 @@ pub struct Settings {
     /// File that says how a pretrained model uses memory (`mnemon model profile`). `None`: the one in the data folder, made at
     /// the first start.
     pub profile: Option<PathBuf>,
+    /// Model for sentence embeddings, so that searches go by meaning as well: a folder, or a hub identifier `organisation/name`, of
+    /// a BERT model such as all-MiniLM-L6-v2. What memories hold already is embedded in the background.
+    pub embedder: Option<String>,
     /// Positions that a request to a pretrained model may use: prompt, passages and answer. At most what the model was
     /// trained with.
     pub context_tokens: u32,
@@ -151,6 +154,7 @@ impl Default for Settings {
             window: None,
             memory_adapter: None,
             profile: None,
+            embedder: None,
             context_tokens: 8192,
             chunk_tokens: None,
             entry_policy: None,
@@ -218,6 +222,11 @@ impl Settings {
         }
         if self.window == Some(0) {
             return invalid("window", "0; at least 1 token is needed".into());
+        }
+        if self.embedder.is_some() && (self.store.is_some() || self.store_only) {
+            let why =
+                "embeddings are made where both the memories and a model are; use it without store and store_only";
+            return invalid("embedder", why.into());
         }
         match (&self.store, self.store_only) {
             (Some(_), true) => {

@@ -62,6 +62,8 @@ layer! {
         memory_adapter: PathBuf,
         /// See [`Settings::profile`].
         profile: PathBuf,
+        /// See [`Settings::embedder`].
+        embedder: String,
         /// See [`Settings::context_tokens`].
         context_tokens: u32,
         /// See [`Settings::chunk_tokens`].
@@ -164,6 +166,7 @@ impl PartialSettings {
             window,
             memory_adapter,
             profile,
+            embedder,
             context_tokens,
             chunk_tokens,
             entry_policy,
@@ -190,6 +193,7 @@ impl PartialSettings {
         settings.window = window;
         settings.memory_adapter = memory_adapter;
         settings.profile = profile;
+        settings.embedder = embedder;
         settings.context_tokens = context_tokens.unwrap_or(settings.context_tokens);
         settings.chunk_tokens = chunk_tokens;
         settings.entry_policy = entry_policy;

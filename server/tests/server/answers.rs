@@ -61,6 +61,101 @@ async fn a_passage_finds_its_own_chunk() {
     assert!(ids.len() > 5 && ids.windows(2).all(|pair| pair[0] < pair[1]));
 }
 
+/// A search of the memory `m`.
+fn searched(query: &str, filter: v1::DocumentFilter) -> v1::SearchRequest {
+    v1::SearchRequest { memories: vec!["m".into()], query: query.into(), filter: Some(filter), ..Default::default() }
+}
+
+/// Documents of the chunks found.
+async fn documents(client: &Client, request: v1::SearchRequest) -> Vec<String> {
+    let hits = client.search_with(request).await.unwrap();
+    let mut found: Vec<String> = hits.into_iter().map(|hit| hit.chunk.unwrap().document_id).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[tokio::test]
+async fn searches_see_the_documents_that_a_filter_keeps() {
+    let world = World::new().await;
+    let client = &world.client;
+    client.create_memory("m", "").await.unwrap();
+    for (id, speaker, date) in [
+        ("talks/1", "Anna", "2024-05-01"),
+        ("talks/2", "Ben", "2024-06-01"),
+        ("notes/1", "Anna", "2023-01-01"),
+        ("notes/2", "", ""),
+    ] {
+        let labels = [("speaker", speaker), ("date", date)].into_iter().filter(|(_, value)| !value.is_empty());
+        let metadata = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let options = mnemon_client::IngestOptions { metadata, ..Default::default() };
+        client.ingest("m", id, options, "the lighthouse keeper sang".as_bytes(), |_| {}).await.unwrap();
+    }
+    let filter = v1::DocumentFilter::default;
+    let all = ["notes/1", "notes/2", "talks/1", "talks/2"];
+    assert_eq!(documents(client, searched("lighthouse", filter())).await, all);
+    let prefix = v1::DocumentFilter { document_prefix: "talks/".into(), ..filter() };
+    assert_eq!(documents(client, searched("lighthouse", prefix)).await, ["talks/1", "talks/2"]);
+    let anna = v1::DocumentFilter { metadata: [("speaker".to_owned(), "Anna".to_owned())].into(), ..filter() };
+    assert_eq!(documents(client, searched("lighthouse", anna.clone())).await, ["notes/1", "talks/1"]);
+    let may = v1::DocumentFilter { from: "2024-05".into(), until: "2024-05".into(), ..filter() };
+    assert_eq!(documents(client, searched("lighthouse", may)).await, ["talks/1"]);
+    // Without a date the time of the commit counts, which is today.
+    let recent = v1::DocumentFilter { from: "2025".into(), ..filter() };
+    assert_eq!(documents(client, searched("lighthouse", recent)).await, ["notes/2"]);
+    for by in [v1::SearchBy::Words, v1::SearchBy::Keys] {
+        let request = v1::SearchRequest { by: by.into(), ..searched("lighthouse", anna.clone()) };
+        assert_eq!(documents(client, request).await, ["notes/1", "talks/1"], "{by:?}");
+    }
+    let none = v1::DocumentFilter { document_prefix: "other".into(), ..filter() };
+    assert!(documents(client, searched("lighthouse", none.clone())).await.is_empty());
+
+    // Generation sees the same documents.
+    let memory = v1::MemoryOptions { filter: Some(anna), ..from(&["m"]) };
+    let (.., messages) = whole(client, request("the lighthouse", memory)).await;
+    let finish = messages.last().unwrap().finish.clone().unwrap();
+    let cited = finish.citations.into_iter().map(|citation| citation.chunk.unwrap().document_id);
+    assert!(cited.into_iter().all(|id| id.ends_with("/1")));
+    let memory = v1::MemoryOptions { filter: Some(none), ..from(&["m"]) };
+    let (.., messages) = whole(client, request("the lighthouse", memory)).await;
+    assert!(messages.last().unwrap().finish.clone().unwrap().citations.is_empty());
+
+    for (filter, field) in [
+        (v1::DocumentFilter { from: "May".into(), ..filter() }, "filter.from"),
+        (v1::DocumentFilter { until: "2024-1".into(), ..filter() }, "filter.until"),
+        (v1::DocumentFilter { document_prefix: "a".repeat(513), ..filter() }, "filter.document_prefix"),
+    ] {
+        let error = client.search_with(searched("lighthouse", filter)).await.unwrap_err();
+        assert_status(&error, Code::InvalidArgument, "accepted", field);
+    }
+    let error = client.search_with(v1::SearchRequest { by: 9, ..searched("x", filter()) }).await.unwrap_err();
+    assert_status(&error, Code::InvalidArgument, "are accepted", "by");
+}
+
+#[tokio::test]
+async fn words_that_were_found_are_marked() {
+    let world = World::new().await;
+    world.client.create_memory("m", "").await.unwrap();
+    let text = format!("{}Zoë's cables were connected to the mast. {}", text(22, 300), text(23, 300));
+    ingest(&world.client, "m", "d", &text).await;
+    let request = searched("Was Zoe connecting a cable?", v1::DocumentFilter::default());
+    let hits = world.client.search_with(v1::SearchRequest { by: v1::SearchBy::Words.into(), ..request }).await.unwrap();
+    let (mut marked, mut spans) = (std::collections::BTreeSet::new(), Vec::new());
+    for hit in &hits {
+        let chunk = hit.chunk.as_ref().unwrap();
+        let span = chunk.span.unwrap();
+        assert_eq!(chunk.text, text[span.byte_start as usize..span.byte_end as usize]);
+        assert!((1..=2).contains(&hit.chunk_ids.len()) && hit.chunk_ids[0] == chunk.chunk_id);
+        assert!(hit.words.is_some() && hit.keys.is_none());
+        marked.extend(hit.highlights.iter().map(|at| chunk.text[at.start as usize..at.end as usize].to_owned()));
+        spans.push(span.byte_start..span.byte_end);
+    }
+    assert!(marked.contains("Zoë") || marked.contains("cables") || marked.contains("connected"), "{marked:?}");
+    // No text is in two passages.
+    spans.sort_by_key(|span| span.start);
+    assert!(spans.windows(2).all(|pair| pair[0].end <= pair[1].start), "{spans:?}");
+}
+
 #[tokio::test]
 async fn bad_searches_are_refused() {
     let (world, _) = with_document(600).await;

@@ -168,6 +168,9 @@ async fn show(client: &Client, name: &str, ui: &Ui) -> Result<()> {
         "index",
         format!("{}, {}", plural(memory.entries, "entry").replace("entrys", "entries"), bytes(memory.index_bytes)),
     ));
+    if let Some(embedded) = memory.embedded_chunks {
+        rows.push(("embedded", format!("{} of {}", count(embedded), plural(memory.chunks, "chunk"))));
+    }
     rows.push(("commits", count(memory.sequence)));
     rows.extend(limits::rows(&memory));
     Ok(ui.line(pairs(ui, &rows))?)

@@ -15,6 +15,7 @@ pub(crate) async fn run(args: Search, global: &Global, ui: &Ui) -> Result<()> {
     let by = match args.by.as_str() {
         "words" => v1::SearchBy::Words,
         "keys" => v1::SearchBy::Keys,
+        "meaning" => v1::SearchBy::Meaning,
         _ => v1::SearchBy::Both,
     };
     let request = v1::SearchRequest {

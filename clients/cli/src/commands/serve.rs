@@ -45,6 +45,7 @@ fn flags(args: Serve, ui: &Ui) -> Result<PartialSettings, Failure> {
     flags.window = args.window;
     flags.memory_adapter = args.memory_adapter;
     flags.profile = args.profile;
+    flags.embedder = args.embedder;
     flags.context_tokens = args.context_tokens;
     flags.chunk_tokens = args.chunk_tokens;
     flags.entry_policy = args.entry_policy;

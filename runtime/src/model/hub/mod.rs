@@ -22,7 +22,8 @@ pub use self::{
 /// What a model in safetensors cannot do without.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// What many of them have.
-const OPTIONAL: [&str; 3] = ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
+const OPTIONAL: [&str; 4] =
+    ["generation_config.json", "tokenizer_config.json", "chat_template.jinja", "1_Pooling/config.json"];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 

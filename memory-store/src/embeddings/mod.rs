@@ -1,0 +1,90 @@
+//! Sentence embeddings of chunks: vectors that a model of their own makes of a text, for searches by meaning.
+//!
+//! | module | idea |
+//! |---|---|
+//! | `blob` | the vectors of one extent as 8-bit codes, and their bytes |
+//! | `search` | scores of all chunks by a scan |
+//!
+//! They are derived: a blob of embeddings belongs to one chunk blob, is named after it and the embedder, and needs no record. It is
+//! written beside readers and writers, any time after the chunks, and deleted with them. Where it is missing (an embedder that was
+//! turned on later, a compaction, an import) the chunks are embedded again; searches say how many chunks they looked at.
+
+mod blob;
+mod search;
+
+use std::sync::Arc;
+
+pub(crate) use blob::{EmbeddingIndex, blob_name, chunk_blob_of, is_named_for};
+pub(crate) use search::search;
+
+use crate::extent::Extent;
+use crate::{Error, Fingerprint, Memory, Result};
+
+/// Values of a vector at most.
+pub const EMBEDDING_DIM_MAX: usize = 4096;
+
+/// Vectors of consecutive chunks, each of length 1.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Embeddings {
+    /// Values of a vector, 1 to [`EMBEDDING_DIM_MAX`].
+    pub dim: usize,
+    /// Of each chunk as a whole, `[chunks, dim]`.
+    pub chunks: Vec<f32>,
+    /// Of sentences, `[sentences, dim]`.
+    pub sentences: Vec<f32>,
+    /// For each sentence the chunk that most of it stands in, ascending.
+    pub chunk_of_sentence: Vec<u32>,
+}
+
+/// Chunks that an embedder has not embedded yet.
+pub struct Unembedded {
+    extent: Arc<Extent>,
+    /// Their texts, in order.
+    pub texts: Vec<String>,
+}
+
+impl Memory {
+    /// The next chunks without vectors of `embedder`; `None` when there are none.
+    pub fn unembedded(&self, embedder: &Fingerprint) -> Result<Option<Unembedded>> {
+        self.cell.check_alive()?;
+        let state = self.cell.state();
+        let Some(next) = state.extents.iter().find(|extent| !extent.extent.has_embeddings(embedder)) else {
+            return Ok(None);
+        };
+        let extent = Arc::clone(&next.extent);
+        let texts = (0..extent.chunks() as usize).map(|index| Ok(extent.read_meta(self.geometry(), index)?.text));
+        Ok(Some(Unembedded { texts: texts.collect::<Result<_>>()?, extent }))
+    }
+
+    /// Keeps the vectors of chunks, durably. Chunks that were deleted meanwhile leave nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for vectors of other chunks, of more values than allowed, or that are not finite.
+    pub fn embed(&self, of: &Unembedded, embedder: &Fingerprint, embeddings: &Embeddings) -> Result<()> {
+        self.cell.check_alive()?;
+        let invalid = |why: &str| Err(Error::Invalid { what: "embeddings", why: why.to_owned() });
+        let Embeddings { dim, chunks, sentences, chunk_of_sentence } = embeddings;
+        if !(1..=EMBEDDING_DIM_MAX).contains(dim) {
+            return invalid("vectors have 1 to 4096 values");
+        }
+        let count = of.texts.len();
+        if chunks.len() != count * dim || sentences.len() != chunk_of_sentence.len() * dim {
+            return invalid("there must be one vector for each chunk and for each sentence");
+        }
+        if !chunk_of_sentence.is_sorted() || chunk_of_sentence.last().is_some_and(|last| *last as usize >= count) {
+            return invalid("sentences stand in the chunks, in their order");
+        }
+        if !chunks.iter().chain(sentences).all(|value| value.is_finite()) {
+            return invalid("a vector is not finite");
+        }
+        let index = EmbeddingIndex::new(embeddings);
+        of.extent.write_embeddings(&self.shared.core.storage, embedder, &index)
+    }
+
+    /// Chunks with vectors of `embedder`.
+    pub fn embedded_chunks(&self, embedder: &Fingerprint) -> u64 {
+        let state = self.cell.state();
+        let embedded = state.extents.iter().filter(|extent| extent.extent.has_embeddings(embedder));
+        embedded.map(|extent| u64::from(extent.live)).sum()
+    }
+}

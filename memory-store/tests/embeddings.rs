@@ -1,0 +1,232 @@
+//! Sentence embeddings: derived, searched as the chunks are seen, and gone with them.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{open, small_spec, write_document};
+use mnemon_memory_store::{
+    ChunkId, EmbeddingHits, EmbeddingRequest, Embeddings, Error, Fingerprint, InMemoryStorage, Memory, Recall, Storage,
+    Store, UnionRecall, check,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const DIM: usize = 12;
+const EMBEDDER: Fingerprint = Fingerprint([3; 32]);
+const OTHER: Fingerprint = Fingerprint([4; 32]);
+
+fn unit(seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let vector: Vec<f32> = (0..DIM).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    vector.into_iter().map(|value| value / length).collect()
+}
+
+fn seed_of(text: &str) -> u64 {
+    text.bytes().fold(1, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)))
+}
+
+/// One vector for each chunk, and two sentences in each but the last.
+fn embeddings(texts: &[String]) -> Embeddings {
+    let chunks = texts.iter().flat_map(|text| unit(seed_of(text))).collect();
+    let of: Vec<u32> = (0..texts.len() as u32 - 1).flat_map(|chunk| [chunk, chunk]).collect();
+    let sentences =
+        of.iter().enumerate().flat_map(|(at, chunk)| unit(seed_of(&texts[*chunk as usize]) + 1 + at as u64 % 2));
+    Embeddings { dim: DIM, chunks, sentences: sentences.collect(), chunk_of_sentence: of.clone() }
+}
+
+fn embed_all(memory: &Memory, embedder: &Fingerprint) -> usize {
+    let mut count = 0;
+    while let Some(next) = memory.unembedded(embedder).unwrap() {
+        memory.embed(&next, embedder, &embeddings(&next.texts)).unwrap();
+        count += 1;
+    }
+    count
+}
+
+fn search(view: &dyn Recall, query: &[f32], top_k: usize, also: &[ChunkId]) -> EmbeddingHits {
+    view.search_embeddings(&EmbeddingRequest { embedder: &EMBEDDER, query, top_k, also }).unwrap()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Chunks of one blob, by the options of these tests.
+const BLOB_CHUNKS: usize = 2;
+
+/// Scores of the chunks of a document, written down once more.
+fn oracle(texts: &[String], query: &[f32]) -> Vec<f32> {
+    texts.chunks(BLOB_CHUNKS).flat_map(|texts| oracle_of_blob(texts, query)).collect()
+}
+
+fn oracle_of_blob(texts: &[String], query: &[f32]) -> Vec<f32> {
+    let vectors: Vec<Vec<f32>> = texts.iter().map(|text| unit(seed_of(text))).collect();
+    let sentence = |chunk: usize| {
+        (chunk + 1 < texts.len()).then(|| [1, 2].map(|more| dot(query, &unit(seed_of(&texts[chunk]) + more))))
+    };
+    let least = (0..texts.len()).filter_map(sentence).flatten().fold(f32::INFINITY, f32::min);
+    let score = |at: usize| {
+        let mut sum = vectors[at].clone();
+        for beside in [at.wrapping_sub(1), at + 1].into_iter().filter_map(|beside| vectors.get(beside)) {
+            sum.iter_mut().zip(beside).for_each(|(sum, value)| *sum += 0.25 * value);
+        }
+        let whole = dot(query, &sum) / dot(&sum, &sum).sqrt();
+        let least = if least.is_finite() { least } else { whole };
+        let best = sentence(at).map_or(least, |scores| scores[0].max(scores[1]));
+        f32::midpoint(whole, best)
+    };
+    (0..texts.len()).map(score).collect()
+}
+
+fn books() -> (Arc<InMemoryStorage>, Store, Memory) {
+    let storage = Arc::new(InMemoryStorage::new());
+    let store = open(Arc::clone(&storage) as Arc<dyn Storage>);
+    let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
+    (storage, store, memory)
+}
+
+fn vector_blobs(storage: &InMemoryStorage) -> usize {
+    storage.list_blobs().unwrap().iter().filter(|blob| blob.name.starts_with("vectors-")).count()
+}
+
+#[test]
+fn scores_are_means_of_two_cosines() {
+    let (storage, store, memory) = books();
+    let texts: Vec<String> = write_document(&memory, "a", 5, 1).into_iter().map(|chunk| chunk.text).collect();
+    let view = memory.snapshot().unwrap();
+    let ids = view.chunks(10).unwrap();
+    let query = unit(99);
+    let none = search(&view, &query, 3, &ids[..1]);
+    assert_eq!((none.hits.len(), none.embedded, &none.also[..]), (0, 0, &[None][..]));
+    assert_eq!((embed_all(&memory, &EMBEDDER), memory.embedded_chunks(&EMBEDDER)), (3, 5));
+    assert_eq!(memory.embedded_chunks(&OTHER), 0);
+    let expected = oracle(&texts, &query);
+    for view in [view, memory.snapshot().unwrap()] {
+        let found = search(&view, &query, 3, &[ids[4], ChunkId(1 << 40), ids[0]]);
+        assert!(found.hits.len() == 3 && found.embedded == 5);
+        for hit in &found.hits {
+            let at = ids.iter().position(|id| *id == hit.chunk).unwrap();
+            assert!((hit.score - expected[at]).abs() < 0.02, "{} and {}", hit.score, expected[at]);
+        }
+        assert!(found.hits.windows(2).all(|pair| pair[0].score >= pair[1].score));
+        assert!((found.also[0].unwrap() - expected[4]).abs() < 0.02 && found.also[1].is_none());
+        let least = expected.iter().copied().fold(f32::INFINITY, f32::min);
+        assert!((found.least - least).abs() < 0.02);
+    }
+    // As another process reads them.
+    drop((memory, store));
+    let storage: Arc<dyn Storage> = storage;
+    assert!(check(&storage, false).unwrap().is_sound());
+    let memory = open(storage).memory("tenant", "books").unwrap();
+    assert_eq!(embed_all(&memory, &EMBEDDER), 0);
+    assert_eq!(search(&memory.snapshot().unwrap(), &query, 3, &[]).hits.len(), 3);
+}
+
+#[test]
+fn embeddings_go_with_their_chunks() {
+    let (storage, store, memory) = books();
+    write_document(&memory, "a", 3, 1);
+    write_document(&memory, "b", 3, 10);
+    embed_all(&memory, &EMBEDDER);
+    embed_all(&memory, &OTHER);
+    assert_eq!(vector_blobs(&storage), 8, "two blobs of each document, two embedders");
+    let view = memory.snapshot().unwrap();
+    let late = {
+        write_document(&memory, "c", 2, 20);
+        memory.unembedded(&EMBEDDER).unwrap().unwrap()
+    };
+    memory.delete_document("a").unwrap();
+    memory.delete_document("c").unwrap();
+    // What was deleted while it was embedded leaves nothing.
+    memory.embed(&late, &EMBEDDER, &embeddings(&late.texts)).unwrap();
+    drop(late);
+    assert_eq!(search(&view, &unit(1), 9, &[]).embedded, 6, "an older view sees what it saw");
+    assert_eq!(search(&memory.snapshot().unwrap(), &unit(1), 9, &[]).embedded, 3);
+    drop(view);
+    assert_eq!(vector_blobs(&storage), 4);
+    // Truncated chunks are not found.
+    let mut writer = memory.writer("b", [].into()).unwrap();
+    writer.truncate(1).unwrap();
+    writer.commit(mnemon_memory_store::ResumePoint::default()).unwrap();
+    drop(writer);
+    assert_eq!(search(&memory.snapshot().unwrap(), &unit(1), 9, &[]).hits.len(), 1);
+    // Compaction writes the chunk anew: it is embedded again.
+    memory.compact().unwrap();
+    assert_eq!((vector_blobs(&storage), memory.embedded_chunks(&EMBEDDER)), (0, 0));
+    assert_eq!(embed_all(&memory, &EMBEDDER), 1);
+    store.delete_memory("tenant", "books").unwrap();
+    drop((memory, store));
+    assert!(storage.list_blobs().unwrap().is_empty());
+}
+
+#[test]
+fn damaged_embeddings_are_made_again() {
+    let (storage, store, memory) = books();
+    write_document(&memory, "a", 3, 1);
+    embed_all(&memory, &EMBEDDER);
+    drop((memory, store));
+    let name =
+        storage.list_blobs().unwrap().iter().find(|blob| blob.name.starts_with("vectors-")).unwrap().name.clone();
+    storage.damage_blob(&name, |bytes| bytes[100] ^= 1);
+    let shared: Arc<dyn Storage> = Arc::clone(&storage) as _;
+    assert_eq!(check(&shared, false).unwrap().findings.len(), 1);
+    let store = open(Arc::clone(&shared));
+    let memory = store.memory("tenant", "books").unwrap();
+    let embedded = search(&memory.snapshot().unwrap(), &unit(1), 9, &[]).embedded;
+    assert!(embedded < 3, "the other blob's are used");
+    assert_eq!(embed_all(&memory, &EMBEDDER), 1);
+    assert_eq!(search(&memory.snapshot().unwrap(), &unit(1), 9, &[]).embedded, 3);
+    drop((memory, store));
+    assert!(check(&shared, false).unwrap().is_sound());
+    // A repair moves them aside; without their chunks they are removed at opening.
+    storage.damage_blob(&name, |bytes| bytes[100] ^= 1);
+    check(&shared, true).unwrap();
+    assert!(check(&shared, false).unwrap().is_sound() && vector_blobs(&storage) == 1);
+    storage.write_blob("vectors-00000000000000ff-0303030303030303", &[b"stray"]).unwrap();
+    drop(open(shared));
+    assert_eq!(vector_blobs(&storage), 1);
+}
+
+#[test]
+fn several_memories_and_bad_requests() {
+    let (_, store, memory) = books();
+    write_document(&memory, "a", 3, 1);
+    embed_all(&memory, &EMBEDDER);
+    let other = store.create_memory("tenant", "other", small_spec()).unwrap();
+    write_document(&other, "b", 2, 50);
+    let members: Vec<Arc<dyn Recall>> = vec![Arc::new(memory.snapshot().unwrap()), Arc::new(other.snapshot().unwrap())];
+    let union = UnionRecall::new(members).unwrap();
+    let found = search(&union, &unit(1), 9, &union.chunks(9).unwrap());
+    assert!(found.embedded == 3 && found.hits.len() == 3 && found.also.iter().flatten().count() == 3);
+    let least = found.hits.iter().map(|hit| hit.score).fold(f32::INFINITY, f32::min);
+    assert!((found.least - least).abs() < 1e-6, "what has no vectors has no least score");
+
+    let view = memory.snapshot().unwrap();
+    let (query, short) = (unit(1), [1.0]);
+    let request = EmbeddingRequest { embedder: &EMBEDDER, query: &query, top_k: 1, also: &[] };
+    for wrong in [
+        EmbeddingRequest { top_k: 0, ..request },
+        EmbeddingRequest { top_k: 5000, ..request },
+        EmbeddingRequest { query: &short, ..request },
+        EmbeddingRequest { query: &[f32::NAN], ..request },
+    ] {
+        assert!(matches!(view.search_embeddings(&wrong), Err(Error::Invalid { .. })));
+    }
+    let next = other.unembedded(&EMBEDDER).unwrap().unwrap();
+    let good = embeddings(&next.texts);
+    for wrong in [
+        Embeddings { dim: 0, ..good.clone() },
+        Embeddings { chunks: good.chunks[DIM..].to_vec(), ..good.clone() },
+        Embeddings { sentences: Vec::new(), ..good.clone() },
+        Embeddings { chunk_of_sentence: vec![9, 9], ..good.clone() },
+        Embeddings { chunks: vec![f32::NAN; good.chunks.len()], ..good.clone() },
+    ] {
+        assert!(matches!(other.embed(&next, &EMBEDDER, &wrong), Err(Error::Invalid { .. })));
+    }
+    other.embed(&next, &EMBEDDER, &good).unwrap();
+    other.embed(&next, &EMBEDDER, &good).unwrap();
+}
