@@ -1,6 +1,7 @@
 //! Search, generate, score.
 
 use mnemon_client::{Client, Code, v1};
+use mnemon_server::{Server, Settings};
 
 use crate::world::*;
 
@@ -154,6 +155,55 @@ async fn words_that_were_found_are_marked() {
     // No text is in two passages.
     spans.sort_by_key(|span| span.start);
     assert!(spans.windows(2).all(|pair| pair[0].end <= pair[1].start), "{spans:?}");
+}
+
+#[tokio::test]
+async fn what_memories_hold_is_embedded_and_found_by_meaning() {
+    let data = tempfile::tempdir().unwrap();
+    let embedder = concat!(env!("CARGO_MANIFEST_DIR"), "/../encoder/tests/fixtures/embedder/tiny");
+    let by_meaning = |query: &str| v1::SearchRequest {
+        by: v1::SearchBy::Meaning.into(),
+        ..searched(query, v1::DocumentFilter::default())
+    };
+    let texts = [("lamp", "the lamp went out at nine"), ("cat", "the cat sat on the mat"), ("boat", "his old boat came")];
+    {
+        let server = serve(settings(data.path())).await;
+        let client = connect(&server).await;
+        client.create_memory("m", "").await.unwrap();
+        ingest(&client, "m", texts[0].0, texts[0].1).await;
+        let error = client.search_with(by_meaning("cat")).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::FailedPrecondition), "{error}");
+        assert_eq!(client.get_memory("m").await.unwrap().embedded_chunks, None);
+        server.stop().await.unwrap();
+    }
+    let server = serve(Settings { embedder: Some(embedder.into()), ..settings(data.path()) }).await;
+    let client = connect(&server).await;
+    for (id, text) in &texts[1..] {
+        ingest(&client, "m", id, text).await;
+    }
+    // In the background: what was there before, and what came.
+    loop {
+        let memory = client.get_memory("m").await.unwrap();
+        if memory.embedded_chunks == Some(memory.chunks) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    for (id, text) in texts {
+        let hits = client.search_with(by_meaning(text)).await.unwrap();
+        assert_eq!(hits[0].chunk.as_ref().unwrap().document_id, id);
+        assert!(hits.iter().all(|hit| hit.meaning.is_some() && hit.words.is_none() && hit.keys.is_none()));
+        let all = client.search_with(searched(text, v1::DocumentFilter::default())).await.unwrap();
+        assert!(all[0].meaning.is_some() && all[0].words.is_some() && all[0].keys.is_some());
+    }
+    client.delete_document("m", "cat").await.unwrap();
+    assert!(!documents(&client, by_meaning("the cat sat on the mat")).await.contains(&"cat".to_owned()));
+    server.stop().await.unwrap();
+
+    let nowhere = Settings { embedder: Some("./nowhere".into()), ..settings(data.path()) };
+    assert!(Server::open(nowhere).await.err().unwrap().to_string().contains("embedder"));
+    let elsewhere = Settings { store: Some("http://127.0.0.1:1".into()), embedder: Some(embedder.into()), ..settings(data.path()) };
+    assert!(elsewhere.validate().unwrap_err().to_string().contains("embedder"));
 }
 
 #[tokio::test]
