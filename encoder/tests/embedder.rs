@@ -52,7 +52,8 @@ fn vectors_of_minilm_are_those_of_a_forward_pass_in_binary64() {
 #[test]
 fn an_embedder_can_be_stopped_and_is_told_by_its_fingerprint() {
     let embedder = Embedder::read(&fixtures().join("tiny")).unwrap();
-    let texts = ["The lamp went out. ".to_owned(), "The cat sat on the ".to_owned(), "old mat where the boat came.".to_owned()];
+    let texts =
+        ["The lamp went out. ".to_owned(), "The cat sat on the ".to_owned(), "old mat where the boat came.".to_owned()];
     assert!(embedder.embed_chunks(&texts, &|| true).unwrap().is_none());
     let embeddings = embedder.embed_chunks(&texts, &|| false).unwrap().unwrap();
     let dim = embedder.dim();
@@ -78,13 +79,19 @@ fn searches_go_by_meaning() {
     let model = Arc::new(model(Family::Llama, &build::llama3(), &json!({}), &load));
     let store = stores::in_memory();
     let memory = stores::memory_for(&store, &model, "memory");
-    for (id, text) in [("lamp", "the lamp went out at nine"), ("cat", "the cat sat on the mat"), ("boat", "where did the keeper leave his boat")] {
+    for (id, text) in [
+        ("lamp", "the lamp went out at nine"),
+        ("cat", "the cat sat on the mat"),
+        ("boat", "where did the keeper leave his boat"),
+    ] {
         let options = EncodeOptions { segment_tokens: 128, ..EncodeOptions::default() };
         let encoder = DocumentEncoder::create(Arc::clone(&model), Arc::new(memory.clone()), id, [].into(), options);
         read_all(encoder.unwrap(), text.as_bytes(), 4096);
     }
     let view = memory.snapshot().unwrap();
-    let search = |embedder, by| search_text(&model, embedder, &view, "the cat sat on the mat", SearchOptions { k: 3, by, exact: true });
+    let search = |embedder, by| {
+        search_text(&model, embedder, &view, "the cat sat on the mat", SearchOptions { k: 3, by, exact: true })
+    };
     assert!(matches!(search(None, SearchBy::Meaning), Err(Error::NoEmbedder)));
     // Nothing is embedded yet: words find what they find, meaning finds nothing.
     assert!(search(Some(&embedder), SearchBy::Meaning).unwrap().is_empty());

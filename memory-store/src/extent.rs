@@ -412,7 +412,7 @@ impl Extent {
                 Ok(Some(words)) => return Ok(words),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "words are indexed again from their text; run `mnemon check --repair`")
+                    tracing::warn!(%error, "words are indexed again from their text; run `mnemon check --repair`");
                 }
             }
         }

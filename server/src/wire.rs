@@ -195,7 +195,7 @@ pub(crate) fn received_term_hits(found: v1::TermHits, terms: usize) -> Result<Te
     Ok(TermHits { hits, chunks_with: found.chunks_with })
 }
 
-pub(crate) fn word_hits_to_send(found: WordHits) -> v1::WordHits {
+pub(crate) fn word_hits_to_send(found: &WordHits) -> v1::WordHits {
     v1::WordHits {
         chunk_ids: found.hits.iter().map(|hit| hit.chunk.0).collect(),
         scores: found.hits.iter().map(|hit| hit.score).collect(),
@@ -204,7 +204,7 @@ pub(crate) fn word_hits_to_send(found: WordHits) -> v1::WordHits {
     }
 }
 
-pub(crate) fn received_word_hits(found: v1::WordHits) -> Result<WordHits, Status> {
+pub(crate) fn received_word_hits(found: &v1::WordHits) -> Result<WordHits, Status> {
     if found.chunk_ids.len() != found.scores.len() {
         return refuse("word_hits", "the lists are not of the length that they should have");
     }

@@ -160,14 +160,12 @@ async fn one_chat(
         let mut bytes_of_search = 0;
         for &row in rows {
             let begun = Instant::now();
-            let spans = match row.by() {
-                Some(by) => through_service(host, probe, by).await?,
-                None => {
-                    let most = if row == Row::Bm25SameBytes { usize::MAX } else { PASSAGES };
-                    let mut ranked = rank(&library, embeds, row, &probe.question)?;
-                    ranked.truncate(most);
-                    library.spans(&ranked)
-                }
+            let spans = if let Some(by) = row.by() {
+                through_service(host, probe, by).await?
+            } else {
+                let mut ranked = rank(&library, embeds, row, &probe.question)?;
+                ranked.truncate(if row == Row::Bm25SameBytes { usize::MAX } else { PASSAGES });
+                library.spans(&ranked)
             };
             let ms = begun.elapsed().as_secs_f64() * 1e3;
             let evidence: Vec<Span> = probe

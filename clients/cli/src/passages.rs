@@ -109,8 +109,9 @@ fn marked(ui: &Ui, line: &str, found: &BTreeSet<&str>) -> String {
 fn place(ui: &Ui, chunk: &v1::Chunk) -> String {
     let document = excerpt(&chunk.document_id, 32, 1).concat();
     let said = ["date", "speaker"].into_iter().filter_map(|key| chunk.metadata.get(key));
-    let said: String = said.map(|said| format!("  {}", excerpt(said, 24, 1).concat())).collect();
-    format!("{}{}  {}", ui.paint(Ink::Bold, &document), ui.paint(Ink::Key, &said), ui.paint(Ink::Dim, &span(chunk)))
+    let said: Vec<String> = said.map(|said| ui.paint(Ink::Key, &excerpt(said, 24, 1).concat())).collect();
+    let parts = [vec![ui.paint(Ink::Bold, &document)], said, vec![ui.paint(Ink::Dim, &span(chunk))]];
+    parts.concat().join("  ")
 }
 
 /// Bytes of a chunk in its document.

@@ -18,7 +18,7 @@ pub(crate) fn blob_name(chunks: u64, embedder: &Fingerprint) -> String {
 }
 
 fn short(embedder: &Fingerprint) -> String {
-    embedder.0[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    embedder.to_hex().chars().take(16).collect()
 }
 
 /// The number of the chunk blob whose vectors a blob of this name holds; `None` for other blobs.

@@ -195,11 +195,13 @@ fn parts(word: &str) -> Vec<Range<usize>> {
     parts
 }
 
+/// Stems of words, where they differ from them.
+type KnownStems = HashMap<Box<str>, Option<u32>>;
+
 /// The stem of a folded word, if it differs from the word.
 fn stem(folded: &str) -> Option<u32> {
     thread_local! {
-        static ENGLISH: (Stemmer, RefCell<HashMap<Box<str>, Option<u32>>>) =
-            (Stemmer::create(Algorithm::English), RefCell::default());
+        static ENGLISH: (Stemmer, RefCell<KnownStems>) = (Stemmer::create(Algorithm::English), RefCell::default());
     }
     /// Words whose stems a thread remembers.
     const KEPT: usize = 1 << 14;

@@ -48,9 +48,9 @@ impl WordIndex {
                 first += 1;
             }
             let beyond = ends[first..].iter().position(|end| *end >= range.end).map_or(ends.len(), |at| first + at + 1);
-            for chunk in first..beyond {
+            for (chunk, length) in lengths.iter_mut().enumerate().take(beyond).skip(first) {
                 if kind == TermKind::Word {
-                    lengths[chunk] += 1;
+                    *length += 1;
                 }
                 let list = lists.entry(term).or_default();
                 match list.last_mut() {

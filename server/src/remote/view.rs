@@ -328,7 +328,7 @@ impl Recall for RemoteView {
             Answer::WordHits(found) => Some(found),
             _ => None,
         })?;
-        wire::received_word_hits(found).map_err(remote)
+        wire::received_word_hits(&found).map_err(remote)
     }
 
     fn describe(&self, chunks: &[ChunkId]) -> Result<Vec<ChunkInfo>> {

@@ -49,13 +49,13 @@ pub(super) async fn answer(
     let query = request.query;
     let hits = tasks::store(&parts.common, move || {
         let matcher = WordMatcher::new(&query);
-        Ok::<_, mnemon_memory_store::Error>(found.into_iter().map(|passage| hit(passage, &chunks, &matcher)).collect())
+        Ok::<_, mnemon_memory_store::Error>(found.iter().map(|passage| hit(passage, &chunks, &matcher)).collect())
     });
     Ok(v1::SearchResponse { hits: hits.await? })
 }
 
 /// A passage as the contract shows it.
-fn hit(passage: Passage, chunks: &HashMap<u64, v1::Chunk>, matcher: &WordMatcher) -> v1::SearchHit {
+fn hit(passage: &Passage, chunks: &HashMap<u64, v1::Chunk>, matcher: &WordMatcher) -> v1::SearchHit {
     let chunk_ids: Vec<u64> = passage.chunks.iter().map(|chunk| chunk.0).collect();
     let mut parts = chunk_ids.iter().filter_map(|id| chunks.get(id)).cloned();
     let joined = parts.next().map(|first| {

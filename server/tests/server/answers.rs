@@ -165,7 +165,8 @@ async fn what_memories_hold_is_embedded_and_found_by_meaning() {
         by: v1::SearchBy::Meaning.into(),
         ..searched(query, v1::DocumentFilter::default())
     };
-    let texts = [("lamp", "the lamp went out at nine"), ("cat", "the cat sat on the mat"), ("boat", "his old boat came")];
+    let texts =
+        [("lamp", "the lamp went out at nine"), ("cat", "the cat sat on the mat"), ("boat", "his old boat came")];
     {
         let server = serve(settings(data.path())).await;
         let client = connect(&server).await;
@@ -202,7 +203,8 @@ async fn what_memories_hold_is_embedded_and_found_by_meaning() {
 
     let nowhere = Settings { embedder: Some("./nowhere".into()), ..settings(data.path()) };
     assert!(Server::open(nowhere).await.err().unwrap().to_string().contains("embedder"));
-    let elsewhere = Settings { store: Some("http://127.0.0.1:1".into()), embedder: Some(embedder.into()), ..settings(data.path()) };
+    let elsewhere =
+        Settings { store: Some("http://127.0.0.1:1".into()), embedder: Some(embedder.into()), ..settings(data.path()) };
     assert!(elsewhere.validate().unwrap_err().to_string().contains("embedder"));
 }
 

@@ -54,7 +54,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Score(args) => score::run(args, &global, ui).await,
         Command::Model(args) => model::run(args, ui),
         Command::Demo(args) => demo::run(args, ui).await,
-        Command::Bench(command) => mnemon_bench::run(command).await,
+        Command::Bench(command) => Box::pin(mnemon_bench::run(command)).await,
     }
 }
 

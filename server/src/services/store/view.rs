@@ -295,7 +295,7 @@ fn search_words(view: &dyn Recall, query: &v1::WordQuery) -> Result<v1::WordHits
         neighbours: query.neighbours,
     };
     let found = view.search_words(&request).map_err(|error| error.into_status("search_words"))?;
-    Ok(wire::word_hits_to_send(found))
+    Ok(wire::word_hits_to_send(&found))
 }
 
 pub(super) fn fetch(view: &dyn Recall, query: &v1::ChunkQuery) -> Result<v1::ChunkKvs, Status> {
