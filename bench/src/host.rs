@@ -31,7 +31,7 @@ impl HostArguments {
         self.model.is_some()
     }
 
-    /// A folder for memories that goes away.
+    /// A temporary folder for memories, removed when dropped.
     fn folder(&self) -> Result<TempDir> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("mnemon-bench-");

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::grammar::draw;
 use crate::host::{Host, HostArguments};
+use crate::recall::median;
 use crate::report::Output;
 
 /// See the module.
@@ -140,12 +141,6 @@ fn passages<'t>(text: &'t str, arguments: &Arguments) -> Vec<(usize, &'t str)> {
         passages.push((start, &text[start..end]));
     }
     passages
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]

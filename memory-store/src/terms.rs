@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::core::Core;
 use crate::state::{LiveExtent, MemoryState};
-use crate::union::best_terms_first;
+use crate::union::keep_best_terms;
 use crate::{ChunkId, KvGeometry, Result, TermHit, TermHits, TermRequest, term_weight};
 
 /// Which terms a token belongs to.
@@ -97,11 +97,7 @@ pub(crate) fn search(
             from = *to;
         }
     }
-    if hits.len() > request.top_k {
-        hits.select_nth_unstable_by(request.top_k, best_terms_first);
-        hits.truncate(request.top_k);
-    }
-    hits.sort_unstable_by(best_terms_first);
+    keep_best_terms(&mut hits, request.top_k);
     Ok(TermHits { hits, chunks_with })
 }
 

@@ -58,8 +58,24 @@ pub(crate) fn best_first(a: &Hit, b: &Hit) -> Ordering {
 }
 
 /// Likewise for hits of a search by terms.
-pub(crate) fn best_terms_first(a: &TermHit, b: &TermHit) -> Ordering {
+fn best_terms_first(a: &TermHit, b: &TermHit) -> Ordering {
     b.score.total_cmp(&a.score).then_with(|| a.chunk.cmp(&b.chunk))
+}
+
+/// Keeps the best `top_k` chunks, best first.
+pub(crate) fn keep_best_terms(hits: &mut Vec<TermHit>, top_k: usize) {
+    if hits.len() > top_k {
+        hits.select_nth_unstable_by(top_k, best_terms_first);
+        hits.truncate(top_k);
+    }
+    hits.sort_unstable_by(best_terms_first);
+}
+
+/// The same over the hits of several memories, of which one may be a member twice.
+fn merge_best_terms(hits: &mut Vec<TermHit>, top_k: usize) {
+    hits.sort_unstable_by(best_terms_first);
+    hits.dedup_by_key(|hit| hit.chunk);
+    hits.truncate(top_k);
 }
 
 impl Recall for UnionRecall {
@@ -110,10 +126,7 @@ impl Recall for UnionRecall {
             let sums = merged.chunks_with.iter_mut().zip(found.chunks_with);
             sums.for_each(|(all, with)| *all = all.saturating_add(with));
         }
-        merged.hits.sort_unstable_by(best_terms_first);
-        // The same memory may be a member twice.
-        merged.hits.dedup_by_key(|hit| hit.chunk);
-        merged.hits.truncate(request.top_k);
+        merge_best_terms(&mut merged.hits, request.top_k);
         Ok(merged)
     }
 
@@ -125,10 +138,7 @@ impl Recall for UnionRecall {
             merged.whole = merged.whole.max(found.whole);
             merged.matched = merged.matched.max(found.matched);
         }
-        merged.hits.sort_unstable_by(best_terms_first);
-        // The same memory may be a member twice.
-        merged.hits.dedup_by_key(|hit| hit.chunk);
-        merged.hits.truncate(request.top_k);
+        merge_best_terms(&mut merged.hits, request.top_k);
         Ok(merged)
     }
 
@@ -145,10 +155,7 @@ impl Recall for UnionRecall {
                 *known = known.or(found);
             }
         }
-        merged.hits.sort_unstable_by(best_terms_first);
-        // The same memory may be a member twice.
-        merged.hits.dedup_by_key(|hit| hit.chunk);
-        merged.hits.truncate(request.top_k);
+        merge_best_terms(&mut merged.hits, request.top_k);
         Ok(merged)
     }
 

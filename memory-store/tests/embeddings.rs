@@ -154,7 +154,7 @@ fn embeddings_go_with_their_chunks() {
     writer.commit(mnemon_memory_store::ResumePoint::default()).unwrap();
     drop(writer);
     assert_eq!(search(&memory.snapshot().unwrap(), &unit(1), 9, &[]).hits.len(), 1);
-    // Compaction writes the chunk anew: it is embedded again.
+    // Compaction rewrites the chunk blob, so its chunks are embedded again.
     memory.compact().unwrap();
     assert_eq!((vector_blobs(&storage), memory.embedded_chunks(&EMBEDDER)), (0, 0));
     assert_eq!(embed_all(&memory, &EMBEDDER), 1);

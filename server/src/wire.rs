@@ -183,15 +183,22 @@ pub(crate) fn term_hits_to_send(found: TermHits) -> v1::TermHits {
     }
 }
 
-/// What was found for so many terms.
-pub(crate) fn received_term_hits(found: v1::TermHits, terms: usize) -> Result<TermHits, Status> {
-    // A store of an earlier version does not tell.
-    let is_counted = found.chunks_with.is_empty() || found.chunks_with.len() == terms;
-    if found.chunk_ids.len() != found.scores.len() || !is_counted {
-        return refuse("term_hits", "the lists are not of the length that they should have");
+/// Chunks and their scores, two lists of one length.
+fn received_scored(field: &str, chunk_ids: &[u64], scores: &[f32]) -> Result<Vec<TermHit>, Status> {
+    if chunk_ids.len() != scores.len() {
+        return refuse(field, "the lists are not of the length that they should have");
     }
     let hit = |(chunk, score): (&u64, &f32)| TermHit { chunk: ChunkId(*chunk), score: *score };
-    let hits = found.chunk_ids.iter().zip(&found.scores).map(hit).collect();
+    Ok(chunk_ids.iter().zip(scores).map(hit).collect())
+}
+
+/// What was found for so many terms.
+pub(crate) fn received_term_hits(found: v1::TermHits, terms: usize) -> Result<TermHits, Status> {
+    let hits = received_scored("term_hits", &found.chunk_ids, &found.scores)?;
+    // A store of an earlier version does not tell.
+    if !found.chunks_with.is_empty() && found.chunks_with.len() != terms {
+        return refuse("term_hits", "the lists are not of the length that they should have");
+    }
     Ok(TermHits { hits, chunks_with: found.chunks_with })
 }
 
@@ -205,11 +212,7 @@ pub(crate) fn word_hits_to_send(found: &WordHits) -> v1::WordHits {
 }
 
 pub(crate) fn received_word_hits(found: &v1::WordHits) -> Result<WordHits, Status> {
-    if found.chunk_ids.len() != found.scores.len() {
-        return refuse("word_hits", "the lists are not of the length that they should have");
-    }
-    let hit = |(chunk, score): (&u64, &f32)| TermHit { chunk: ChunkId(*chunk), score: *score };
-    let hits = found.chunk_ids.iter().zip(&found.scores).map(hit).collect();
+    let hits = received_scored("word_hits", &found.chunk_ids, &found.scores)?;
     Ok(WordHits { hits, whole: found.whole, matched: found.matched })
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::answering::Span;
 use crate::grammar::draw;
+use crate::recall::median;
 
 /// Numbers of passages that are looked at.
 pub(super) const KS: [usize; 4] = [1, 3, 5, 10];
@@ -111,9 +112,7 @@ impl Found {
     }
 
     fn median_ms(&self, row: &str) -> f64 {
-        let mut times: Vec<f64> = self.of(row).iter().map(|outcome| outcome.ms).collect();
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied().unwrap_or(0.0)
+        median(&self.of(row).iter().map(|outcome| outcome.ms).collect::<Vec<_>>())
     }
 
     pub(super) fn to_json(&self, rows: &[&str]) -> Value {

@@ -27,6 +27,11 @@ impl OwnChunks {
     }
 }
 
+/// Chunks to ask the whole memory for where `top_k` of one document are wanted.
+fn oversampled(top_k: usize) -> usize {
+    top_k.saturating_mul(OVERSAMPLING).min(4096).max(top_k)
+}
+
 impl Recall for OwnChunks {
     fn geometry(&self) -> &KvGeometry {
         self.view.geometry()
@@ -63,7 +68,7 @@ impl Recall for OwnChunks {
 
     /// Statistics are those of the whole memory; chunks of this document may be missed as in [`search`](Self::search).
     fn search_terms(&self, request: &TermRequest<'_>) -> Result<TermHits> {
-        let top_k = request.top_k.saturating_mul(OVERSAMPLING).min(4096).max(request.top_k);
+        let top_k = oversampled(request.top_k);
         let mut found = self.view.search_terms(&TermRequest { top_k, ..*request })?;
         found.hits.retain(|hit| self.set.contains(&hit.chunk));
         found.hits.truncate(request.top_k);
@@ -72,7 +77,7 @@ impl Recall for OwnChunks {
 
     /// As [`search_terms`](Self::search_terms).
     fn search_words(&self, request: &WordRequest<'_>) -> Result<WordHits> {
-        let top_k = request.top_k.saturating_mul(OVERSAMPLING).min(4096).max(request.top_k);
+        let top_k = oversampled(request.top_k);
         let mut found = self.view.search_words(&WordRequest { top_k, ..*request })?;
         found.hits.retain(|hit| self.set.contains(&hit.chunk));
         found.hits.truncate(request.top_k);

@@ -42,9 +42,8 @@ pub(super) struct KeyQuery {
 }
 
 impl KeyQuery {
-    /// Reads the query with the model.
-    pub(super) fn read(model: &Model, recall: &dyn Recall, query: &str) -> Result<Self> {
-        let tokens = tokenize(model, query)?;
+    /// Reads the query's tokens with the model.
+    pub(super) fn read(model: &Model, recall: &dyn Recall, tokens: Vec<u32>) -> Result<Self> {
         // What the memory keeps, which need not be what new memories of the model keep.
         let geometry = recall.geometry();
         let views = Views::of(geometry, &read(model, geometry, &tokens)?);
@@ -72,6 +71,7 @@ impl AsRef<Tokenizer> for Borrowed<'_> {
     }
 }
 
+/// The tokens of a query, at least one and at most [`QUERY_TOKENS_MAX`].
 pub(super) fn tokenize(model: &Model, query: &str) -> Result<Vec<u32>> {
     let mut stream = StreamTokenizer::new(Borrowed(model.tokenizer()));
     let mut tokens = stream.push(query)?;

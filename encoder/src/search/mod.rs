@@ -84,7 +84,7 @@ pub fn search_text(
     if by == SearchBy::Meaning && embedder.is_none() {
         return Err(Error::NoEmbedder);
     }
-    keys::tokenize(model, query)?;
+    let tokens = keys::tokenize(model, query)?;
     if recall.is_empty() {
         return Ok(Vec::new());
     }
@@ -95,7 +95,7 @@ pub fn search_text(
         search.by_words(embedder.is_some() && by == SearchBy::Both)?;
     }
     if by == SearchBy::Keys || by == SearchBy::Both && model.profile().is_none() {
-        search.by_keys(model, exact)?;
+        search.by_keys(model, tokens, exact)?;
     }
     if let Some(embedder) = embedder.filter(|_| matches!(by, SearchBy::Both | SearchBy::Meaning)) {
         search.by_meaning(embedder)?;
@@ -129,8 +129,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    fn by_keys(&mut self, model: &Model, exact: bool) -> Result<()> {
-        let keys = KeyQuery::read(model, self.recall, self.query)?;
+    fn by_keys(&mut self, model: &Model, tokens: Vec<u32>, exact: bool) -> Result<()> {
+        let keys = KeyQuery::read(model, self.recall, tokens)?;
         let mut candidates = keys.candidates(self.recall, self.most, exact)?;
         let voted: HashSet<ChunkId> = candidates.iter().map(|(chunk, _)| *chunk).collect();
         let found = self.scores.iter().filter_map(|(chunk, scores)| Some((*chunk, scores.words?)));

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::core::Core;
 use crate::state::{LiveExtent, MemoryState};
-use crate::union::best_terms_first;
+use crate::union::keep_best_terms;
 use crate::{ChunkId, EmbeddingHits, EmbeddingRequest, Error, Result, TermHit};
 
 /// See [`Recall::search_embeddings`](crate::Recall::search_embeddings).
@@ -31,10 +31,6 @@ pub(crate) fn search(core: &Core, state: &MemoryState, request: &EmbeddingReques
     });
     let mut hits: Vec<TermHit> = all.collect();
     let (embedded, least) = (hits.len() as u64, hits.iter().map(|hit| hit.score).fold(f32::INFINITY, f32::min));
-    if hits.len() > request.top_k {
-        hits.select_nth_unstable_by(request.top_k, best_terms_first);
-        hits.truncate(request.top_k);
-    }
-    hits.sort_unstable_by(best_terms_first);
+    keep_best_terms(&mut hits, request.top_k);
     Ok(EmbeddingHits { hits, also, least: if least.is_finite() { least } else { 0.0 }, embedded })
 }
