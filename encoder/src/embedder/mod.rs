@@ -22,6 +22,9 @@ use crate::{Error, Result};
 /// Tokens of a text that are read.
 const TOKENS_MAX: usize = 256;
 
+/// Tokens of a batch: enough that its products run at full speed, few enough that its activations stay in cache.
+const BATCH_TOKENS: usize = 512;
+
 /// The model and its tokenizer.
 pub struct Embedder {
     model: BertModel,
@@ -92,7 +95,7 @@ impl Embedder {
             dim: 0,
             fingerprint: Fingerprint(*hasher.finalize().as_bytes()),
         };
-        embedder.dim = embedder.embed_one("dimension")?.len();
+        embedder.dim = embedder.embed(&["dimension"])?.concat().len();
         if embedder.dim > EMBEDDING_DIM_MAX {
             return Err(wrong(folder, format!("vectors of {} values; {EMBEDDING_DIM_MAX} at most", embedder.dim)));
         }
@@ -131,7 +134,7 @@ impl Embedder {
     /// # Errors
     /// [`Error::Tokenizer`], or the model's.
     pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
-        texts.par_iter().map(|text| self.embed_one(text)).collect()
+        Ok(self.embed_until(texts, &|| false)?.unwrap_or_default())
     }
 
     /// Vectors of consecutive chunks, as a memory keeps them: each chunk, and each sentence of their whole text. `None` if `stop` said so
@@ -152,9 +155,7 @@ impl Embedder {
         let chunk_of_sentence = sentences.iter().map(|range| home(&ends, range.clone())).collect();
         let all: Vec<&str> =
             texts.iter().map(String::as_str).chain(sentences.into_iter().map(|range| &whole[range])).collect();
-        let embed = |text: &&str| if stop() { Ok(None) } else { self.embed_one(text).map(Some) };
-        let vectors: Option<Vec<Vec<f32>>> = all.par_iter().map(embed).collect::<Result<_>>()?;
-        let Some(mut vectors) = vectors else { return Ok(None) };
+        let Some(mut vectors) = self.embed_until(&all, stop)? else { return Ok(None) };
         let sentences = vectors.split_off(texts.len());
         Ok(Some(Embeddings {
             dim: self.dim,
@@ -164,30 +165,65 @@ impl Embedder {
         }))
     }
 
-    fn embed_one(&self, text: &str) -> Result<Vec<f32>> {
+    /// `None` if `stop` returned true before all vectors were computed.
+    fn embed_until(&self, texts: &[&str], stop: &(dyn Fn() -> bool + Sync)) -> Result<Option<Vec<Vec<f32>>>> {
+        let tokens = texts.par_iter().map(|text| self.tokenize(text)).collect::<Result<Vec<_>>>()?;
+        let embed = |batch: &Vec<usize>| {
+            if stop() {
+                return Ok(None);
+            }
+            let ids: Vec<&[u32]> = batch.iter().map(|&text| tokens[text].as_slice()).collect();
+            self.forward(&ids).map(Some).map_err(|error| Error::Runtime(error.into()))
+        };
+        let batches = batches(&tokens);
+        let embedded: Option<Vec<Vec<Vec<f32>>>> = batches.par_iter().map(embed).collect::<Result<_>>()?;
+        let Some(embedded) = embedded else { return Ok(None) };
+        let mut vectors = vec![Vec::new(); texts.len()];
+        for (text, vector) in batches.into_iter().flatten().zip(embedded.into_iter().flatten()) {
+            vectors[text] = vector;
+        }
+        Ok(Some(vectors))
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
         let encoding =
             self.tokenizer.encode(text, true).map_err(|error| Error::Tokenizer { why: error.to_string() })?;
         let mut ids = encoding.get_ids().to_vec();
         if ids.len() > TOKENS_MAX {
-            // The mark at the end stays.
+            // The end token stays.
             let last = ids.last().copied();
             ids.truncate(TOKENS_MAX - 1);
             ids.extend(last);
         }
-        self.forward(ids).map_err(|error| Error::Runtime(error.into()))
+        Ok(ids)
     }
 
-    fn forward(&self, ids: Vec<u32>) -> candle_core::Result<Vec<f32>> {
-        let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
+    /// Vectors of texts of equally many tokens.
+    fn forward(&self, texts: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
+        let tokens = texts.first().map_or(0, |ids| ids.len());
+        let ids = Tensor::from_vec(texts.concat(), (texts.len(), tokens), &Device::Cpu)?;
         let hidden = self.model.forward(&ids, &ids.zeros_like()?, None)?;
-        let pooled = if self.takes_first { hidden.i((0, 0))? } else { hidden.mean(1)?.squeeze(0)? };
-        let mut vector: Vec<f32> = pooled.to_vec1()?;
-        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-        for value in &mut vector {
-            *value /= length;
+        let pooled = if self.takes_first { hidden.i((.., 0))? } else { hidden.mean(1)? };
+        let mut vectors: Vec<Vec<f32>> = pooled.to_vec2()?;
+        for vector in &mut vectors {
+            let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+            for value in vector {
+                *value /= length;
+            }
         }
-        Ok(vector)
+        Ok(vectors)
     }
+}
+
+/// Indices of texts in batches of at most [`BATCH_TOKENS`] (or one text), each of texts of equal length, so that nothing is padded.
+fn batches(tokens: &[Vec<u32>]) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..tokens.len()).collect();
+    order.sort_by_key(|&text| tokens[text].len());
+    order
+        .chunk_by(|&a, &b| tokens[a].len() == tokens[b].len())
+        .flat_map(|equal| equal.chunks((BATCH_TOKENS / tokens[equal[0]].len().max(1)).max(1)))
+        .map(<[usize]>::to_vec)
+        .collect()
 }
 
 /// The chunk, by the ends of all of them, in which most of a range stands.
@@ -220,6 +256,19 @@ mod tests {
         assert_eq!(home(&ends, 6..13), 0);
         assert_eq!(home(&ends, 9..30), 1);
         assert_eq!(home(&ends, 20..25), 2);
+    }
+
+    #[test]
+    fn batches_hold_every_text_once_and_equal_lengths() {
+        let tokens: Vec<Vec<u32>> = (0..400).map(|text| vec![0; [3, 200, 7, 256][text % 4]]).collect();
+        let batches = batches(&tokens);
+        let mut all: Vec<usize> = batches.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..400).collect::<Vec<_>>());
+        for batch in batches {
+            let len = tokens[batch[0]].len();
+            assert!(batch.iter().all(|&text| tokens[text].len() == len) && batch.len() * len <= BATCH_TOKENS);
+        }
     }
 
     #[test]
