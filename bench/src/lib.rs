@@ -7,6 +7,8 @@
 //! | `recall.rs` | facts planted in long histories, asked for |
 //! | `needle/` | facts of many kinds planted in novels, asked with memory and with passages in the prompt |
 //! | `chat/` | evidence found in long conversations, by the service's search and by others |
+//! | `unworded.rs` | facts found that are asked for in other words |
+//! | `retrieval/` | ways to search: what these two share |
 //! | `search.rs` | whether passages of a text find themselves, and how fast |
 //! | `babilong.rs` | facts of bAbI's stories scattered in novels, likewise |
 //! | `answering/` | ways to answer: what these two share |
@@ -41,9 +43,11 @@ mod perplexity;
 mod plot;
 mod recall;
 mod report;
+mod retrieval;
 mod search;
 mod service;
 mod store;
+mod unworded;
 mod vectors;
 
 use anyhow::Result;
@@ -61,6 +65,8 @@ pub enum Command {
     Babilong(babilong::Arguments),
     /// Evidence found in long conversations (BEAM): the service's search beside BM25 and sentence embeddings.
     Chat(chat::Arguments),
+    /// Facts planted in novels, searched for in words of which their sentences have none.
+    Unworded(unworded::Arguments),
     /// Search through the service: whether passages of a long text find themselves, and how long it takes.
     Search(search::Arguments),
     /// Chunks recalled, chunk size, entry policy and stored type against perplexity, facts, time and bytes.
@@ -88,6 +94,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Needle(arguments) => needle::run(&arguments).await,
         Command::Babilong(arguments) => babilong::run(&arguments).await,
         Command::Chat(arguments) => chat::run(&arguments).await,
+        Command::Unworded(arguments) => unworded::run(&arguments).await,
         Command::Search(arguments) => search::run(&arguments).await,
         Command::Pareto(arguments) => pareto::run(&arguments).await,
         Command::Extrapolation(arguments) => extrapolation::run(&arguments).await,

@@ -161,6 +161,8 @@ pub struct EmbeddingRequest<'a> {
     pub embedder: &'a Fingerprint,
     /// The query's vector, of length 1.
     pub query: &'a [f32],
+    /// How much the vector of a whole chunk counts beside that of its best sentence, 0 to 1.
+    pub chunk_weight: f32,
     /// Chunks wanted, 1 to 4096.
     pub top_k: usize,
     /// Chunks whose scores are wanted in any case.
@@ -180,6 +182,9 @@ impl EmbeddingRequest<'_> {
         if !self.query.iter().all(|value| value.is_finite()) {
             return invalid("the query is not finite".into());
         }
+        if !(0.0..=1.0).contains(&self.chunk_weight) {
+            return invalid(format!("a weight of {} for chunks; 0 to 1 is accepted", self.chunk_weight));
+        }
         Ok(())
     }
 }
@@ -187,8 +192,8 @@ impl EmbeddingRequest<'_> {
 /// What a search by meaning found.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EmbeddingHits {
-    /// Best first, equal ones in the order of their identifiers. Scores are the mean of two cosines: that of the chunk, with a quarter of
-    /// the vectors beside it, and the best one of its sentences.
+    /// Best first, equal ones in the order of their identifiers. Scores are the mean of two cosines, weighted by
+    /// [`EmbeddingRequest::chunk_weight`]: that of the chunk, with a quarter of the vectors beside it, and the best one of its sentences.
     pub hits: Vec<TermHit>,
     /// Scores of [`EmbeddingRequest::also`], in its order; `None` for chunks without vectors.
     pub also: Vec<Option<f32>>,

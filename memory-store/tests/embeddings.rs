@@ -48,7 +48,7 @@ fn embed_all(memory: &Memory, embedder: &Fingerprint) -> usize {
 }
 
 fn search(view: &dyn Recall, query: &[f32], top_k: usize, also: &[ChunkId]) -> EmbeddingHits {
-    view.search_embeddings(&EmbeddingRequest { embedder: &EMBEDDER, query, top_k, also }).unwrap()
+    view.search_embeddings(&EmbeddingRequest { embedder: &EMBEDDER, query, chunk_weight: 0.5, top_k, also }).unwrap()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -207,10 +207,12 @@ fn several_memories_and_bad_requests() {
 
     let view = memory.snapshot().unwrap();
     let (query, short) = (unit(1), [1.0]);
-    let request = EmbeddingRequest { embedder: &EMBEDDER, query: &query, top_k: 1, also: &[] };
+    let request = EmbeddingRequest { embedder: &EMBEDDER, query: &query, chunk_weight: 0.5, top_k: 1, also: &[] };
     for wrong in [
         EmbeddingRequest { top_k: 0, ..request },
         EmbeddingRequest { top_k: 5000, ..request },
+        EmbeddingRequest { chunk_weight: 1.5, ..request },
+        EmbeddingRequest { chunk_weight: f32::NAN, ..request },
         EmbeddingRequest { query: &short, ..request },
         EmbeddingRequest { query: &[f32::NAN], ..request },
     ] {

@@ -8,25 +8,21 @@
 //! | file | idea |
 //! |---|---|
 //! | `beam.rs` | the conversations and their questions |
-//! | `found.rs` | shares of evidence, with intervals over conversations |
 
 mod beam;
-mod found;
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use mnemon_client::v1;
 use mnemon_encoder::Embedder;
 use serde_json::json;
 
-use self::beam::{Conversation, Probe};
-use self::found::{Found, KS, mean, table};
-use crate::answering::{Library, Source, Span, fuse};
+use self::beam::Conversation;
+use crate::answering::{Library, Source, Span};
 use crate::host::{Host, HostArguments};
 use crate::plot::{Line, Plot};
 use crate::report::Output;
+use crate::retrieval::{Found, KS, Question, Row, Searched, possible, table, wait_for_embeddings};
 
 /// See the module.
 #[derive(Debug, clap::Args)]
@@ -57,61 +53,8 @@ pub struct Arguments {
     output: Output,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Row {
-    /// The service's search.
-    Search,
-    /// The service's search by words.
-    Words,
-    /// The service's search by keys.
-    Keys,
-    /// The service's search by sentence embeddings.
-    Meaning,
-    /// BM25 over chunks.
-    Bm25,
-    /// BM25 over chunks, with as many bytes as the row `search`.
-    #[value(name = "bm25=")]
-    Bm25SameBytes,
-    /// Sentence embeddings of chunks.
-    Minilm,
-    /// Both by their ranks.
-    #[value(name = "bm25+minilm")]
-    Fused,
-}
-
-impl Row {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Search => "search",
-            Self::Words => "words",
-            Self::Keys => "keys",
-            Self::Meaning => "meaning",
-            Self::Bm25 => "bm25",
-            Self::Bm25SameBytes => "bm25=",
-            Self::Minilm => "minilm",
-            Self::Fused => "bm25+minilm",
-        }
-    }
-
-    fn needs_embedder(self) -> bool {
-        matches!(self, Self::Meaning | Self::Minilm | Self::Fused)
-    }
-
-    fn by(self) -> Option<v1::SearchBy> {
-        match self {
-            Self::Search => Some(v1::SearchBy::Both),
-            Self::Words => Some(v1::SearchBy::Words),
-            Self::Keys => Some(v1::SearchBy::Keys),
-            Self::Meaning => Some(v1::SearchBy::Meaning),
-            _ => None,
-        }
-    }
-}
-
 const MEMORY: &str = "chat";
 const DOCUMENT: &str = "conversation";
-/// Passages of an answer.
-const PASSAGES: usize = KS[KS.len() - 1];
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let chats = beam::read(&arguments.chats)?;
@@ -119,8 +62,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         chats.into_iter().enumerate().skip(arguments.first).take(arguments.count).collect();
     ensure!(!chosen.is_empty(), "{} has no conversation {}", arguments.chats.display(), arguments.first);
     let embedder = arguments.embedder.as_deref().map(Embedder::read).transpose()?;
-    let rows: Vec<Row> =
-        arguments.rows.iter().copied().filter(|row| embedder.is_some() || !row.needs_embedder()).collect();
+    let rows = possible(&arguments.rows, embedder.is_some());
     let host = Host::start_with_embedder(&arguments.host, arguments.embedder.as_deref()).await?;
     let model = host.client.model().await?;
     let (mut found, mut plan) = (Found::default(), Vec::new());
@@ -132,10 +74,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         let results = json!({"plan": plan, "rows": found.to_json(&names)});
         arguments.output.write("chat", &model, &results, &plot(&found, &names))?;
     }
-    println!("{}", table(&found, &rows.iter().map(|row| row.name()).collect::<Vec<_>>()));
-    for row in arguments.rows.iter().filter(|row| !rows.contains(row)) {
-        println!("{} was left out: name a model with --embedder", row.name());
-    }
+    println!("{}", table(&found, &rows.iter().map(|row| row.name()).collect::<Vec<_>>(), [5, 10]));
     host.stop().await
 }
 
@@ -152,74 +91,24 @@ async fn one_chat(
     let tokens = host.read(MEMORY, DOCUMENT, &chat.text).await?;
     let sources = [Source { id: DOCUMENT.into(), date: None }];
     if embedder.is_some() {
-        wait_for_embeddings(host).await?;
+        wait_for_embeddings(host, MEMORY).await?;
     }
-    let embeds = embedder.filter(|_| rows.iter().any(|row| matches!(row, Row::Minilm | Row::Fused)));
+    let embeds = embedder.filter(|_| rows.iter().any(|row| row.embeds_here()));
     let library = Library::read(&host.client, MEMORY, &sources, embeds, Library::default()).await?;
+    let searched = Searched { memory: MEMORY, library: &library, embedder: embeds };
     for probe in chat.probes.iter().filter(|probe| !probe.evidence.is_empty()) {
-        let mut bytes_of_search = 0;
-        for &row in rows {
-            let begun = Instant::now();
-            let spans = if let Some(by) = row.by() {
-                through_service(host, probe, by).await?
-            } else {
-                let mut ranked = rank(&library, embeds, row, &probe.question)?;
-                ranked.truncate(if row == Row::Bm25SameBytes { usize::MAX } else { PASSAGES });
-                library.spans(&ranked)
-            };
-            let ms = begun.elapsed().as_secs_f64() * 1e3;
-            let evidence: Vec<Span> = probe
-                .evidence
-                .iter()
-                .filter_map(|message| chat.messages.get(message))
-                .map(|bytes| Span { document_id: DOCUMENT.into(), bytes: bytes.clone() })
-                .collect();
-            let shares = if row == Row::Bm25SameBytes {
-                found::shares_within(&evidence, &spans, bytes_of_search)
-            } else {
-                found::shares(&evidence, &spans)
-            };
-            let bytes = mean(spans.iter().take(PASSAGES).map(|span| (span.bytes.end - span.bytes.start) as f64));
-            if row == Row::Search {
-                bytes_of_search = bytes as u64;
-            }
-            found.add(row.name(), number, &probe.category, shares, ms, bytes);
-        }
+        let evidence: Vec<Span> = probe
+            .evidence
+            .iter()
+            .filter_map(|message| chat.messages.get(message))
+            .map(|bytes| Span { document_id: DOCUMENT.into(), bytes: bytes.clone() })
+            .collect();
+        let question =
+            Question { text: &probe.question, evidence: &evidence, group: number, category: &probe.category };
+        searched.ask(host, rows, &question, found).await?;
     }
     host.client.delete_memory(MEMORY).await?;
     Ok(tokens)
-}
-
-async fn wait_for_embeddings(host: &Host) -> Result<()> {
-    loop {
-        let memory = host.client.get_memory(MEMORY).await?;
-        if memory.embedded_chunks.is_none_or(|embedded| embedded >= memory.chunks) {
-            return Ok(());
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    }
-}
-
-async fn through_service(host: &Host, probe: &Probe, by: v1::SearchBy) -> Result<Vec<Span>> {
-    let request = v1::SearchRequest {
-        memories: vec![MEMORY.into()],
-        query: probe.question.clone(),
-        k: Some(PASSAGES as u32),
-        by: by.into(),
-        ..Default::default()
-    };
-    let hits = host.client.search_with(request).await?;
-    Ok(hits.iter().filter_map(|hit| hit.chunk.as_ref()).map(Span::of).collect())
-}
-
-fn rank(library: &Library, embedder: Option<&Embedder>, row: Row, question: &str) -> Result<Vec<usize>> {
-    let words = library.by_words(question);
-    let meaning = embedder.map_or_else(|| Ok(Vec::new()), |embedder| library.by_meaning(embedder, question));
-    Ok(match row {
-        Row::Minilm => meaning?,
-        Row::Fused => fuse(&[&words, &meaning?]),
-        _ => words,
-    })
 }
 
 fn plot(found: &Found, rows: &[&str]) -> String {

@@ -6,12 +6,14 @@
 //! | file | idea |
 //! |---|---|
 //! | `templates.rs` | what needles are made of, in two splits |
+//! | `unworded.rs` | facts and questions that share no word |
 //! | `tasks.rs` | what is planted and what is asked |
 //! | `general.rs` | questions that memory says nothing about |
 
 mod general;
 mod tasks;
 mod templates;
+mod unworded;
 
 use std::path::PathBuf;
 
@@ -23,8 +25,10 @@ use crate::answering::{
     settings, skipped,
 };
 use crate::report::{Output, parse_tokens, tokens_label};
-use tasks::{Plan, Question, Task, plan};
-use templates::Split;
+use tasks::{Plan, Question};
+pub(crate) use tasks::{Task, plan};
+pub(crate) use templates::Split;
+pub(crate) use unworded::unworded;
 
 /// See the module.
 #[derive(Debug, clap::Args)]

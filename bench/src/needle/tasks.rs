@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::templates::{Form, Material, Split};
+use super::unworded::{Unworded, unworded};
 use crate::answering::{Denial, Expected};
 use crate::grammar::draw;
 
@@ -20,6 +21,8 @@ pub(crate) enum Task {
     Paraphrased,
     /// A sentence about a person, asked in other words that share the name.
     Natural,
+    /// A sentence asked in words of which it has none.
+    Unworded,
     /// One number among twice as many statements of one form as there are questions.
     MultiKey,
     /// Two or three numbers under one key.
@@ -37,10 +40,11 @@ pub(crate) enum Task {
 }
 
 impl Task {
-    pub(crate) const PLANTED: [Self; 8] = [
+    pub(crate) const PLANTED: [Self; 9] = [
         Self::Single,
         Self::Paraphrased,
         Self::Natural,
+        Self::Unworded,
         Self::MultiKey,
         Self::MultiValue,
         Self::MultiQuery,
@@ -53,6 +57,7 @@ impl Task {
             Self::Single => "single",
             Self::Paraphrased => "paraphrased",
             Self::Natural => "natural",
+            Self::Unworded => "unworded",
             Self::MultiKey => "multi-key",
             Self::MultiValue => "multi-value",
             Self::MultiQuery => "multi-query",
@@ -142,6 +147,8 @@ struct Planner {
     variables: HashSet<String>,
     /// Of each natural form: its values in an order of their own, and how many were used.
     naturals: Vec<(Vec<&'static str>, usize)>,
+    /// Not used yet.
+    unworded: Vec<&'static Unworded>,
     plan: Plan,
 }
 
@@ -160,7 +167,11 @@ impl Planner {
         let dates = if haystack.is_multiple_of(2) { [early, late] } else { [late, early] };
         let plan = Plan { statements: Vec::new(), questions: Vec::new(), dates };
         let (numbers, variables) = (HashSet::new(), HashSet::new());
-        Self { material, rng, haystack: haystack as usize, keys, people, numbers, variables, naturals, plan }
+        // From a generator of its own: what older results drew stays as it was.
+        let mut own = ChaCha8Rng::seed_from_u64(seed ^ 0x554e_574f);
+        own.set_stream(haystack);
+        let unworded = shuffled(&mut own, &unworded(split).iter().collect::<Vec<_>>());
+        Self { material, rng, haystack: haystack as usize, keys, people, numbers, variables, naturals, unworded, plan }
     }
 
     fn add(&mut self, task: Task, item: usize) -> Result<()> {
@@ -180,6 +191,7 @@ impl Planner {
                 Ok(())
             }
             Task::Natural => self.natural(rotated),
+            Task::Unworded => self.unworded(),
             Task::MultiValue => self.several_values(rotated),
             Task::MultiQuery => self.two_keys(rotated),
             Task::Variables => self.chain(rotated, item.is_multiple_of(2)),
@@ -206,6 +218,14 @@ impl Planner {
         let name = self.person()?;
         let statement = self.state(fill(form.statement, &[("name", &name), ("value", said)]));
         self.ask(Task::Natural, fill(form.question, &[("name", &name)]), Expected::all_of([core]), vec![statement]);
+        Ok(())
+    }
+
+    fn unworded(&mut self) -> Result<()> {
+        let pair = self.unworded.pop().ok_or_else(too_many)?;
+        let statement = self.state(pair.statement.to_owned());
+        let expected = Expected::one_of(pair.accepted.split(';'));
+        self.ask(Task::Unworded, pair.question.to_owned(), expected, vec![statement]);
         Ok(())
     }
 

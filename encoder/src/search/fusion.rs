@@ -21,21 +21,35 @@ pub(super) struct Weights {
     pub(super) words: f32,
     pub(super) keys: f32,
     pub(super) meaning: f32,
+    /// What the vector of a whole chunk counts beside that of its best sentence, 0 to 1.
+    pub(super) chunk: f32,
     /// The least likeness of embeddings of any chunk, candidate or not.
     pub(super) least_meaning: f32,
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { words: 1.0, keys: 0.5, meaning: 1.0, least_meaning: 0.0 }
+        Self { words: 1.0, keys: 0.5, meaning: 1.0, chunk: 0.5, least_meaning: 0.0 }
     }
 }
 
-/// What words count beside embeddings, 0 to 1: how far the summed weights of the query's words in the best chunk exceed what the best of
-/// so many chunks shares by chance, `ln(chunks)`, in units of it. So words that say nothing do not outvote a paraphrase.
-pub(super) fn weight_of_words(matched: f32, chunks: u64) -> f32 {
-    (matched / (chunks.max(3) as f32).ln() - 1.0).clamp(0.0, 1.0)
+impl Weights {
+    /// Beside embeddings, words count 0 to 1: as far as the summed weights of the query's words in the best chunk, `matched`, exceed what
+    /// the best of so many chunks shares by chance. That is `ln(chunks)` for given words, and more for the best choice of a query's words.
+    /// So words that say nothing do not outvote a paraphrase. A question that has none of the words of its answer is compared with sentences
+    /// alone: the rest of a chunk is about other things.
+    pub(super) fn beside_meaning(matched: f32, chunks: u64) -> Self {
+        let words = ((matched / (chunks.max(3) as f32).ln() - CHANCE) * SLOPE).clamp(0.0, 1.0);
+        Self { words, keys: 0.0, chunk: words.min(0.5), ..Self::default() }
+    }
 }
+
+/// Summed weights of words in units of `ln(chunks)` that are shared by chance: questions in other words than their answers' had 0.9 to 2.0
+/// (half of them under 1.3), questions to conversations, which have some of them, 1.6 to 4.4 (half of them over 2.6).
+const CHANCE: f32 = 1.6;
+
+/// What words count more for each such unit.
+const SLOPE: f32 = 2.0;
 
 /// One score for each candidate, 0 to 1: the weighted mean of its scores, each between the least and the best one of its kind. Words are
 /// counted from 0 on.
@@ -114,8 +128,11 @@ mod tests {
         let by = |words| fused_by(scores, Weights { words, least_meaning: -0.2, ..Weights::default() });
         close(&by(1.0), &[0.7, 0.5, 0.6]);
         close(&by(0.0), &[0.4, 1.0, 0.7]);
-        assert!((weight_of_words(2.0, 1) - 0.82).abs() < 0.01);
-        assert!(weight_of_words(5.0, 1000).abs() < 1e-6 && (weight_of_words(20.0, 1000) - 1.0).abs() < 1e-6);
-        assert!((weight_of_words(10.36, 1000) - 0.5).abs() < 0.01);
+        let weights = |units: f32| Weights::beside_meaning(units * 1000_f32.ln(), 1000);
+        for (units, words, chunk) in [(1.5, 0.0, 0.0), (1.75, 0.3, 0.3), (1.9, 0.6, 0.5), (3.0, 1.0, 0.5)] {
+            let weights = weights(units);
+            assert!((weights.words - words).abs() < 1e-5 && (weights.chunk - chunk).abs() < 1e-5, "{weights:?}");
+        }
+        assert!(Weights::beside_meaning(2.0, 1).words > 0.4);
     }
 }

@@ -9,7 +9,8 @@
 //! Words are searched by BM25 over all chunks ([`Recall::search_words`]), each with a quarter of the scores of the chunks beside it, since
 //! a chunk ends anywhere. A model that was trained with memory compares its keys as well; those of pretrained models tell
 //! less than words do (`ARCHITECTURE.md`), so only a request that names them uses them. With an [`Embedder`] and a memory that has its
-//! vectors, chunks are found by meaning as well.
+//! vectors, chunks are found by meaning as well, and keys, which go by words too, are not compared: they
+//! would outvote what is said in other words.
 
 mod fusion;
 mod keys;
@@ -43,7 +44,7 @@ const WORDS: WordRequest<'_> = WordRequest { query: "", top_k: 1, k1: 0.4, b: 0.
 /// What a search goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SearchBy {
-    /// Words; keys where the model was trained with memory; embeddings where there is an embedder.
+    /// Words, and embeddings where there is an embedder; else keys where the model was trained with memory.
     #[default]
     Both,
     /// Words alone.
@@ -94,11 +95,13 @@ pub fn search_text(
     if matches!(by, SearchBy::Both | SearchBy::Words) {
         search.by_words(embedder.is_some() && by == SearchBy::Both)?;
     }
-    if by == SearchBy::Keys || by == SearchBy::Both && model.profile().is_none() {
+    let embedder = embedder.filter(|_| matches!(by, SearchBy::Both | SearchBy::Meaning));
+    let is_embedded = match embedder {
+        Some(embedder) => search.by_meaning(embedder)?,
+        None => false,
+    };
+    if by == SearchBy::Keys || by == SearchBy::Both && model.profile().is_none() && !is_embedded {
         search.by_keys(model, tokens, exact)?;
-    }
-    if let Some(embedder) = embedder.filter(|_| matches!(by, SearchBy::Both | SearchBy::Meaning)) {
-        search.by_meaning(embedder)?;
     }
     let ranked = best(fusion::fuse(&search.scores, search.weights), most);
     passages::join(recall, &ranked, &search.scores, k)
@@ -124,7 +127,7 @@ impl Search<'_> {
             self.scores.entry(hit.chunk).or_default().words = Some(hit.score / whole);
         }
         if beside_meaning {
-            self.weights.words = fusion::weight_of_words(words.matched, self.recall.len());
+            self.weights = Weights::beside_meaning(words.matched, self.recall.len());
         }
         Ok(())
     }
@@ -142,20 +145,21 @@ impl Search<'_> {
         Ok(())
     }
 
-    fn by_meaning(&mut self, embedder: &Embedder) -> Result<()> {
+    /// Returns whether any chunk has embeddings; if none has, words count as without an embedder.
+    fn by_meaning(&mut self, embedder: &Embedder) -> Result<bool> {
         let query = embedder.embed(&[self.query])?.pop().unwrap_or_default();
         let also: Vec<ChunkId> = self.scores.keys().copied().collect();
         let request = EmbeddingRequest {
             embedder: embedder.fingerprint(),
             query: &query,
+            chunk_weight: self.weights.chunk,
             top_k: BESIDE_MEANING.max(self.most),
             also: &also,
         };
         let found = self.recall.search_embeddings(&request)?;
         if found.embedded == 0 {
-            // Nothing is embedded yet.
-            self.weights = Weights { words: 1.0, ..self.weights };
-            return Ok(());
+            self.weights = Weights::default();
+            return Ok(false);
         }
         for hit in &found.hits {
             self.scores.entry(hit.chunk).or_default().meaning = Some(hit.score);
@@ -164,7 +168,7 @@ impl Search<'_> {
             self.scores.entry(*chunk).or_default().meaning = *meaning;
         }
         self.weights.least_meaning = found.least;
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -100,10 +100,10 @@ impl EmbeddingIndex {
         self.scales[at] * (lanes.iter().sum::<f32>() + rest)
     }
 
-    /// For each of the first `live` chunks the mean of two cosines with `query`, which has length 1: that of the chunk's vector with a
-    /// quarter of those beside it, and the best one of its sentences. A chunk without a sentence of its own gets the least of all, if there
-    /// are any.
-    pub(super) fn scores(&self, query: &[f32], live: usize) -> Vec<f32> {
+    /// For each of the first `live` chunks the weighted mean of two cosines with `query`, which has length 1: that of the chunk's vector with
+    /// a quarter of those beside it, which counts `chunk_weight`, and the best one of its sentences. A chunk without a sentence of its own
+    /// gets the least of all, if there are any.
+    pub(super) fn scores(&self, query: &[f32], chunk_weight: f32, live: usize) -> Vec<f32> {
         let live = live.min(self.chunks());
         let own: Vec<f32> = (0..live).map(|at| self.product(at, query)).collect();
         let mut sentences = vec![f32::NEG_INFINITY; live];
@@ -120,7 +120,7 @@ impl EmbeddingIndex {
             let after = own.get(at + 1).copied().unwrap_or(0.0);
             let whole = (own[at] + NEIGHBOURS * (before + after)) / self.norms[at].max(f32::MIN_POSITIVE);
             let sentence = [sentences[at], least, whole].into_iter().find(|score| score.is_finite());
-            f32::midpoint(whole, sentence.unwrap_or(whole))
+            chunk_weight * whole + (1.0 - chunk_weight) * sentence.unwrap_or(whole)
         };
         (0..live).map(score).collect()
     }

@@ -16,7 +16,7 @@ pub(crate) fn search(core: &Core, state: &MemoryState, request: &EmbeddingReques
             let why = format!("a vector of {} values; those of the memory have {}", request.query.len(), index.dim);
             return Err(Error::Invalid { what: "search by meaning", why });
         }
-        Ok(index.scores(request.query, extent.live as usize))
+        Ok(index.scores(request.query, request.chunk_weight, extent.live as usize))
     };
     let scores = state.extents.par_iter().map(score).collect::<Result<Vec<Vec<f32>>>>()?;
     let of = |chunk: &ChunkId| {

@@ -1,4 +1,4 @@
-//! Shares of evidence, with intervals over conversations.
+//! Shares of evidence, with intervals over groups of questions.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use crate::grammar::draw;
 use crate::recall::median;
 
 /// Numbers of passages that are looked at.
-pub(super) const KS: [usize; 4] = [1, 3, 5, 10];
+pub(crate) const KS: [usize; 4] = [1, 3, 5, 10];
 
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 2_000;
@@ -23,7 +23,7 @@ const BASE: &str = "bm25";
 /// One question, searched in one way.
 #[derive(Debug, Clone)]
 struct Outcome {
-    conversation: usize,
+    group: usize,
     category: String,
     /// Share of the evidence among the first passages, for each of [`KS`].
     shares: [f64; KS.len()],
@@ -33,7 +33,7 @@ struct Outcome {
 
 /// What came of all questions, in the same order for each row.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     rows: BTreeMap<&'static str, Vec<Outcome>>,
 }
 
@@ -70,13 +70,13 @@ impl Found {
     pub(super) fn add(
         &mut self,
         row: &'static str,
-        conversation: usize,
+        group: usize,
         category: &str,
         shares: [f64; KS.len()],
         ms: f64,
         bytes: f64,
     ) {
-        let outcome = Outcome { conversation, category: category.to_owned(), shares, ms, bytes };
+        let outcome = Outcome { group, category: category.to_owned(), shares, ms, bytes };
         self.rows.entry(row).or_default().push(outcome);
     }
 
@@ -85,11 +85,11 @@ impl Found {
     }
 
     /// Mean share of a row at `KS[at]`, in percent.
-    pub(super) fn percent(&self, row: &str, at: usize) -> f64 {
+    pub(crate) fn percent(&self, row: &str, at: usize) -> f64 {
         100.0 * mean(self.of(row).iter().map(|outcome| outcome.shares[at]))
     }
 
-    /// Difference to the base at `KS[at]` in percent, with the 95 % interval of a bootstrap over conversations.
+    /// Difference to the base at `KS[at]` in percent, with the 95 % interval of a bootstrap over groups.
     fn difference(&self, row: &str, at: usize) -> Option<(f64, f64, f64)> {
         let (own, base) = (self.of(row), self.of(BASE));
         if row == BASE || own.is_empty() || own.len() != base.len() {
@@ -97,7 +97,7 @@ impl Found {
         }
         let mut by_chat: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         for (own, base) in own.iter().zip(base) {
-            by_chat.entry(own.conversation).or_default().push(100.0 * (own.shares[at] - base.shares[at]));
+            by_chat.entry(own.group).or_default().push(100.0 * (own.shares[at] - base.shares[at]));
         }
         let chats: Vec<Vec<f64>> = by_chat.into_values().collect();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -115,7 +115,7 @@ impl Found {
         median(&self.of(row).iter().map(|outcome| outcome.ms).collect::<Vec<_>>())
     }
 
-    pub(super) fn to_json(&self, rows: &[&str]) -> Value {
+    pub(crate) fn to_json(&self, rows: &[&str]) -> Value {
         let row = |row: &&str| {
             let outcomes = self.of(row);
             let mut categories: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
@@ -145,14 +145,20 @@ impl Found {
     }
 }
 
-/// Rows with their shares at 5 and 10, what they gain over BM25, time and bytes.
-pub(super) fn table(found: &Found, rows: &[&str]) -> String {
+/// Rows with their shares at two of [`KS`], what they gain over BM25, time and bytes.
+pub(crate) fn table(found: &Found, rows: &[&str], [few, many]: [usize; 2]) -> String {
     let mut text = format!("evidence found, {} questions\n", rows.first().map_or(0, |row| found.of(row).len()));
     let at = |k: usize| KS.iter().position(|known| *known == k).unwrap_or(0);
     _ = writeln!(
         text,
         "{:<14} {:>6} {:>6}   {:<22} {:<22} {:>8} {:>6}",
-        "", "at 5", "at 10", "minus bm25 at 5", "at 10", "ms", "bytes"
+        "",
+        format!("at {few}"),
+        format!("at {many}"),
+        format!("minus bm25 at {few}"),
+        format!("at {many}"),
+        "ms",
+        "bytes"
     );
     for row in rows {
         let gain = |k| {
@@ -163,10 +169,10 @@ pub(super) fn table(found: &Found, rows: &[&str]) -> String {
         _ = writeln!(
             text,
             "{row:<14} {:>6.1} {:>6.1}   {:<22} {:<22} {:>8.1} {:>6.0}",
-            found.percent(row, at(5)),
-            found.percent(row, at(10)),
-            gain(5),
-            gain(10),
+            found.percent(row, at(few)),
+            found.percent(row, at(many)),
+            gain(few),
+            gain(many),
             found.median_ms(row),
             mean(found.of(row).iter().map(|outcome| outcome.bytes)),
         );
@@ -200,18 +206,18 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_paired_and_resampled_by_conversation() {
+    fn differences_are_paired_and_resampled_by_group() {
         let mut found = Found::default();
-        for conversation in 0..10 {
+        for group in 0..10 {
             for _ in 0..3 {
-                let better = if conversation < 5 { 1.0 } else { 0.5 };
-                found.add("search", conversation, "c", [better; 4], 1.0, 100.0);
-                found.add("bm25", conversation, "c", [0.5; 4], 1.0, 100.0);
+                let better = if group < 5 { 1.0 } else { 0.5 };
+                found.add("search", group, "c", [better; 4], 1.0, 100.0);
+                found.add("bm25", group, "c", [0.5; 4], 1.0, 100.0);
             }
         }
         let (mean, low, high) = found.difference("search", 2).unwrap_or_default();
         assert!((mean - 25.0).abs() < 1e-9 && low > 5.0 && high < 45.0 && low < mean && mean < high);
         assert!(found.difference("bm25", 2).is_none());
-        assert!(table(&found, &["search", "bm25"]).contains("+25.0 ["));
+        assert!(table(&found, &["search", "bm25"], [5, 10]).contains("+25.0 ["));
     }
 }
