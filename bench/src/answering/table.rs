@@ -56,7 +56,8 @@ impl Table<'_> {
                 "  {:^9} {:>6} {:>6} {:>9} {:>8} {:>7}",
                 "95 %", "found", "cited", "first ms", "total", "prompt"
             );
-            for row in self.outcomes.rows() {
+            let is_asked = |row: &Row| columns.iter().any(|task| count(&self.cell(tokens, task, *row).right).1 > 0);
+            for row in self.outcomes.rows().into_iter().filter(is_asked) {
                 text.push_str(&self.line(tokens, &columns, row));
             }
             let asked = columns.iter().map(|task| self.questions(tokens, task));

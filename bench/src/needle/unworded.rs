@@ -711,7 +711,9 @@ mod tests {
         for pair in [Split::Dev, Split::Final].into_iter().flat_map(unworded) {
             for range in WordMatcher::new(pair.question).matches(pair.statement) {
                 let word = pair.statement[range].to_lowercase();
-                assert!(FUNCTION_WORDS.split_whitespace().any(|known| known == word), "{word}: {}", pair.question);
+                // The `s` of a possessive is a part of its word.
+                let may_share = word == "s" || FUNCTION_WORDS.split_whitespace().any(|known| known == word);
+                assert!(may_share, "{word}: {}", pair.question);
             }
             let said = pair.statement.to_lowercase();
             assert!(pair.accepted.split(';').any(|answer| said.contains(answer)), "{}", pair.statement);

@@ -52,7 +52,7 @@ const CHANCE: f32 = 1.6;
 const SLOPE: f32 = 2.0;
 
 /// One score for each candidate, 0 to 1: the weighted mean of its scores, each between the least and the best one of its kind. Words are
-/// counted from 0 on.
+/// counted from 0 on. A candidate that has no embeddings yet is judged by the rest.
 pub(super) fn fuse(scores: &HashMap<ChunkId, Scores>, weights: Weights) -> Vec<(ChunkId, f32)> {
     let range = |of: fn(&Scores) -> Option<f32>| {
         let known = scores.values().filter_map(of);
@@ -72,11 +72,11 @@ pub(super) fn fuse(scores: &HashMap<ChunkId, Scores>, weights: Weights) -> Vec<(
     let used = |range: Option<(f32, f32)>, weight: f32| if range.is_some() { weight } else { 0.0 };
     let (of_words, of_keys, of_meaning) =
         (used(words, weights.words), used(keys, weights.keys), used(meaning, weights.meaning));
-    let whole = (of_words + of_keys + of_meaning).max(f32::MIN_POSITIVE);
     let one = |(chunk, of): (&ChunkId, &Scores)| {
+        let whole = of_words + of_keys + if of.meaning.is_some() { of_meaning } else { 0.0 };
         let sum =
             of_words * part(of.words, words) + of_keys * part(of.keys, keys) + of_meaning * part(of.meaning, meaning);
-        (*chunk, sum / whole)
+        (*chunk, sum / whole.max(f32::MIN_POSITIVE))
     };
     scores.iter().map(one).collect()
 }
@@ -119,6 +119,13 @@ mod tests {
         close(&fused(&[(None, Some(0.3)), (None, Some(0.3))]), &[1.0, 1.0]);
         close(&fused(&[(Some(0.1), None)]), &[1.0]);
         close(&fused(&[]), &[]);
+    }
+
+    #[test]
+    fn what_has_no_embeddings_yet_is_judged_by_its_words() {
+        let scores = [(Some(0.8), None), (Some(0.4), Some(0.9)), (None, Some(0.1)), (None, None)];
+        let scores = scores.map(|(words, meaning)| Scores { words, keys: None, meaning });
+        close(&fused_by(scores, Weights::default()), &[1.0, 0.75, 0.0556, 0.0]);
     }
 
     #[test]

@@ -157,6 +157,10 @@ impl Search<'_> {
             also: &also,
         };
         let found = self.recall.search_embeddings(&request)?;
+        if found.embedded < self.recall.len() {
+            // What has no embeddings yet is found by its words alone.
+            self.weights.words = 1.0;
+        }
         if found.embedded == 0 {
             self.weights = Weights::default();
             return Ok(false);
