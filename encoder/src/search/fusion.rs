@@ -125,7 +125,7 @@ mod tests {
     fn what_has_no_embeddings_yet_is_judged_by_its_words() {
         let scores = [(Some(0.8), None), (Some(0.4), Some(0.9)), (None, Some(0.1)), (None, None)];
         let scores = scores.map(|(words, meaning)| Scores { words, keys: None, meaning });
-        close(&fused_by(scores, Weights::default()), &[1.0, 0.75, 0.0556, 0.0]);
+        close(&fused_by(scores, Weights::default()), &[1.0, 0.75, 1.0 / 18.0, 0.0]);
     }
 
     #[test]
