@@ -9,7 +9,6 @@ use mnemon_client::{Code, v1};
 use mnemon_encoder::Embedder;
 use mnemon_runtime::Prompt;
 
-use super::embedder::fuse;
 use super::judge::Expected;
 use super::library::{Library, Span};
 use super::outcomes::Outcome;
@@ -250,10 +249,7 @@ impl<'a> Asker<'a> {
             _ if item.is_general && row.is_prompt() => return Ok(None),
             Row::Bm25 | Row::Bm25Neighbours => library.by_words(&item.question),
             Row::Minilm => library.by_meaning(embedder()?, &item.question)?,
-            Row::Fused => {
-                let by_meaning = library.by_meaning(embedder()?, &item.question)?;
-                fuse(&[&library.by_words(&item.question), &by_meaning])
-            }
+            Row::Fused => library.by_both(embedder()?, &item.question)?,
             Row::Oracle if item.evidence.is_empty() => return Ok(None),
             Row::Oracle => {
                 return Ok(Some(library.with_neighbours(&library.holding(&item.evidence), self.neighbours(row))));

@@ -8,7 +8,7 @@ use mnemon_client::{Client, v1};
 use mnemon_encoder::Embedder;
 
 use super::bm25::Bm25;
-use super::embedder::nearest;
+use super::embedder::{fuse, nearest};
 
 /// Bytes of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +123,11 @@ impl Library {
     pub(crate) fn by_meaning(&self, embedder: &Embedder, question: &str) -> Result<Vec<usize>> {
         let query = embedder.embed(&[question])?.pop().unwrap_or_default();
         Ok(nearest(&query, &self.vectors))
+    }
+
+    /// By both ranks together, best first.
+    pub(crate) fn by_both(&self, embedder: &Embedder, question: &str) -> Result<Vec<usize>> {
+        Ok(fuse(&[&self.by_words(question), &self.by_meaning(embedder, question)?]))
     }
 
     /// The chunks that hold some of the evidence.

@@ -14,15 +14,13 @@ mod beam;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use mnemon_encoder::Embedder;
 use serde_json::json;
 
 use self::beam::Conversation;
-use crate::answering::{Library, Source, Span};
-use crate::host::{Host, HostArguments};
+use crate::answering::{Source, Span};
 use crate::plot::{Line, Plot};
 use crate::report::Output;
-use crate::retrieval::{Found, KS, Question, Row, Searched, possible, table, wait_for_embeddings};
+use crate::retrieval::{Found, KS, Question, Row, Searcher, SearcherArguments, table};
 
 /// See the module.
 #[derive(Debug, clap::Args)]
@@ -44,11 +42,8 @@ pub struct Arguments {
         default_value = "search,words,keys,meaning,bm25,bm25=,minilm,bm25+minilm"
     )]
     rows: Vec<Row>,
-    /// Folder of a BERT model for sentence embeddings, such as all-MiniLM-L6-v2; without it the rows that need it are left out.
-    #[arg(long, value_name = "DIR")]
-    embedder: Option<PathBuf>,
     #[command(flatten)]
-    host: HostArguments,
+    searcher: SearcherArguments,
     #[command(flatten)]
     output: Output,
 }
@@ -61,41 +56,27 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let chosen: Vec<(usize, Conversation)> =
         chats.into_iter().enumerate().skip(arguments.first).take(arguments.count).collect();
     ensure!(!chosen.is_empty(), "{} has no conversation {}", arguments.chats.display(), arguments.first);
-    let embedder = arguments.embedder.as_deref().map(Embedder::read).transpose()?;
-    let rows = possible(&arguments.rows, embedder.is_some());
-    let host = Host::start_with_embedder(&arguments.host, arguments.embedder.as_deref()).await?;
-    let model = host.client.model().await?;
+    let searcher = Searcher::start(&arguments.searcher, &arguments.rows).await?;
+    let model = searcher.host.client.model().await?;
+    let names = searcher.row_names();
     let (mut found, mut plan) = (Found::default(), Vec::new());
     for (number, chat) in &chosen {
-        let tokens = one_chat(&host, &rows, embedder.as_ref(), *number, chat, &mut found).await?;
+        let tokens = one_chat(&searcher, *number, chat, &mut found).await?;
         plan.push(json!({"conversation": number, "tokens": tokens, "probes": chat.probes.len()}));
         println!("conversation {number}: {tokens} tokens");
-        let names: Vec<&str> = rows.iter().map(|row| row.name()).collect();
         let results = json!({"plan": plan, "rows": found.to_json(&names)});
         arguments.output.write("chat", &model, &results, &plot(&found, &names))?;
     }
-    println!("{}", table(&found, &rows.iter().map(|row| row.name()).collect::<Vec<_>>(), [5, 10]));
-    host.stop().await
+    println!("{}", table(&found, &names, [5, 10]));
+    searcher.host.stop().await
 }
 
 /// Reads a conversation, and asks its questions in every way. Returns its tokens.
-async fn one_chat(
-    host: &Host,
-    rows: &[Row],
-    embedder: Option<&Embedder>,
-    number: usize,
-    chat: &Conversation,
-    found: &mut Found,
-) -> Result<u64> {
+async fn one_chat(searcher: &Searcher, number: usize, chat: &Conversation, found: &mut Found) -> Result<u64> {
+    let host = &searcher.host;
     host.client.create_memory(MEMORY, "of mnemon bench").await?;
     let tokens = host.read(MEMORY, DOCUMENT, &chat.text).await?;
-    let sources = [Source { id: DOCUMENT.into(), date: None }];
-    if embedder.is_some() {
-        wait_for_embeddings(host, MEMORY).await?;
-    }
-    let embeds = embedder.filter(|_| rows.iter().any(|row| row.embeds_here()));
-    let library = Library::read(&host.client, MEMORY, &sources, embeds, Library::default()).await?;
-    let searched = Searched { memory: MEMORY, library: &library, embedder: embeds };
+    let searched = searcher.read(MEMORY, &[Source { id: DOCUMENT.into(), date: None }]).await?;
     for probe in chat.probes.iter().filter(|probe| !probe.evidence.is_empty()) {
         let evidence: Vec<Span> = probe
             .evidence
@@ -105,7 +86,7 @@ async fn one_chat(
             .collect();
         let question =
             Question { text: &probe.question, evidence: &evidence, group: number, category: &probe.category };
-        searched.ask(host, rows, &question, found).await?;
+        searched.ask(&question, found).await?;
     }
     host.client.delete_memory(MEMORY).await?;
     Ok(tokens)
@@ -114,7 +95,7 @@ async fn one_chat(
 fn plot(found: &Found, rows: &[&str]) -> String {
     let line = |row: &&str| Line {
         label: (*row).to_owned(),
-        points: KS.iter().enumerate().map(|(at, &k)| (k as u64, found.percent(row, at))).collect(),
+        points: KS.iter().map(|&k| (k as u64, found.percent(row, k))).collect(),
         faint: false,
     };
     Plot {

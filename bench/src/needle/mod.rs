@@ -21,8 +21,8 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::answering::{
-    AskArguments, Asker, Block, Expected, Item, Library, Novels, Outcomes, Report, Source, Span, Stored, ask_all, pool,
-    settings, skipped,
+    AskArguments, Asker, Block, Expected, Haystack, Item, Library, Novels, Outcomes, Report, Source, Span, Stored,
+    ask_all, pool, settings, skipped,
 };
 use crate::report::{Output, parse_tokens, tokens_label};
 use tasks::{Plan, Question};
@@ -119,24 +119,15 @@ async fn one_haystack(
     sizes.sort_unstable();
     sizes.dedup();
     let plan = plan(arguments.split, arguments.seed, number, &arguments.tasks, arguments.items)?;
-    let order = plan.order(arguments.seed, number);
-    let texts: [Vec<&str>; 2] =
-        order.each_ref().map(|part| part.iter().map(|&at| plan.statements[at].text.as_str()).collect());
     let bytes: Vec<usize> = sizes.iter().map(|&tokens| (tokens as f64 * bytes_per_token) as usize).collect();
-    let haystack = novels.haystack(arguments.seed, number, &bytes, &texts)?;
-    println!("haystack {number}: {}", haystack.novel);
+    let planted = Planted::new(novels, &plan, arguments.seed, number, &bytes)?;
+    println!("haystack {number}: {}", planted.haystack.novel);
     let sources: Vec<Source> =
         plan.dates.iter().enumerate().map(|(at, &date)| Source { id: document_id(at), date: Some(date) }).collect();
     let smallest = sizes.first().copied().unwrap_or(0);
     let memory = format!("needle-{}-{}-{number}-{}", arguments.split.name(), arguments.seed, tokens_label(smallest));
-    let stored = Stored { memory, haystack: &haystack, sources };
+    let stored = Stored { memory, haystack: &planted.haystack, sources };
 
-    let mut spans = vec![None; plan.statements.len()];
-    for (document, part) in order.iter().enumerate() {
-        for (&statement, bytes) in part.iter().zip(&haystack.documents[document].spans) {
-            spans[statement] = Some(Span { document_id: document_id(document), bytes: bytes.clone() });
-        }
-    }
     let mut outcomes = Outcomes::default();
     let mut library = Library::default();
     for (size, &tokens) in sizes.iter().enumerate() {
@@ -147,7 +138,7 @@ async fn one_haystack(
         };
         library = grown;
         for &task in &arguments.tasks {
-            let items = items(task, arguments.split, &plan, &spans, number == 0);
+            let items = items(task, arguments.split, &plan, &planted, number == 0);
             if !items.is_empty() {
                 ask_all(asker, &mut outcomes, (tokens, task.name()), &items, &stored.memory, &library).await?;
             }
@@ -159,7 +150,7 @@ async fn one_haystack(
     let tasks: Vec<&str> = arguments.tasks.iter().map(|task| task.name()).collect();
     let plan = json!({
         "haystack": number,
-        "novel": haystack.novel,
+        "novel": planted.haystack.novel,
         "seed": arguments.seed,
         "split": arguments.split.name(),
         "tasks": tasks.join(" "),
@@ -169,12 +160,42 @@ async fn one_haystack(
     Ok(Block { plan, outcomes })
 }
 
-fn document_id(index: usize) -> String {
+/// A haystack with all statements of a plan.
+pub(crate) struct Planted {
+    pub(crate) haystack: Haystack,
+    /// Where each statement stands.
+    spans: Vec<Option<Span>>,
+}
+
+impl Planted {
+    /// # Errors
+    /// As [`Novels::haystack`].
+    pub(crate) fn new(novels: &Novels, plan: &Plan, seed: u64, number: u64, bytes: &[usize]) -> Result<Self> {
+        let order = plan.order(seed, number);
+        let texts: [Vec<&str>; 2] =
+            order.each_ref().map(|part| part.iter().map(|&at| plan.statements[at].text.as_str()).collect());
+        let haystack = novels.haystack(seed, number, bytes, &texts)?;
+        let mut spans = vec![None; plan.statements.len()];
+        for (document, part) in order.iter().enumerate() {
+            for (&statement, bytes) in part.iter().zip(&haystack.documents[document].spans) {
+                spans[statement] = Some(Span { document_id: document_id(document), bytes: bytes.clone() });
+            }
+        }
+        Ok(Self { haystack, spans })
+    }
+
+    /// Where the answer to a question stands.
+    pub(crate) fn evidence(&self, question: &Question) -> Vec<Span> {
+        question.statements.iter().filter_map(|&at| self.spans[at].clone()).collect()
+    }
+}
+
+pub(crate) fn document_id(index: usize) -> String {
     format!("part-{}", index + 1)
 }
 
 /// The questions of a task; the general ones are asked of haystack 0 only, as no haystack matters to them.
-fn items(task: Task, split: Split, plan: &Plan, spans: &[Option<Span>], is_first: bool) -> Vec<Item> {
+fn items(task: Task, split: Split, plan: &Plan, planted: &Planted, is_first: bool) -> Vec<Item> {
     if task == Task::General {
         let general = general::questions(split).filter(|_| is_first);
         return general
@@ -190,7 +211,7 @@ fn items(task: Task, split: Split, plan: &Plan, spans: &[Option<Span>], is_first
     let item = |question: &Question| Item {
         question: question.text.clone(),
         expected: question.expected.clone(),
-        evidence: question.statements.iter().filter_map(|&at| spans[at].clone()).collect(),
+        evidence: planted.evidence(question),
         has_long_answer: question.expected.all.len() > 1,
         is_general: false,
     };

@@ -37,6 +37,11 @@ pub(crate) struct Found {
     rows: BTreeMap<&'static str, Vec<Outcome>>,
 }
 
+/// Where a number of passages stands in [`KS`].
+fn index_of(k: usize) -> usize {
+    KS.iter().position(|known| *known == k).unwrap_or(0)
+}
+
 /// Share of `evidence` that overlaps with one of the first passages, for each of [`KS`].
 pub(super) fn shares(evidence: &[Span], passages: &[Span]) -> [f64; KS.len()] {
     KS.map(|k| share(evidence, &passages[..k.min(passages.len())]))
@@ -84,8 +89,9 @@ impl Found {
         self.rows.get(row).map_or(&[], Vec::as_slice)
     }
 
-    /// Mean share of a row at `KS[at]`, in percent.
-    pub(crate) fn percent(&self, row: &str, at: usize) -> f64 {
+    /// Mean share of a row among the first `k` passages, one of [`KS`], in percent.
+    pub(crate) fn percent(&self, row: &str, k: usize) -> f64 {
+        let at = index_of(k);
         100.0 * mean(self.of(row).iter().map(|outcome| outcome.shares[at]))
     }
 
@@ -134,7 +140,7 @@ impl Found {
                 "row": row,
                 "questions": outcomes.len(),
                 "k": KS,
-                "percent": (0..KS.len()).map(|at| self.percent(row, at)).collect::<Vec<_>>(),
+                "percent": KS.map(|k| self.percent(row, k)),
                 "minus_bm25": (0..KS.len()).map(|at| self.difference(row, at)).collect::<Vec<_>>(),
                 "median_ms": self.median_ms(row),
                 "bytes_of_a_passage": mean(outcomes.iter().map(|outcome| outcome.bytes)),
@@ -148,7 +154,6 @@ impl Found {
 /// Rows with their shares at two of [`KS`], what they gain over BM25, time and bytes.
 pub(crate) fn table(found: &Found, rows: &[&str], [few, many]: [usize; 2]) -> String {
     let mut text = format!("evidence found, {} questions\n", rows.first().map_or(0, |row| found.of(row).len()));
-    let at = |k: usize| KS.iter().position(|known| *known == k).unwrap_or(0);
     _ = writeln!(
         text,
         "{:<14} {:>6} {:>6}   {:<22} {:<22} {:>8} {:>6}",
@@ -163,14 +168,14 @@ pub(crate) fn table(found: &Found, rows: &[&str], [few, many]: [usize; 2]) -> St
     for row in rows {
         let gain = |k| {
             found
-                .difference(row, at(k))
+                .difference(row, index_of(k))
                 .map_or_else(String::new, |(mean, low, high)| format!("{mean:+.1} [{low:+.1}, {high:+.1}]"))
         };
         _ = writeln!(
             text,
             "{row:<14} {:>6.1} {:>6.1}   {:<22} {:<22} {:>8.1} {:>6.0}",
-            found.percent(row, at(few)),
-            found.percent(row, at(many)),
+            found.percent(row, few),
+            found.percent(row, many),
             gain(few),
             gain(many),
             found.median_ms(row),

@@ -2,15 +2,16 @@
 
 mod found;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use mnemon_client::v1;
 use mnemon_encoder::Embedder;
 
 pub(crate) use self::found::{Found, KS, table};
-use crate::answering::{Library, Span, fuse};
-use crate::host::Host;
+use crate::answering::{Library, Source, Span};
+use crate::host::{Host, HostArguments};
 
 /// Passages of a search.
 const PASSAGES: usize = KS[KS.len() - 1];
@@ -57,7 +58,7 @@ impl Row {
     }
 
     /// Whether the bench itself compares embeddings.
-    pub(crate) fn embeds_here(self) -> bool {
+    fn embeds_here(self) -> bool {
         matches!(self, Self::Minilm | Self::Fused)
     }
 
@@ -72,15 +73,6 @@ impl Row {
     }
 }
 
-/// The rows that can be measured; the others are named.
-pub(crate) fn possible(rows: &[Row], has_embedder: bool) -> Vec<Row> {
-    let (possible, others): (Vec<Row>, Vec<Row>) = rows.iter().partition(|row| has_embedder || !row.needs_embedder());
-    for row in others {
-        println!("{} is left out: name a model with --embedder", row.name());
-    }
-    possible
-}
-
 /// What is asked of a memory.
 pub(crate) struct Question<'a> {
     pub(crate) text: &'a str,
@@ -90,12 +82,62 @@ pub(crate) struct Question<'a> {
     pub(crate) category: &'a str,
 }
 
-/// A memory that the service searches, and its chunks.
+/// The service that is searched, and what the bench itself compares embeddings with.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SearcherArguments {
+    /// Folder of a BERT model for sentence embeddings, such as all-MiniLM-L6-v2; without it the rows that need it are left out.
+    #[arg(long, value_name = "DIR")]
+    embedder: Option<PathBuf>,
+    #[command(flatten)]
+    host: HostArguments,
+}
+
+/// A running service and the ways to search it.
+pub(crate) struct Searcher {
+    pub(crate) host: Host,
+    rows: Vec<Row>,
+    embedder: Option<Embedder>,
+}
+
+/// A memory of the service, and its chunks.
 pub(crate) struct Searched<'a> {
-    pub(crate) memory: &'a str,
-    pub(crate) library: &'a Library,
-    /// If a row compares embeddings here.
-    pub(crate) embedder: Option<&'a Embedder>,
+    searcher: &'a Searcher,
+    memory: &'a str,
+    library: Library,
+}
+
+impl Searcher {
+    /// Starts the service. Rows that cannot be measured are named and left out.
+    ///
+    /// # Errors
+    /// If the service cannot be started, or the embedder cannot be read.
+    pub(crate) async fn start(arguments: &SearcherArguments, rows: &[Row]) -> Result<Self> {
+        let embedder = arguments.embedder.as_deref().map(Embedder::read).transpose()?;
+        let (rows, others): (Vec<Row>, Vec<Row>) =
+            rows.iter().partition(|row| embedder.is_some() || !row.needs_embedder());
+        for row in others {
+            println!("{} is left out: name a model with --embedder", row.name());
+        }
+        let host = Host::start_with_embedder(&arguments.host, arguments.embedder.as_deref()).await?;
+        Ok(Self { host, rows, embedder })
+    }
+
+    pub(crate) fn row_names(&self) -> Vec<&'static str> {
+        self.rows.iter().map(|row| row.name()).collect()
+    }
+
+    /// The documents of a memory, once the service has embedded them.
+    ///
+    /// # Errors
+    /// If a request or the embedder fails.
+    pub(crate) async fn read<'a>(&'a self, memory: &'a str, sources: &[Source]) -> Result<Searched<'a>> {
+        if self.embedder.is_some() {
+            wait_for_embeddings(&self.host, memory).await?;
+        }
+        let embedder = self.embedder.as_ref().filter(|_| self.rows.iter().any(|row| row.embeds_here()));
+        let library = Library::read(&self.host.client, memory, sources, embedder, Library::default()).await?;
+        Ok(Searched { searcher: self, memory, library })
+    }
 }
 
 impl Searched<'_> {
@@ -103,18 +145,12 @@ impl Searched<'_> {
     ///
     /// # Errors
     /// If a request or the embedder fails.
-    pub(crate) async fn ask(
-        &self,
-        host: &Host,
-        rows: &[Row],
-        question: &Question<'_>,
-        found: &mut Found,
-    ) -> Result<()> {
+    pub(crate) async fn ask(&self, question: &Question<'_>, found: &mut Found) -> Result<()> {
         let mut bytes_of_search = 0;
-        for &row in rows {
+        for &row in &self.searcher.rows {
             let begun = Instant::now();
             let spans = if let Some(by) = row.by() {
-                self.through_service(host, question.text, by).await?
+                self.through_service(question.text, by).await?
             } else {
                 let mut ranked = self.rank(row, question.text)?;
                 ranked.truncate(if row == Row::Bm25SameBytes { usize::MAX } else { PASSAGES });
@@ -135,7 +171,7 @@ impl Searched<'_> {
         Ok(())
     }
 
-    async fn through_service(&self, host: &Host, question: &str, by: v1::SearchBy) -> Result<Vec<Span>> {
+    async fn through_service(&self, question: &str, by: v1::SearchBy) -> Result<Vec<Span>> {
         let request = v1::SearchRequest {
             memories: vec![self.memory.into()],
             query: question.to_owned(),
@@ -143,19 +179,17 @@ impl Searched<'_> {
             by: by.into(),
             ..Default::default()
         };
-        let hits = host.client.search_with(request).await?;
+        let hits = self.searcher.host.client.search_with(request).await?;
         Ok(hits.iter().filter_map(|hit| hit.chunk.as_ref()).map(Span::of).collect())
     }
 
     fn rank(&self, row: Row, question: &str) -> Result<Vec<usize>> {
-        let words = self.library.by_words(question);
-        let meaning =
-            self.embedder.map_or_else(|| Ok(Vec::new()), |embedder| self.library.by_meaning(embedder, question));
-        Ok(match row {
-            Row::Minilm => meaning?,
-            Row::Fused => fuse(&[&words, &meaning?]),
-            _ => words,
-        })
+        let embedder = || self.searcher.embedder.as_ref().context("no --embedder");
+        match row {
+            Row::Minilm => self.library.by_meaning(embedder()?, question),
+            Row::Fused => self.library.by_both(embedder()?, question),
+            _ => Ok(self.library.by_words(question)),
+        }
     }
 }
 
@@ -163,7 +197,7 @@ impl Searched<'_> {
 ///
 /// # Errors
 /// If a request fails.
-pub(crate) async fn wait_for_embeddings(host: &Host, memory: &str) -> Result<()> {
+async fn wait_for_embeddings(host: &Host, memory: &str) -> Result<()> {
     loop {
         let memory = host.client.get_memory(memory).await?;
         if memory.embedded_chunks.is_none_or(|embedded| embedded >= memory.chunks) {

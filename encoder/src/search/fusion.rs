@@ -40,7 +40,7 @@ impl Weights {
     /// alone: the rest of a chunk is about other things.
     pub(super) fn beside_meaning(matched: f32, chunks: u64) -> Self {
         let words = ((matched / (chunks.max(3) as f32).ln() - CHANCE) * SLOPE).clamp(0.0, 1.0);
-        Self { words, keys: 0.0, chunk: words.min(0.5), ..Self::default() }
+        Self { words, chunk: words.min(0.5), ..Self::default() }
     }
 }
 

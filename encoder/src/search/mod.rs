@@ -92,14 +92,11 @@ pub fn search_text(
     let (for_each, least) = CANDIDATES;
     let most = (for_each * k).max(least);
     let mut search = Search { recall, query, most, scores: HashMap::new(), weights: Weights::default() };
-    if matches!(by, SearchBy::Both | SearchBy::Words) {
-        search.by_words(embedder.is_some() && by == SearchBy::Both)?;
-    }
     let embedder = embedder.filter(|_| matches!(by, SearchBy::Both | SearchBy::Meaning));
-    let is_embedded = match embedder {
-        Some(embedder) => search.by_meaning(embedder)?,
-        None => false,
-    };
+    if matches!(by, SearchBy::Both | SearchBy::Words) {
+        search.by_words(embedder.is_some())?;
+    }
+    let is_embedded = embedder.map_or(Ok(false), |embedder| search.by_meaning(embedder))?;
     if by == SearchBy::Keys || by == SearchBy::Both && model.profile().is_none() && !is_embedded {
         search.by_keys(model, tokens, exact)?;
     }
@@ -157,13 +154,13 @@ impl Search<'_> {
             also: &also,
         };
         let found = self.recall.search_embeddings(&request)?;
-        if found.embedded < self.recall.len() {
-            // What has no embeddings yet is found by its words alone.
-            self.weights.words = 1.0;
-        }
         if found.embedded == 0 {
             self.weights = Weights::default();
             return Ok(false);
+        }
+        if found.embedded < self.recall.len() {
+            // What has no embeddings yet is found by its words alone.
+            self.weights.words = 1.0;
         }
         for hit in &found.hits {
             self.scores.entry(hit.chunk).or_default().meaning = Some(hit.score);
