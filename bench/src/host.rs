@@ -82,24 +82,43 @@ impl Host {
         Self::start_with(arguments, &Shape::default()).await
     }
 
-    /// A server whose searches go by meaning as well.
-    pub(crate) async fn start_with_embedder(arguments: &HostArguments, embedder: Option<&Path>) -> Result<Self> {
+    /// A server whose memories have a shape of their own.
+    pub(crate) async fn start_with(arguments: &HostArguments, shape: &Shape) -> Result<Self> {
+        Self::start_with_embedder(arguments, shape, None).await
+    }
+
+    /// A server whose searches go by meaning as well, if there is an embedder.
+    pub(crate) async fn start_with_embedder(
+        arguments: &HostArguments,
+        shape: &Shape,
+        embedder: Option<&Path>,
+    ) -> Result<Self> {
         let folder = arguments.folder()?;
-        let (client, server) = serve(arguments, &Shape::default(), embedder, folder.path()).await?;
+        let (client, server) = serve(arguments, shape, embedder, folder.path()).await?;
         Ok(Self { client, server, folder: Some(folder) })
     }
 
     /// A server on a folder that stays.
-    pub(crate) async fn start_at(arguments: &HostArguments, shape: &Shape, data: &Path) -> Result<Self> {
-        let (client, server) = serve(arguments, shape, None, data).await?;
+    pub(crate) async fn start_at(
+        arguments: &HostArguments,
+        shape: &Shape,
+        embedder: Option<&Path>,
+        data: &Path,
+    ) -> Result<Self> {
+        let (client, server) = serve(arguments, shape, embedder, data).await?;
         Ok(Self { client, server, folder: None })
     }
 
-    /// A server whose memories have a shape of their own.
-    pub(crate) async fn start_with(arguments: &HostArguments, shape: &Shape) -> Result<Self> {
-        let folder = arguments.folder()?;
-        let (client, server) = serve(arguments, shape, None, folder.path()).await?;
-        Ok(Self { client, server, folder: Some(folder) })
+    /// Waits until the server has embedded all chunks of a memory; at once if it has no embedder.
+    pub(crate) async fn wait_for_embeddings(&self, memory: &str) -> Result<()> {
+        const PAUSE: Duration = Duration::from_millis(200);
+        loop {
+            let memory = self.client.get_memory(memory).await?;
+            if memory.embedded_chunks.is_none_or(|embedded| embedded >= memory.chunks) {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     pub(crate) async fn stop(self) -> Result<()> {

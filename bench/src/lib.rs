@@ -65,6 +65,8 @@ pub enum Command {
     Babilong(babilong::Arguments),
     /// Evidence found in long conversations (BEAM): the service's search beside BM25 and sentence embeddings.
     Chat(chat::Arguments),
+    /// Short answers from long conversations (BEAM): a model with memory beside the same model with passages in its prompt.
+    ChatAnswers(chat::answers::Arguments),
     /// Facts planted in novels, searched for in words of which their sentences have none.
     Unworded(unworded::Arguments),
     /// Search through the service: whether passages of a long text find themselves, and how long it takes.
@@ -94,6 +96,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Needle(arguments) => needle::run(&arguments).await,
         Command::Babilong(arguments) => babilong::run(&arguments).await,
         Command::Chat(arguments) => chat::run(&arguments).await,
+        Command::ChatAnswers(arguments) => chat::answers::run(&arguments).await,
         Command::Unworded(arguments) => unworded::run(&arguments).await,
         Command::Search(arguments) => search::run(&arguments).await,
         Command::Pareto(arguments) => pareto::run(&arguments).await,

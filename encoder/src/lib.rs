@@ -37,5 +37,5 @@ pub use error::{Error, Result};
 pub use options::{EncodeOptions, Progress};
 pub use overflow::Overflow;
 pub use probe::{ProbeOptions, ProbeStage, probe};
-pub use search::{Passage, QUERY_TOKENS_MAX, SEARCH_PASSAGES_MAX, SearchBy, SearchOptions, search_text};
+pub use search::{Found, Passage, QUERY_TOKENS_MAX, SEARCH_PASSAGES_MAX, SearchBy, SearchOptions, search_text};
 pub use tokenizer::{HELD_BACK_BYTES_MAX, SafePoint, StreamTokenizer, Token};

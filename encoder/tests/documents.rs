@@ -30,7 +30,7 @@ fn create(model: &Arc<Model>, memory: &Memory, id: &str) -> Result<DocumentEncod
 }
 
 fn by_keys(k: usize, exact: bool) -> SearchOptions {
-    SearchOptions { k, by: SearchBy::Keys, exact }
+    SearchOptions { k, by: SearchBy::Keys, exact, per_document: None }
 }
 
 #[test]
@@ -251,7 +251,8 @@ fn a_verbatim_passage_finds_its_own_chunk_first() {
         let (mut tried, mut first) = (0, 0);
         for info in infos.iter().filter(|info| info.text.len() > 80).step_by(1 + infos.len() / 20) {
             for exact in [false, true] {
-                let found = search_text(&model, None, &snapshot, passage(&info.text), by_keys(3, exact)).unwrap();
+                let found =
+                    search_text(&model, None, &snapshot, passage(&info.text), by_keys(3, exact)).unwrap().passages;
                 assert!(found.len() == 3 && found[0].score >= found[1].score && found[0].keys.unwrap() <= 1.001);
                 tried += 1;
                 first += u32::from(found[0].chunks.contains(&info.id));
@@ -308,7 +309,7 @@ fn chosen_key_heads_are_read_and_searched_as_all_of_them() {
             assert_eq!(kv.as_slice(), layers.iter().map(|_| whole_kv[1].clone()).collect::<Vec<_>>());
         }
         let wanted = some.document_chunks("d", 3, 1).unwrap().remove(0);
-        let hits = search_text(&model, None, &view, passage(&wanted.text), by_keys(3, true)).unwrap();
+        let hits = search_text(&model, None, &view, passage(&wanted.text), by_keys(3, true)).unwrap().passages;
         assert!(hits.len() == 3 && hits.iter().any(|hit| hit.chunks.contains(&wanted.id)), "{hits:?}");
         assert!(hits.iter().all(|hit| (0.0..1.001).contains(&hit.keys.unwrap()) && hit.words.is_none()));
     }
@@ -327,7 +328,7 @@ fn what_was_deleted_is_not_found() {
     let snapshot = memory.snapshot().unwrap();
     for info in infos.iter().step_by(5) {
         for exact in [false, true] {
-            let found = search_text(&model, None, &snapshot, &info.text, by_keys(8, exact)).unwrap();
+            let found = search_text(&model, None, &snapshot, &info.text, by_keys(8, exact)).unwrap().passages;
             let ids: Vec<_> = found.iter().flat_map(|hit| hit.chunks.clone()).collect();
             assert!(!found.is_empty());
             assert!(snapshot.describe(&ids).unwrap().iter().all(|info| info.document_id == "kept"));
@@ -351,8 +352,11 @@ fn words_and_keys_together_find_what_either_finds() {
         4096,
     );
     let snapshot = memory.snapshot().unwrap();
-    let search =
-        |query: &str, by| search_text(&model, None, &snapshot, query, SearchOptions { k: 5, by, exact: true }).unwrap();
+    let search = |query: &str, by| {
+        search_text(&model, None, &snapshot, query, SearchOptions { k: 5, by, exact: true, per_document: None })
+            .unwrap()
+            .passages
+    };
     for by in [SearchBy::Both, SearchBy::Words] {
         // In another form, and in other letters.
         let found = search("where are the ASTROLABES", by);
@@ -382,7 +386,7 @@ fn bad_queries_are_refused() {
     let store = stores::in_memory();
     let memory = stores::memory_for(&store, &model, "memory");
     let snapshot = memory.snapshot().unwrap();
-    assert!(search_text(&model, None, &snapshot, "anything", by_keys(5, false)).unwrap().is_empty());
+    assert!(search_text(&model, None, &snapshot, "anything", by_keys(5, false)).unwrap().passages.is_empty());
     assert!(matches!(search_text(&model, None, &snapshot, "", by_keys(5, false)), Err(Error::EmptyQuery)));
     assert!(matches!(
         search_text(&model, None, &snapshot, "x", by_keys(0, false)),

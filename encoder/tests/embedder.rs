@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::models::{Family, model, options};
 use common::stores::{self, read_all};
 use common::tokenizers as build;
-use mnemon_encoder::{DocumentEncoder, Embedder, EncodeOptions, Error, SearchBy, SearchOptions, search_text};
+use mnemon_encoder::{DocumentEncoder, Embedder, EncodeOptions, Error, Found, SearchBy, SearchOptions, search_text};
 use mnemon_memory_store::Recall;
 use mnemon_runtime::LoadOptions;
 use serde_json::json;
@@ -92,19 +92,30 @@ fn searches_go_by_meaning() {
     }
     let view = memory.snapshot().unwrap();
     let search = |embedder, by| {
-        search_text(&model, embedder, &view, "the cat sat on the mat", SearchOptions { k: 3, by, exact: true })
+        search_text(
+            &model,
+            embedder,
+            &view,
+            "the cat sat on the mat",
+            SearchOptions { k: 3, by, exact: true, per_document: None },
+        )
     };
     assert!(matches!(search(None, SearchBy::Meaning), Err(Error::NoEmbedder)));
     // Nothing is embedded yet: words find what they find, meaning finds nothing.
-    assert!(search(Some(&embedder), SearchBy::Meaning).unwrap().is_empty());
+    let nothing = search(Some(&embedder), SearchBy::Meaning).unwrap();
+    assert!(nothing.passages.is_empty() && !nothing.tells);
     let found = search(Some(&embedder), SearchBy::Both).unwrap();
-    assert!(!found.is_empty() && found.iter().all(|passage| passage.meaning.is_none()));
+    assert!(!found.passages.is_empty() && found.passages.iter().all(|passage| passage.meaning.is_none()));
+    assert_eq!(found.passages[0].place(&view).unwrap(), None);
     while let Some(next) = memory.unembedded(embedder.fingerprint()).unwrap() {
         let embeddings = embedder.embed_chunks(&next.texts, &|| false).unwrap().unwrap();
         memory.embed(&next, embedder.fingerprint(), &embeddings).unwrap();
     }
     for by in [SearchBy::Meaning, SearchBy::Both] {
-        let found = search(Some(&embedder), by).unwrap();
+        let Found { passages: found, tells } = search(Some(&embedder), by).unwrap();
+        assert!(tells, "{by:?}");
+        let (chunk, far) = found[0].place(&view).unwrap().unwrap();
+        assert!(chunk == found[0].chunks[0] && (0.4..0.6).contains(&far), "one sentence: {far}");
         assert_eq!(view.describe(&found[0].chunks).unwrap()[0].document_id, "cat", "{by:?}");
         assert!(found.iter().all(|passage| passage.meaning.is_some()));
         assert_eq!(found[0].words.is_some(), by == SearchBy::Both);

@@ -116,8 +116,8 @@ pub use names::{
 pub use options::{Clock, Sealing, StoreOptions};
 pub use reading::{DocumentWriter, OpenMemory};
 pub use recall::{
-    EmbeddingHits, EmbeddingRequest, Hit, MAX_NEIGHBOURS, QUERY_BYTES_MAX, Recall, SearchRequest, TERMS_MAX, TermHit,
-    TermHits, TermRequest, WordHits, WordRequest, term_weight,
+    EmbeddingHit, EmbeddingHits, EmbeddingRequest, Hit, MAX_NEIGHBOURS, Meaning, QUERY_BYTES_MAX, Recall,
+    SearchRequest, TERMS_MAX, TermHit, TermHits, TermRequest, WordHits, WordRequest, term_weight,
 };
 pub use snapshot::Snapshot;
 pub use storage::{InMemoryStorage, SledOptions, SledStorage, Storage};

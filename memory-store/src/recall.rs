@@ -163,6 +163,8 @@ pub struct EmbeddingRequest<'a> {
     pub query: &'a [f32],
     /// How much the vector of a whole chunk counts beside that of its best sentence, 0 to 1.
     pub chunk_weight: f32,
+    /// How much of its likeness to what is most like it in the memory is taken off that of a sentence, 0 to 1: some sentences are near to every query.
+    pub common_weight: f32,
     /// Chunks wanted, 1 to 4096.
     pub top_k: usize,
     /// Chunks whose scores are wanted in any case.
@@ -182,21 +184,43 @@ impl EmbeddingRequest<'_> {
         if !self.query.iter().all(|value| value.is_finite()) {
             return invalid("the query is not finite".into());
         }
-        if !(0.0..=1.0).contains(&self.chunk_weight) {
-            return invalid(format!("a weight of {} for chunks; 0 to 1 is accepted", self.chunk_weight));
+        for (what, weight) in [("chunks", self.chunk_weight), ("what is common", self.common_weight)] {
+            if !(0.0..=1.0).contains(&weight) {
+                return invalid(format!("a weight of {weight} for {what}; 0 to 1 is accepted"));
+            }
         }
         Ok(())
     }
 }
 
+/// How a chunk answers a query, by meaning.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Meaning {
+    /// What it is ranked by: `likeness`, less the part of it that [`EmbeddingRequest::common_weight`] takes off.
+    pub score: f32,
+    /// The mean of two cosines, weighted by [`EmbeddingRequest::chunk_weight`]: that of the chunk, with a quarter of the vectors beside it, and that
+    /// of its best sentence.
+    pub likeness: f32,
+    /// Place of its best sentence among those of which most stands in the chunk, and how many these are; `None` where there are none.
+    pub sentence: Option<(u32, u32)>,
+}
+
+/// A chunk that a search by meaning found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EmbeddingHit {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// How it answers.
+    pub meaning: Meaning,
+}
+
 /// What a search by meaning found.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EmbeddingHits {
-    /// Best first, equal ones in the order of their identifiers. Scores are the mean of two cosines, weighted by
-    /// [`EmbeddingRequest::chunk_weight`]: that of the chunk, with a quarter of the vectors beside it, and the best one of its sentences.
-    pub hits: Vec<TermHit>,
-    /// Scores of [`EmbeddingRequest::also`], in its order; `None` for chunks without vectors.
-    pub also: Vec<Option<f32>>,
+    /// Best first, equal ones in the order of their identifiers.
+    pub hits: Vec<EmbeddingHit>,
+    /// How the chunks of [`EmbeddingRequest::also`] answer, in its order; `None` for chunks without vectors.
+    pub also: Vec<Option<Meaning>>,
     /// The least score of any chunk.
     pub least: f32,
     /// Chunks that have vectors.

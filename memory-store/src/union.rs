@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use crate::embeddings::best_meaning_first;
 use crate::{
     ChunkId, ChunkInfo, ChunkKv, EmbeddingHits, EmbeddingRequest, Error, Hit, KvGeometry, Recall, Result,
     SearchRequest, TermHit, TermHits, TermRequest, WordHits, WordRequest,
@@ -155,7 +156,9 @@ impl Recall for UnionRecall {
                 *known = known.or(found);
             }
         }
-        merge_best_terms(&mut merged.hits, request.top_k);
+        merged.hits.sort_unstable_by(best_meaning_first);
+        merged.hits.dedup_by_key(|hit| hit.chunk);
+        merged.hits.truncate(request.top_k);
         Ok(merged)
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use common::{open, small_spec, write_document};
 use mnemon_memory_store::{
-    ChunkId, EmbeddingHits, EmbeddingRequest, Embeddings, Error, Fingerprint, InMemoryStorage, Memory, Recall, Storage,
-    Store, UnionRecall, check,
+    ChunkId, EmbeddingHits, EmbeddingRequest, Embeddings, Error, Fingerprint, InMemoryStorage, Meaning, Memory, Recall,
+    Storage, Store, UnionRecall, check,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -48,7 +48,18 @@ fn embed_all(memory: &Memory, embedder: &Fingerprint) -> usize {
 }
 
 fn search(view: &dyn Recall, query: &[f32], top_k: usize, also: &[ChunkId]) -> EmbeddingHits {
-    view.search_embeddings(&EmbeddingRequest { embedder: &EMBEDDER, query, chunk_weight: 0.5, top_k, also }).unwrap()
+    search_less_common(view, query, 0.0, top_k, also)
+}
+
+fn search_less_common(
+    view: &dyn Recall,
+    query: &[f32],
+    common_weight: f32,
+    top_k: usize,
+    also: &[ChunkId],
+) -> EmbeddingHits {
+    let request = EmbeddingRequest { embedder: &EMBEDDER, query, chunk_weight: 0.5, common_weight, top_k, also };
+    view.search_embeddings(&request).unwrap()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -110,10 +121,13 @@ fn scores_are_means_of_two_cosines() {
         assert!(found.hits.len() == 3 && found.embedded == 5);
         for hit in &found.hits {
             let at = ids.iter().position(|id| *id == hit.chunk).unwrap();
-            assert!((hit.score - expected[at]).abs() < 0.02, "{} and {}", hit.score, expected[at]);
+            let Meaning { score, likeness, sentence } = hit.meaning;
+            assert!((score - expected[at]).abs() < 0.02, "{score} and {}", expected[at]);
+            assert!((score - likeness).abs() < f32::EPSILON && sentence.is_none_or(|(place, count)| place < count));
+            assert_eq!(sentence.is_some(), at % BLOB_CHUNKS == 0 && at < 4, "the last chunk of a blob has none");
         }
-        assert!(found.hits.windows(2).all(|pair| pair[0].score >= pair[1].score));
-        assert!((found.also[0].unwrap() - expected[4]).abs() < 0.02 && found.also[1].is_none());
+        assert!(found.hits.windows(2).all(|pair| pair[0].meaning.score >= pair[1].meaning.score));
+        assert!((found.also[0].unwrap().score - expected[4]).abs() < 0.02 && found.also[1].is_none());
         let least = expected.iter().copied().fold(f32::INFINITY, f32::min);
         assert!((found.least - least).abs() < 0.02);
     }
@@ -124,6 +138,54 @@ fn scores_are_means_of_two_cosines() {
     let memory = open(storage).memory("tenant", "books").unwrap();
     assert_eq!(embed_all(&memory, &EMBEDDER), 0);
     assert_eq!(search(&memory.snapshot().unwrap(), &query, 3, &[]).hits.len(), 3);
+}
+
+#[test]
+fn what_is_like_much_else_comes_later() {
+    let (_, _, memory) = books();
+    write_document(&memory, "a", 6, 1);
+    // Sentences of three chunks, one a blob: two that say nearly the same, and one that is a little further from the query, but like nothing else.
+    let at = |angle: f32| {
+        let mut vector = vec![0.0; DIM];
+        (vector[0], vector[1]) = (angle.cos(), angle.sin());
+        vector
+    };
+    let angles = [0.30, 0.32, -0.40, 2.0, 2.5, 3.0];
+    let mut sentence = angles.iter();
+    while let Some(next) = memory.unembedded(&EMBEDDER).unwrap() {
+        let count = next.texts.len();
+        let vectors: Vec<f32> = sentence.by_ref().take(count).flat_map(|angle| at(*angle)).collect();
+        let chunk_of_sentence = (0..count as u32).collect();
+        let embeddings = Embeddings { dim: DIM, chunks: vectors.clone(), sentences: vectors, chunk_of_sentence };
+        memory.embed(&next, &EMBEDDER, &embeddings).unwrap();
+    }
+    let view = memory.snapshot().unwrap();
+    let ids = view.chunks(6).unwrap();
+    let found = |common_weight| {
+        let request = EmbeddingRequest {
+            embedder: &EMBEDDER,
+            query: &at(0.0),
+            chunk_weight: 0.0,
+            common_weight,
+            top_k: 6,
+            also: &[],
+        };
+        view.search_embeddings(&request).unwrap()
+    };
+    let order = |found: &EmbeddingHits| found.hits.iter().map(|hit| hit.chunk).collect::<Vec<_>>();
+    assert_eq!(order(&found(0.0))[..3], [ids[0], ids[1], ids[2]]);
+    let less_common = found(0.5);
+    assert_eq!(less_common.hits[0].chunk, ids[2]);
+    for hit in &less_common.hits {
+        let own = ids.iter().position(|id| *id == hit.chunk).unwrap();
+        let mut like: Vec<f32> =
+            (0..6).filter(|other| *other != own).map(|other| (angles[own] - angles[other]).cos()).collect();
+        like.sort_by(|a, b| b.total_cmp(a));
+        let expected = angles[own].cos() - 0.5 * (like[0] + like[1] + like[2]) / 3.0;
+        assert!((hit.meaning.score - expected).abs() < 0.02, "{} and {expected}", hit.meaning.score);
+        assert!((hit.meaning.likeness - angles[own].cos()).abs() < 0.02);
+        assert_eq!(hit.meaning.sentence, Some((0, 1)));
+    }
 }
 
 #[test]
@@ -202,17 +264,26 @@ fn several_memories_and_bad_requests() {
     let union = UnionRecall::new(members).unwrap();
     let found = search(&union, &unit(1), 9, &union.chunks(9).unwrap());
     assert!(found.embedded == 3 && found.hits.len() == 3 && found.also.iter().flatten().count() == 3);
-    let least = found.hits.iter().map(|hit| hit.score).fold(f32::INFINITY, f32::min);
+    let least = found.hits.iter().map(|hit| hit.meaning.score).fold(f32::INFINITY, f32::min);
     assert!((found.least - least).abs() < 1e-6, "what has no vectors has no least score");
 
     let view = memory.snapshot().unwrap();
     let (query, short) = (unit(1), [1.0]);
-    let request = EmbeddingRequest { embedder: &EMBEDDER, query: &query, chunk_weight: 0.5, top_k: 1, also: &[] };
+    let request = EmbeddingRequest {
+        embedder: &EMBEDDER,
+        query: &query,
+        chunk_weight: 0.5,
+        common_weight: 0.0,
+        top_k: 1,
+        also: &[],
+    };
     for wrong in [
         EmbeddingRequest { top_k: 0, ..request },
         EmbeddingRequest { top_k: 5000, ..request },
         EmbeddingRequest { chunk_weight: 1.5, ..request },
         EmbeddingRequest { chunk_weight: f32::NAN, ..request },
+        EmbeddingRequest { common_weight: -0.5, ..request },
+        EmbeddingRequest { common_weight: f32::NAN, ..request },
         EmbeddingRequest { query: &short, ..request },
         EmbeddingRequest { query: &[f32::NAN], ..request },
     ] {

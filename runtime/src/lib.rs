@@ -47,8 +47,8 @@ pub use generate::{
 pub use jiff::civil::DateTime;
 pub use model::{HubName, LoadOptions, Logits, Model, ModelInfo, ModelSource, SequenceState, hub};
 pub use passages::{
-    Cut, NEIGHBOURS_MAX, PASSAGES_MAX, Passage, PassageOptions, PassagesFrom, Prompt, Selected, Selection, select,
-    split_chat, split_text,
+    Cut, Found, FoundPassage, NEIGHBOURS_MAX, PASSAGES_MAX, Passage, PassageOptions, PassagesFrom, Prompt, Select,
+    Selected, Selection, select, split_chat, split_text,
 };
 pub use profile::{Extent, Extents, Measured, PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead, Trial};
 pub use rotary::Rotary;

@@ -8,7 +8,7 @@ use mnemon_memory_store::{
     SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
 };
 use mnemon_proto::v1;
-use mnemon_runtime::{MemoryFrom, PassageOptions, PassagesFrom, RecallOptions};
+use mnemon_runtime::{MemoryFrom, PassageOptions, PassagesFrom, RecallOptions, Select};
 use tonic::Status;
 
 use crate::auth::Tenant;
@@ -75,7 +75,8 @@ impl Recalled {
                 ef,
                 ..PassageOptions::default()
             };
-            return MemoryFrom::Passages(PassagesFrom { recall, profile: Arc::clone(profile), options });
+            let (profile, select) = (Arc::clone(profile), Select::Heads);
+            return MemoryFrom::Passages(PassagesFrom { recall, profile, options, select });
         }
         let defaults = RecallOptions::for_model(&parts.model);
         let top_k_chunks = options.top_k_chunks.map_or(defaults.top_k_chunks, |k| k as usize);

@@ -106,6 +106,9 @@ impl Checks {
             });
         }
         self.recall_mode("memory.mode", options.mode);
+        self.require(v1::Select::try_from(options.select).is_ok(), "memory.select", || {
+            format!("{}; 0 (the server chooses), 1 (heads), 2 (search) and 3 (both) are accepted", options.select)
+        });
         self.filter("memory.filter", options.filter.as_ref());
         if let Some(ef) = options.ef_search {
             self.require((1..=EF_SEARCH_MAX).contains(&ef), "memory.ef_search", || {
@@ -314,6 +317,10 @@ pub(crate) fn search(request: &v1::SearchRequest) -> Result<usize, Status> {
     checks.require(!request.query.is_empty(), "query", || "it is empty; give at least one token of text".into());
     let k = request.k.unwrap_or(10);
     checks.require((1..=SEARCH_K_MAX).contains(&k), "k", || format!("{k}; 1 to {SEARCH_K_MAX} is accepted"));
+    let most = request.per_document.unwrap_or(1);
+    checks.require((1..=SEARCH_K_MAX).contains(&most), "per_document", || {
+        format!("{most}; 1 to {SEARCH_K_MAX} is accepted, and nothing lets all passages be of one document")
+    });
     checks.require(v1::SearchBy::try_from(request.by).is_ok(), "by", || {
         format!("{}; 0 and 1 (all), 2 (words), 3 (keys) and 4 (meaning) are accepted", request.by)
     });
@@ -367,7 +374,11 @@ pub(crate) fn generate(request: &v1::GenerateRequest) -> Result<(), Status> {
 pub(crate) fn score(request: &v1::ScoreRequest) -> Result<(), Status> {
     let mut checks = Checks::default();
     checks.require(!request.text.is_empty(), "text", || "it is empty; give at least two tokens of text".into());
-    checks.memory_options(request.memory.as_ref().unwrap_or(&v1::MemoryOptions::default()));
+    let memory = request.memory.clone().unwrap_or_default();
+    checks.memory_options(&memory);
+    checks.require(!matches!(memory.select(), v1::Select::Search | v1::Select::Both), "memory.select", || {
+        "the passages of a score follow the text, which heads find; leave it out".into()
+    });
     checks.done()
 }
 

@@ -116,15 +116,16 @@ impl<'a> Asker<'a> {
         let mut rows: Vec<Row> = Row::ALL.into_iter().filter(|row| arguments.rows.contains(row)).collect();
         rows.retain(|row| !skipped.contains_key(row));
         let embedder = match &arguments.embedder {
-            Some(folder) if rows.iter().any(|row| row.needs_embedder()) => Some(Embedder::read(folder)?),
+            Some(folder) if rows.iter().any(|row| row.embeds_here()) => Some(Embedder::read(folder)?),
             _ => None,
         };
         // A pretrained model reads long prompts as they are.
         let is_pretrained = arguments.host.names_model();
         let shape = Shape { context_tokens: is_pretrained.then(|| prompt_window(arguments)), ..Shape::default() };
+        let embeds = arguments.embedder.as_deref().filter(|_| rows.iter().any(|row| row.searches()));
         let memories = match &arguments.data {
-            Some(data) => Host::start_at(&arguments.host, &shape, data).await?,
-            None => Host::start_with(&arguments.host, &shape).await?,
+            Some(data) => Host::start_at(&arguments.host, &shape, embeds, data).await?,
+            None => Host::start_with_embedder(&arguments.host, &shape, embeds).await?,
         };
         let model = memories.client.model().await?;
         let prompts = if !is_pretrained && rows.iter().any(|row| row.mode().is_none()) {
@@ -182,6 +183,7 @@ impl<'a> Asker<'a> {
         let options = v1::MemoryOptions {
             memories: vec![memory.to_owned()],
             mode: mode.into(),
+            select: row.select().into(),
             passages: (!own).then_some(self.arguments.passages),
             neighbours: (!own).then_some(self.arguments.neighbours),
             ..v1::MemoryOptions::default()

@@ -26,7 +26,7 @@ mod stats;
 mod table;
 
 pub(crate) use asker::{AskArguments, Asker, Item};
-pub(crate) use haystack::{Haystack, Novels};
+pub(crate) use haystack::{Document, Haystack, Novels};
 pub(crate) use judge::{Denial, Expected};
 pub(crate) use library::{Library, Source, Span};
 pub(crate) use outcomes::Outcomes;

@@ -11,6 +11,12 @@ pub(crate) enum Row {
     Reread,
     /// Memory: the server chooses.
     Auto,
+    /// Memory: passages chosen by heads and words.
+    Heads,
+    /// Memory: passages chosen by a search, with embeddings.
+    Search,
+    /// Memory: passages chosen by heads and words, or by a search where these find nothing.
+    Both,
     /// The best chunks by BM25 in the prompt.
     Bm25,
     /// The best chunks by BM25 with their neighbours in the prompt.
@@ -29,10 +35,13 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Attend,
         Self::Reread,
         Self::Auto,
+        Self::Heads,
+        Self::Search,
+        Self::Both,
         Self::Bm25,
         Self::Bm25Neighbours,
         Self::Minilm,
@@ -47,6 +56,9 @@ impl Row {
             Self::Attend => "attend",
             Self::Reread => "reread",
             Self::Auto => "auto",
+            Self::Heads => "heads",
+            Self::Search => "search",
+            Self::Both => "both",
             Self::Bm25 => "bm25",
             Self::Bm25Neighbours => "bm25+neighbours",
             Self::Minilm => "minilm",
@@ -66,8 +78,17 @@ impl Row {
         match self {
             Self::Attend => Some(v1::RecallMode::Attend),
             Self::Reread => Some(v1::RecallMode::Reread),
-            Self::Auto => Some(v1::RecallMode::Unspecified),
+            Self::Auto | Self::Heads | Self::Search | Self::Both => Some(v1::RecallMode::Unspecified),
             _ => None,
+        }
+    }
+
+    /// By what passages are chosen.
+    pub(crate) fn select(self) -> v1::Select {
+        match self {
+            Self::Search => v1::Select::Search,
+            Self::Both => v1::Select::Both,
+            _ => v1::Select::Heads,
         }
     }
 
@@ -77,6 +98,16 @@ impl Row {
     }
 
     pub(crate) fn needs_embedder(self) -> bool {
+        self.embeds_here() || self.searches()
+    }
+
+    /// Whether chunks are embedded by the bench.
+    pub(crate) fn embeds_here(self) -> bool {
         matches!(self, Self::Minilm | Self::Fused)
+    }
+
+    /// Whether the service searches what it has embedded.
+    pub(crate) fn searches(self) -> bool {
+        matches!(self, Self::Search | Self::Both)
     }
 }

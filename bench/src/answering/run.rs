@@ -46,6 +46,7 @@ impl Stored<'_> {
             let Some(read) = read_up_to(client, &self.memory, source, text).await? else { return Ok(None) };
             tokens += read;
         }
+        asker.memories.wait_for_embeddings(&self.memory).await?;
         let reading = begun.elapsed().as_secs_f64();
         let begun = Instant::now();
         let library = Library::read(client, &self.memory, &self.sources, asker.embedder.as_ref(), before).await?;

@@ -25,6 +25,8 @@ struct Message {
 pub(super) struct Probe {
     pub(super) category: String,
     pub(super) question: String,
+    /// What a good answer says, where there is one.
+    pub(super) answer: Option<String>,
     /// Identifiers of the messages that hold its evidence.
     pub(super) evidence: Vec<i64>,
 }

@@ -8,7 +8,9 @@
 //! | file | idea |
 //! |---|---|
 //! | `beam.rs` | the conversations and their questions |
+//! | `answers.rs` | short answers to some of them |
 
+pub(crate) mod answers;
 mod beam;
 
 use std::path::PathBuf;

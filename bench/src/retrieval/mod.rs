@@ -3,7 +3,7 @@
 mod found;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use mnemon_client::v1;
@@ -11,7 +11,7 @@ use mnemon_encoder::Embedder;
 
 pub(crate) use self::found::{Found, KS, table};
 use crate::answering::{Library, Source, Span};
-use crate::host::{Host, HostArguments};
+use crate::host::{Host, HostArguments, Shape};
 
 /// Passages of a search.
 const PASSAGES: usize = KS[KS.len() - 1];
@@ -118,7 +118,7 @@ impl Searcher {
         for row in others {
             println!("{} is left out: name a model with --embedder", row.name());
         }
-        let host = Host::start_with_embedder(&arguments.host, arguments.embedder.as_deref()).await?;
+        let host = Host::start_with_embedder(&arguments.host, &Shape::default(), arguments.embedder.as_deref()).await?;
         Ok(Self { host, rows, embedder })
     }
 
@@ -132,7 +132,7 @@ impl Searcher {
     /// If a request or the embedder fails.
     pub(crate) async fn read<'a>(&'a self, memory: &'a str, sources: &[Source]) -> Result<Searched<'a>> {
         if self.embedder.is_some() {
-            wait_for_embeddings(&self.host, memory).await?;
+            self.host.wait_for_embeddings(memory).await?;
         }
         let embedder = self.embedder.as_ref().filter(|_| self.rows.iter().any(|row| row.embeds_here()));
         let library = Library::read(&self.host.client, memory, sources, embedder, Library::default()).await?;
@@ -190,19 +190,5 @@ impl Searched<'_> {
             Row::Fused => self.library.by_both(embedder()?, question),
             _ => Ok(self.library.by_words(question)),
         }
-    }
-}
-
-/// Until the service has embedded all chunks of a memory.
-///
-/// # Errors
-/// If a request fails.
-async fn wait_for_embeddings(host: &Host, memory: &str) -> Result<()> {
-    loop {
-        let memory = host.client.get_memory(memory).await?;
-        if memory.embedded_chunks.is_none_or(|embedded| embedded >= memory.chunks) {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

@@ -502,7 +502,7 @@ Examples:
 #[command(after_long_help = "\
 Examples:
   mnemon search books \"the lofty sky, not clear yet still immeasurably lofty\"
-  mnemon search books,notes \"who has the key?\" -k 3
+  mnemon search books,notes \"who has the key?\" -k 3 --per-document 1
   mnemon search chats \"when do we meet?\" --meta speaker=Anna --from 2026-11
   mnemon search books - --json < question.txt | jq -r '.hits[0].chunk.text'")]
 pub(crate) struct Search {
@@ -520,6 +520,9 @@ pub(crate) struct Search {
     /// What to go by: words, keys, meaning (sentence embeddings), or all that there is.
     #[arg(long, value_name = "WHAT", default_value = "all", value_parser = ["all", "words", "keys", "meaning"], hide_possible_values = true)]
     pub(crate) by: String,
+    /// Passages of one document at most, 1 to 1000; all may be of one otherwise.
+    #[arg(long, value_name = "N")]
+    pub(crate) per_document: Option<u32>,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
 }
@@ -683,6 +686,10 @@ pub(crate) struct RecallArgs {
     /// profile decides otherwise.
     #[arg(long, value_name = "MODE", value_parser = ["attend", "reread"], hide_possible_values = true)]
     pub(crate) mode: Option<String>,
+    /// By what passages for a pretrained model are chosen: heads (its attention, and the words of the question), search (as `mnemon search`
+    /// finds them) or both (a search where heads find nothing). [default: both with an embedder, else heads]
+    #[arg(long, value_name = "BY", value_parser = ["heads", "search", "both"], hide_possible_values = true)]
+    pub(crate) select: Option<String>,
     /// Passages that a pretrained model is shown, 1 to 64; its profile's number otherwise.
     #[arg(long, value_name = "N")]
     pub(crate) passages: Option<u32>,

@@ -4,6 +4,7 @@
 //! `model.safetensors`, and `1_Pooling/config.json`, which says whether the vector of a text is the mean over its tokens or that of the
 //! first one. Vectors have length 1.
 
+mod chance;
 mod sentences;
 
 use std::path::Path;
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
+use self::chance::Chance;
 use crate::{Error, Result};
 
 /// Tokens of a text that are read.
@@ -32,6 +34,7 @@ pub struct Embedder {
     takes_first: bool,
     dim: usize,
     fingerprint: Fingerprint,
+    chance: Chance,
 }
 
 /// What `1_Pooling/config.json` says.
@@ -94,11 +97,13 @@ impl Embedder {
             takes_first: pooled.pooling_mode_cls_token,
             dim: 0,
             fingerprint: Fingerprint(*hasher.finalize().as_bytes()),
+            chance: Chance::default(),
         };
         embedder.dim = embedder.embed(&["dimension"])?.concat().len();
         if embedder.dim > EMBEDDING_DIM_MAX {
             return Err(wrong(folder, format!("vectors of {} values; {EMBEDDING_DIM_MAX} at most", embedder.dim)));
         }
+        embedder.chance = Chance::measure(&embedder)?;
         Ok(embedder)
     }
 
@@ -129,6 +134,11 @@ impl Embedder {
         self.dim
     }
 
+    /// The cosine that the best of so many texts reaches by chance, measured on questions and sentences that have nothing to do with each other.
+    pub(crate) fn best_by_chance(&self, texts: u64) -> f32 {
+        self.chance.best_of(texts)
+    }
+
     /// One vector of length 1 for each text, in their order; of a long text its first 256 tokens count.
     ///
     /// # Errors
@@ -144,13 +154,7 @@ impl Embedder {
     /// As [`embed`](Self::embed).
     pub fn embed_chunks(&self, texts: &[String], stop: &(dyn Fn() -> bool + Sync)) -> Result<Option<Embeddings>> {
         let whole = texts.concat();
-        let ends: Vec<usize> = texts
-            .iter()
-            .scan(0, |end, text| {
-                *end += text.len();
-                Some(*end)
-            })
-            .collect();
+        let ends = ends(texts);
         let sentences = sentences::sentences(&whole);
         let chunk_of_sentence = sentences.iter().map(|range| home(&ends, range.clone())).collect();
         let all: Vec<&str> =
@@ -224,6 +228,25 @@ fn batches(tokens: &[Vec<u32>]) -> Vec<Vec<usize>> {
         .flat_map(|equal| equal.chunks((BATCH_TOKENS / tokens[equal[0]].len().max(1)).max(1)))
         .map(<[usize]>::to_vec)
         .collect()
+}
+
+/// The end of each of consecutive texts.
+fn ends(texts: &[String]) -> Vec<usize> {
+    let end = |end: &mut usize, text: &String| {
+        *end += text.len();
+        Some(*end)
+    };
+    texts.iter().scan(0, end).collect()
+}
+
+/// The sentences of consecutive texts of which most stands in the one at `at`, as ranges of its bytes.
+pub(crate) fn sentences_in(texts: &[String], at: usize) -> Vec<std::ops::Range<usize>> {
+    let (whole, ends) = (texts.concat(), ends(texts));
+    let start = at.checked_sub(1).map_or(0, |before| ends[before]);
+    let inside =
+        |range: std::ops::Range<usize>| range.start.max(start) - start..range.end.min(ends[at]).max(start) - start;
+    let of = |range: &std::ops::Range<usize>| home(&ends, range.clone()) as usize == at;
+    sentences::sentences(&whole).into_iter().filter(of).map(inside).collect()
 }
 
 /// The chunk, by the ends of all of them, in which most of a range stands.

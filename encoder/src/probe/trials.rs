@@ -8,7 +8,7 @@ use mnemon_memory_store::{
 };
 use mnemon_runtime::{
     Error, Extent, Extents, GenerateOptions, GenerateStep, Generation, MemoryFrom, Passage, PassageOptions,
-    PassagesFrom, Profile, RecallMode, Trial,
+    PassagesFrom, Profile, RecallMode, Select, Trial,
 };
 
 use super::{ProbeStage, Probed, ask};
@@ -121,6 +121,7 @@ fn answer(
             recall: Arc::new(SomeLayers::new(Arc::clone(&probed.recall) as _, first, last)),
             profile: Arc::new(profile.clone()),
             options: PassageOptions { mode: Some(mode), always: true, ..PassageOptions::default() },
+            select: Select::Heads,
         }),
     };
     let prompt = ask(&probed.model, &questions.join(" "), mode.is_some())?;

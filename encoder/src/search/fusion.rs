@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mnemon_memory_store::ChunkId;
+use mnemon_memory_store::{ChunkId, Meaning};
 
 /// What is known of a candidate.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -12,7 +12,7 @@ pub(super) struct Scores {
     /// Likeness of keys, at most 1.
     pub(super) keys: Option<f32>,
     /// Likeness of sentence embeddings, at most 1.
-    pub(super) meaning: Option<f32>,
+    pub(super) meaning: Option<Meaning>,
 }
 
 /// What each kind counts.
@@ -23,24 +23,32 @@ pub(super) struct Weights {
     pub(super) meaning: f32,
     /// What the vector of a whole chunk counts beside that of its best sentence, 0 to 1.
     pub(super) chunk: f32,
-    /// The least likeness of embeddings of any chunk, candidate or not.
+    /// How much of what a sentence has in common with others is taken off it, 0 to 1.
+    pub(super) common: f32,
+    /// The least score by embeddings of any chunk, candidate or not.
     pub(super) least_meaning: f32,
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { words: 1.0, keys: 0.5, meaning: 1.0, chunk: 0.5, least_meaning: 0.0 }
+        Self { words: 1.0, keys: 0.5, meaning: 1.0, chunk: 0.5, common: 0.0, least_meaning: 0.0 }
     }
 }
 
 impl Weights {
+    /// For embeddings alone. On conversations (BEAM), and for questions in other words than their answers: a chunk counts best between nothing
+    /// and a half.
+    pub(super) fn of_meaning() -> Self {
+        Self { chunk: 0.25, common: COMMON, ..Self::default() }
+    }
+
     /// Beside embeddings, words count 0 to 1: as far as the summed weights of the query's words in the best chunk, `matched`, exceed what
     /// the best of so many chunks shares by chance. That is `ln(chunks)` for given words, and more for the best choice of a query's words.
     /// So words that say nothing do not outvote a paraphrase. A question that has none of the words of its answer is compared with sentences
-    /// alone: the rest of a chunk is about other things.
+    /// alone: the rest of a chunk is about other things; and what is near to every question would be found for it first.
     pub(super) fn beside_meaning(matched: f32, chunks: u64) -> Self {
         let words = ((matched / (chunks.max(3) as f32).ln() - CHANCE) * SLOPE).clamp(0.0, 1.0);
-        Self { words, chunk: words.min(0.5), ..Self::default() }
+        Self { words, chunk: words.min(0.5), common: COMMON * (1.0 - words), ..Self::default() }
     }
 }
 
@@ -50,6 +58,10 @@ const CHANCE: f32 = 1.6;
 
 /// What words count more for each such unit.
 const SLOPE: f32 = 2.0;
+
+/// How much of what a sentence has in common with others is taken off it where words tell nothing. Of 60 development questions in other words
+/// than their answers, the right passage is among the first three for 52 with 0.35 to 0.65, 50 with 0.75, 47 without.
+const COMMON: f32 = 0.5;
 
 /// One score for each candidate, 0 to 1: the weighted mean of its scores, each between the least and the best one of its kind. Words are
 /// counted from 0 on. A candidate that has no embeddings yet is judged by the rest.
@@ -63,7 +75,8 @@ pub(super) fn fuse(scores: &HashMap<ChunkId, Scores>, weights: Weights) -> Vec<(
     };
     let words = range(|scores| scores.words).map(|(_, most)| (0.0, most));
     let keys = range(|scores| scores.keys);
-    let meaning = range(|scores| scores.meaning).map(|(least, most)| (least.min(weights.least_meaning), most));
+    let meaning = range(|scores| scores.meaning.map(|meaning| meaning.score))
+        .map(|(least, most)| (least.min(weights.least_meaning), most));
     let part = |score: Option<f32>, range: Option<(f32, f32)>| match (score, range) {
         (Some(score), Some((least, most))) if most > least => (score - least) / (most - least),
         (Some(_), Some(_)) => 1.0,
@@ -74,8 +87,9 @@ pub(super) fn fuse(scores: &HashMap<ChunkId, Scores>, weights: Weights) -> Vec<(
         (used(words, weights.words), used(keys, weights.keys), used(meaning, weights.meaning));
     let one = |(chunk, of): (&ChunkId, &Scores)| {
         let whole = of_words + of_keys + if of.meaning.is_some() { of_meaning } else { 0.0 };
-        let sum =
-            of_words * part(of.words, words) + of_keys * part(of.keys, keys) + of_meaning * part(of.meaning, meaning);
+        let sum = of_words * part(of.words, words)
+            + of_keys * part(of.keys, keys)
+            + of_meaning * part(of.meaning.map(|meaning| meaning.score), meaning);
         (*chunk, sum / whole.max(f32::MIN_POSITIVE))
     };
     scores.iter().map(one).collect()
@@ -95,6 +109,10 @@ mod tests {
         let mut fused = fuse(&scores, weights);
         fused.sort_by_key(|(chunk, _)| *chunk);
         fused.into_iter().map(|(_, score)| score).collect()
+    }
+
+    fn by_meaning(score: f32) -> Meaning {
+        Meaning { score, likeness: score, sentence: None }
     }
 
     fn close(found: &[f32], expected: &[f32]) {
@@ -124,21 +142,24 @@ mod tests {
     #[test]
     fn what_has_no_embeddings_yet_is_judged_by_its_words() {
         let scores = [(Some(0.8), None), (Some(0.4), Some(0.9)), (None, Some(0.1)), (None, None)];
-        let scores = scores.map(|(words, meaning)| Scores { words, keys: None, meaning });
+        let scores = scores.map(|(words, meaning)| Scores { words, keys: None, meaning: meaning.map(by_meaning) });
         close(&fused_by(scores, Weights::default()), &[1.0, 0.75, 1.0 / 18.0, 0.0]);
     }
 
     #[test]
     fn words_count_beside_meaning_as_far_as_they_tell() {
         let scores = [(Some(0.9), 0.2), (None, 0.8), (Some(0.45), 0.5)];
-        let scores = scores.map(|(words, meaning)| Scores { words, keys: None, meaning: Some(meaning) });
+        let scores = scores.map(|(words, meaning)| Scores { words, keys: None, meaning: Some(by_meaning(meaning)) });
         let by = |words| fused_by(scores, Weights { words, least_meaning: -0.2, ..Weights::default() });
         close(&by(1.0), &[0.7, 0.5, 0.6]);
         close(&by(0.0), &[0.4, 1.0, 0.7]);
         let weights = |units: f32| Weights::beside_meaning(units * 1000_f32.ln(), 1000);
-        for (units, words, chunk) in [(1.5, 0.0, 0.0), (1.75, 0.3, 0.3), (1.9, 0.6, 0.5), (3.0, 1.0, 0.5)] {
+        for (units, words, chunk, common) in
+            [(1.5, 0.0, 0.0, 0.5), (1.75, 0.3, 0.3, 0.35), (1.9, 0.6, 0.5, 0.2), (3.0, 1.0, 0.5, 0.0)]
+        {
             let weights = weights(units);
-            assert!((weights.words - words).abs() < 1e-5 && (weights.chunk - chunk).abs() < 1e-5, "{weights:?}");
+            let found = [weights.words, weights.chunk, weights.common];
+            close(&found.map(|weight| (1e4 * weight).round() / 1e4), &[words, chunk, common]);
         }
         assert!(Weights::beside_meaning(2.0, 1).words > 0.4);
     }

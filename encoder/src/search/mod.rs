@@ -34,6 +34,8 @@ pub const SEARCH_PASSAGES_MAX: usize = 1000;
 
 /// Candidates that are ranked: this many for each passage asked for, and at least so many.
 const CANDIDATES: (usize, usize) = (4, 64);
+/// So many times as many where passages are spread over documents.
+const SPREAD: usize = 4;
 
 /// Candidates of each kind where words and embeddings are fused: both are compared over as many chunks as a search may ask for.
 const BESIDE_MEANING: usize = 1024;
@@ -64,9 +66,21 @@ pub struct SearchOptions {
     pub by: SearchBy,
     /// Scan entries of keys instead of walking their graphs.
     pub exact: bool,
+    /// Passages of one document at most, 1 to [`SEARCH_PASSAGES_MAX`]; `None`: all may be of one.
+    pub per_document: Option<usize>,
 }
 
-/// The passages that answer `query` best, best first.
+/// What a search found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Found {
+    /// Best first.
+    pub passages: Vec<Passage>,
+    /// Whether the best of them is more like the query than chance makes one of so many chunks: by the rarity of the words that it shares, or by its
+    /// meaning. Where keys alone are compared, and always in an empty memory, false.
+    pub tells: bool,
+}
+
+/// The passages that answer `query` best.
 ///
 /// # Errors
 /// [`Error::EmptyQuery`], [`Error::Invalid`] for `k` out of range and for queries of more than [`QUERY_TOKENS_MAX`] tokens,
@@ -77,21 +91,28 @@ pub fn search_text(
     recall: &dyn Recall,
     query: &str,
     options: SearchOptions,
-) -> Result<Vec<Passage>> {
-    let SearchOptions { k, by, exact } = options;
+) -> Result<Found> {
+    let SearchOptions { k, by, exact, per_document } = options;
     if k == 0 || k > SEARCH_PASSAGES_MAX {
         return Err(Error::Invalid { what: "k", why: format!("{k}; 1 to {SEARCH_PASSAGES_MAX} is accepted") });
+    }
+    if let Some(most) = per_document.filter(|most| !(1..=SEARCH_PASSAGES_MAX).contains(most)) {
+        let why = format!("{most}; 1 to {SEARCH_PASSAGES_MAX} is accepted");
+        return Err(Error::Invalid { what: "passages per document", why });
     }
     if by == SearchBy::Meaning && embedder.is_none() {
         return Err(Error::NoEmbedder);
     }
     let tokens = keys::tokenize(model, query)?;
     if recall.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Found::default());
     }
     let (for_each, least) = CANDIDATES;
-    let most = (for_each * k).max(least);
-    let mut search = Search { recall, query, most, scores: HashMap::new(), weights: Weights::default() };
+    // The best of one document may stand before all others.
+    let spread = if per_document.is_some() { SPREAD } else { 1 };
+    let most = spread * (for_each * k).max(least);
+    let weights = if by == SearchBy::Meaning { Weights::of_meaning() } else { Weights::default() };
+    let mut search = Search { recall, query, most, scores: HashMap::new(), weights, tells: false };
     let embedder = embedder.filter(|_| matches!(by, SearchBy::Both | SearchBy::Meaning));
     if matches!(by, SearchBy::Both | SearchBy::Words) {
         search.by_words(embedder.is_some())?;
@@ -101,7 +122,7 @@ pub fn search_text(
         search.by_keys(model, tokens, exact)?;
     }
     let ranked = best(fusion::fuse(&search.scores, search.weights), most);
-    passages::join(recall, &ranked, &search.scores, k)
+    Ok(Found { passages: passages::join(recall, &ranked, &search.scores, k, per_document)?, tells: search.tells })
 }
 
 /// The candidates of a search, with what is known of each.
@@ -112,6 +133,8 @@ struct Search<'a> {
     most: usize,
     scores: HashMap<ChunkId, Scores>,
     weights: Weights,
+    /// See [`Found::tells`].
+    tells: bool,
 }
 
 impl Search<'_> {
@@ -123,8 +146,10 @@ impl Search<'_> {
         for hit in &words.hits {
             self.scores.entry(hit.chunk).or_default().words = Some(hit.score / whole);
         }
+        let beside = Weights::beside_meaning(words.matched, self.recall.len());
+        self.tells = beside.words > 0.0;
         if beside_meaning {
-            self.weights = Weights::beside_meaning(words.matched, self.recall.len());
+            self.weights = beside;
         }
         Ok(())
     }
@@ -150,6 +175,7 @@ impl Search<'_> {
             embedder: embedder.fingerprint(),
             query: &query,
             chunk_weight: self.weights.chunk,
+            common_weight: self.weights.common,
             top_k: BESIDE_MEANING.max(self.most),
             also: &also,
         };
@@ -163,12 +189,15 @@ impl Search<'_> {
             self.weights.words = 1.0;
         }
         for hit in &found.hits {
-            self.scores.entry(hit.chunk).or_default().meaning = Some(hit.score);
+            self.scores.entry(hit.chunk).or_default().meaning = Some(hit.meaning);
         }
         for (chunk, meaning) in also.iter().zip(&found.also) {
             self.scores.entry(*chunk).or_default().meaning = *meaning;
         }
         self.weights.least_meaning = found.least;
+        let likeness = found.hits.iter().map(|hit| hit.meaning.likeness);
+        let best = likeness.fold(f32::NEG_INFINITY, f32::max);
+        self.tells |= best > embedder.best_by_chance(found.embedded);
         Ok(true)
     }
 }

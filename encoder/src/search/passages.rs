@@ -6,6 +6,7 @@ use mnemon_memory_store::{ChunkId, Recall};
 
 use super::fusion::Scores;
 use crate::Result;
+use crate::embedder::sentences_in;
 
 /// Chunks of a passage at most.
 const CHUNKS_MAX: usize = 2;
@@ -24,20 +25,43 @@ pub struct Passage {
     pub keys: Option<f32>,
     /// Likeness of its best chunk's sentence embeddings, at most 1; `None` where they were not compared, or it has none.
     pub meaning: Option<f32>,
+    /// Of its best chunk, the sentence that is most like the query, as its place among those that stand there, and how many they are; `None` where
+    /// embeddings were not compared.
+    pub(crate) sentence: Option<(ChunkId, u32, u32)>,
+}
+
+impl Passage {
+    /// Where the sentence stands that is most like the query: a chunk, and how far in its text the middle of that sentence is, 0 to 1. `None` where
+    /// embeddings were not compared, or its sentences are others now that they were embedded with more text around them.
+    ///
+    /// # Errors
+    /// Those of the view.
+    pub fn place(&self, recall: &dyn Recall) -> Result<Option<(ChunkId, f32)>> {
+        let Some((chunk, place, count)) = self.sentence else { return Ok(None) };
+        let around = recall.neighbours(&[chunk], 1, 1)?.concat();
+        let texts: Vec<String> = recall.describe(&around)?.into_iter().map(|info| info.text).collect();
+        let Some(at) = around.iter().position(|other| *other == chunk) else { return Ok(None) };
+        let inside = sentences_in(&texts, at);
+        let len = texts[at].len();
+        let middle = inside.get(place as usize).filter(|_| inside.len() == count as usize && len > 0);
+        Ok(middle.map(|range| (chunk, (range.start + range.end) as f32 / (2 * len) as f32)))
+    }
 }
 
 /// The first `k` passages of ranked chunks. A chunk right beside one of a passage joins it; one beside a passage that is full is left
-/// out, so that `k` passages stand in `k` places.
+/// out, so that `k` passages stand in `k` places. No more than `per_document` passages are of one document.
 pub(super) fn join(
     recall: &dyn Recall,
     ranked: &[(ChunkId, f32)],
     scores: &HashMap<ChunkId, Scores>,
     k: usize,
+    per_document: Option<usize>,
 ) -> Result<Vec<Passage>> {
     let ids: Vec<ChunkId> = ranked.iter().map(|(chunk, _)| *chunk).collect();
     let around = recall.neighbours(&ids, 1, 1)?;
     let mut passages: Vec<Passage> = Vec::with_capacity(k);
     let mut of_chunk: HashMap<ChunkId, usize> = HashMap::new();
+    let mut of_document: HashMap<(String, u64), usize> = HashMap::new();
     for ((chunk, score), around) in ranked.iter().zip(around) {
         let at = around.iter().position(|other| other == chunk).unwrap_or(0);
         let beside = around.iter().enumerate().filter(|(other, _)| *other != at);
@@ -53,9 +77,20 @@ pub(super) fn join(
         if passages.len() == k {
             break;
         }
+        if let Some(most) = per_document
+            && let Some(info) = recall.describe(&[*chunk])?.pop()
+        {
+            let passages = of_document.entry((info.memory, info.document)).or_default();
+            if *passages == most {
+                continue;
+            }
+            *passages += 1;
+        }
         of_chunk.insert(*chunk, passages.len());
         let Scores { words, keys, meaning } = scores.get(chunk).copied().unwrap_or_default();
-        passages.push(Passage { chunks: vec![*chunk], score: *score, words, keys, meaning });
+        let sentence = meaning.and_then(|meaning| meaning.sentence).map(|(place, count)| (*chunk, place, count));
+        let meaning = meaning.map(|meaning| meaning.likeness);
+        passages.push(Passage { chunks: vec![*chunk], score: *score, words, keys, meaning, sentence });
     }
     Ok(passages)
 }

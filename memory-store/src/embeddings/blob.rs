@@ -1,5 +1,7 @@
 //! The vectors of one extent. The bytes are specified in `docs/format.md`.
 
+use std::ops::Range;
+
 use super::{EMBEDDING_DIM_MAX, Embeddings};
 use crate::Fingerprint;
 use crate::Result;
@@ -44,6 +46,17 @@ pub(crate) struct EmbeddingIndex {
     pub(super) chunk_of_sentence: Box<[u32]>,
     /// `[chunks + sentences, dim]`.
     codes: Box<[i8]>,
+}
+
+/// How a chunk is like a query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct ChunkLikeness {
+    /// Cosine of the chunk's vector with a quarter of those beside it.
+    pub(super) whole: f32,
+    /// The best one of its sentences.
+    pub(super) sentence: f32,
+    /// That sentence, if the chunk has any.
+    pub(super) best: Option<usize>,
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -100,29 +113,51 @@ impl EmbeddingIndex {
         self.scales[at] * (lanes.iter().sum::<f32>() + rest)
     }
 
-    /// For each of the first `live` chunks the weighted mean of two cosines with `query`, which has length 1: that of the chunk's vector with
-    /// a quarter of those beside it, which counts `chunk_weight`, and the best one of its sentences. A chunk without a sentence of its own
-    /// gets the least of all, if there are any.
-    pub(super) fn scores(&self, query: &[f32], chunk_weight: f32, live: usize) -> Vec<f32> {
+    /// For each of the first `live` chunks its likeness to `query`, which has length 1. A chunk without a sentence of its own gets the least
+    /// of all sentences, if there are any.
+    pub(super) fn scores(&self, query: &[f32], live: usize) -> Vec<ChunkLikeness> {
         let live = live.min(self.chunks());
         let own: Vec<f32> = (0..live).map(|at| self.product(at, query)).collect();
-        let mut sentences = vec![f32::NEG_INFINITY; live];
+        let mut best: Vec<Option<(f32, usize)>> = vec![None; live];
         let mut least = f32::INFINITY;
         for (at, chunk) in self.chunk_of_sentence.iter().enumerate().take_while(|(_, chunk)| (**chunk as usize) < live)
         {
             let score = self.product(self.chunks() + at, query);
             least = least.min(score);
-            let best = &mut sentences[*chunk as usize];
-            *best = best.max(score);
+            let best = &mut best[*chunk as usize];
+            if best.is_none_or(|(known, _)| score > known) {
+                *best = Some((score, at));
+            }
         }
         let score = |at: usize| {
             let before = at.checked_sub(1).map_or(0.0, |before| own[before]);
             let after = own.get(at + 1).copied().unwrap_or(0.0);
             let whole = (own[at] + NEIGHBOURS * (before + after)) / self.norms[at].max(f32::MIN_POSITIVE);
-            let sentence = [sentences[at], least, whole].into_iter().find(|score| score.is_finite());
-            chunk_weight * whole + (1.0 - chunk_weight) * sentence.unwrap_or(whole)
+            let other = if least.is_finite() { least } else { whole };
+            ChunkLikeness {
+                whole,
+                sentence: best[at].map_or(other, |(score, _)| score),
+                best: best[at].map(|(_, at)| at),
+            }
         };
         (0..live).map(score).collect()
+    }
+
+    /// The sentences of which most stands in a chunk.
+    pub(super) fn sentences_of(&self, chunk: usize) -> Range<usize> {
+        let first = |chunk: usize| self.chunk_of_sentence.partition_point(|of| (*of as usize) < chunk);
+        first(chunk)..first(chunk + 1)
+    }
+
+    /// Cosine of a sentence with a vector of length 1.
+    pub(super) fn likeness(&self, sentence: usize, vector: &[f32]) -> f32 {
+        self.product(self.chunks() + sentence, vector)
+    }
+
+    /// The vector of a sentence.
+    pub(super) fn sentence(&self, at: usize) -> Vec<f32> {
+        let at = self.chunks() + at;
+        self.codes[at * self.dim..(at + 1) * self.dim].iter().map(|code| self.scales[at] * f32::from(*code)).collect()
     }
 
     /// Bytes in memory.

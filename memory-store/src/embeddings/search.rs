@@ -1,36 +1,167 @@
 //! Scores of chunks by meaning.
+//!
+//! In a space of many dimensions some vectors are near to all others; what is like much else in a memory is found for every query. So a part of
+//! its likeness to what is most like it is taken off each sentence (CSLS, Conneau and others 2018, section 2.3, with neighbours in a
+//! sample of the memory, and only for the best chunks: more would read more vectors than the search itself).
+
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::EmbeddingIndex;
+use super::blob::ChunkLikeness;
 use crate::core::Core;
 use crate::state::{LiveExtent, MemoryState};
-use crate::union::keep_best_terms;
-use crate::{ChunkId, EmbeddingHits, EmbeddingRequest, Error, Result, TermHit};
+use crate::{ChunkId, EmbeddingHit, EmbeddingHits, EmbeddingRequest, Error, Meaning, Result};
+
+/// Sentences that stand for all of a memory.
+const SAMPLE: usize = 256;
+/// Of them, as many of the most like a sentence tell how common it is.
+const LIKE: usize = 3;
+/// Chunks from whose sentences something is taken off: those that are most like the query.
+const CANDIDATES: usize = 64;
+
+/// The chunks of one extent that has vectors.
+struct Scored {
+    first_chunk: u64,
+    index: Arc<EmbeddingIndex>,
+    live: usize,
+    likeness: Vec<ChunkLikeness>,
+}
+
+/// A sentence of a sample.
+struct Sampled {
+    extent: usize,
+    sentence: usize,
+    vector: Vec<f32>,
+}
 
 /// See [`Recall::search_embeddings`](crate::Recall::search_embeddings).
 pub(crate) fn search(core: &Core, state: &MemoryState, request: &EmbeddingRequest<'_>) -> Result<EmbeddingHits> {
     request.validate()?;
-    let score = |extent: &LiveExtent| -> Result<Vec<f32>> {
-        let Some(index) = core.embeddings(&extent.extent, request.embedder)? else { return Ok(Vec::new()) };
+    let score = |extent: &LiveExtent| -> Result<Option<Scored>> {
+        let Some(index) = core.embeddings(&extent.extent, request.embedder)? else { return Ok(None) };
         if index.dim != request.query.len() {
             let why = format!("a vector of {} values; those of the memory have {}", request.query.len(), index.dim);
             return Err(Error::Invalid { what: "search by meaning", why });
         }
-        Ok(index.scores(request.query, request.chunk_weight, extent.live as usize))
+        let live = extent.live as usize;
+        let likeness = index.scores(request.query, live);
+        Ok(Some(Scored { first_chunk: extent.extent.first_chunk, index, live, likeness }))
     };
-    let scores = state.extents.par_iter().map(score).collect::<Result<Vec<Vec<f32>>>>()?;
+    let scored: Vec<Option<Scored>> = state.extents.par_iter().map(score).collect::<Result<_>>()?;
+    let scored: Vec<Scored> = scored.into_iter().flatten().collect();
+    let mut meanings: Vec<Vec<Meaning>> = scored.iter().map(|extent| extent.meanings(request.chunk_weight)).collect();
+    if request.common_weight > 0.0 {
+        take_off_what_is_common(&scored, &mut meanings, request);
+    }
     let of = |chunk: &ChunkId| {
-        let after = state.extents.partition_point(|extent| extent.extent.first_chunk <= chunk.0);
-        let at = after.checked_sub(1)?;
-        scores[at].get((chunk.0 - state.extents[at].extent.first_chunk) as usize).copied()
+        let at = scored.partition_point(|extent| extent.first_chunk <= chunk.0).checked_sub(1)?;
+        meanings[at].get((chunk.0 - scored[at].first_chunk) as usize).copied()
     };
     let also = request.also.iter().map(of).collect();
-    let all = state.extents.iter().zip(&scores).flat_map(|(extent, scores)| {
-        let first = extent.extent.first_chunk;
-        (first..).zip(scores).map(|(chunk, score)| TermHit { chunk: ChunkId(chunk), score: *score })
+    let all = scored.iter().zip(&meanings).flat_map(|(extent, meanings)| {
+        (extent.first_chunk..)
+            .zip(meanings)
+            .map(|(chunk, meaning)| EmbeddingHit { chunk: ChunkId(chunk), meaning: *meaning })
     });
-    let mut hits: Vec<TermHit> = all.collect();
-    let (embedded, least) = (hits.len() as u64, hits.iter().map(|hit| hit.score).fold(f32::INFINITY, f32::min));
-    keep_best_terms(&mut hits, request.top_k);
+    let mut hits: Vec<EmbeddingHit> = all.collect();
+    let (embedded, least) = (hits.len() as u64, hits.iter().map(|hit| hit.meaning.score).fold(f32::INFINITY, f32::min));
+    if hits.len() > request.top_k {
+        hits.select_nth_unstable_by(request.top_k, best_meaning_first);
+        hits.truncate(request.top_k);
+    }
+    hits.sort_unstable_by(best_meaning_first);
     Ok(EmbeddingHits { hits, also, least: if least.is_finite() { least } else { 0.0 }, embedded })
+}
+
+/// By score, descending; equal ones in the order of their identifiers.
+pub(crate) fn best_meaning_first(a: &EmbeddingHit, b: &EmbeddingHit) -> std::cmp::Ordering {
+    b.meaning.score.total_cmp(&a.meaning.score).then(a.chunk.cmp(&b.chunk))
+}
+
+impl Scored {
+    fn meanings(&self, chunk_weight: f32) -> Vec<Meaning> {
+        let of = |(chunk, likeness): (usize, &ChunkLikeness)| {
+            let mean = chunk_weight * likeness.whole + (1.0 - chunk_weight) * likeness.sentence;
+            Meaning { score: mean, likeness: mean, sentence: likeness.best.map(|best| self.place(chunk, best)) }
+        };
+        self.likeness.iter().enumerate().map(of).collect()
+    }
+
+    /// The place of a sentence among those of its chunk, and how many they are.
+    fn place(&self, chunk: usize, sentence: usize) -> (u32, u32) {
+        let all = self.index.sentences_of(chunk);
+        ((sentence - all.start) as u32, all.len() as u32)
+    }
+}
+
+/// Scores the best chunks again by their best sentences, less what these have in common with others. None of the rest comes before them.
+fn take_off_what_is_common(scored: &[Scored], meanings: &mut [Vec<Meaning>], request: &EmbeddingRequest<'_>) {
+    let sample = sample(scored);
+    let mut best: Vec<(usize, usize, f32)> = meanings
+        .iter()
+        .enumerate()
+        .flat_map(|(at, meanings)| meanings.iter().enumerate().map(move |(chunk, meaning)| (at, chunk, meaning.score)))
+        .collect();
+    if best.len() > CANDIDATES {
+        best.select_nth_unstable_by(CANDIDATES, |a, b| b.2.total_cmp(&a.2).then((a.0, a.1).cmp(&(b.0, b.1))));
+        best.truncate(CANDIDATES);
+    }
+    let again = |&(at, chunk, _): &(usize, usize, f32)| {
+        let extent = &scored[at];
+        let less_common = |sentence: usize| {
+            let like = extent.index.likeness(sentence, request.query);
+            let common =
+                common(&extent.index, sentence, sample.iter().filter(|of| (of.extent, of.sentence) != (at, sentence)));
+            (like - request.common_weight * common, like, sentence)
+        };
+        let best = extent.index.sentences_of(chunk).map(less_common).max_by(|a, b| a.0.total_cmp(&b.0));
+        let whole = extent.likeness[chunk].whole;
+        let mean = |sentence: f32| request.chunk_weight * whole + (1.0 - request.chunk_weight) * sentence;
+        best.map(|(score, like, sentence)| Meaning {
+            score: mean(score),
+            likeness: mean(like),
+            sentence: Some(extent.place(chunk, sentence)),
+        })
+    };
+    let again: Vec<Option<Meaning>> = best.par_iter().map(again).collect();
+    let floor = again.iter().flatten().map(|meaning| meaning.score).fold(f32::INFINITY, f32::min);
+    for meaning in meanings.iter_mut().flatten() {
+        meaning.score = meaning.score.min(floor);
+    }
+    for ((at, chunk, _), meaning) in best.into_iter().zip(again) {
+        if let Some(meaning) = meaning {
+            meanings[at][chunk] = meaning;
+        }
+    }
+}
+
+/// Sentences from all over a memory, equally far from each other.
+fn sample(scored: &[Scored]) -> Vec<Sampled> {
+    let counts: Vec<usize> = scored.iter().map(|extent| extent.index.sentences_of(extent.live).start).collect();
+    let all: usize = counts.iter().sum();
+    let step = all.div_ceil(SAMPLE).max(1);
+    let (mut sample, mut next) = (Vec::with_capacity(SAMPLE), 0);
+    let mut before = 0;
+    for (at, (extent, count)) in scored.iter().zip(counts).enumerate() {
+        while next < before + count {
+            let sentence = next - before;
+            sample.push(Sampled { extent: at, sentence, vector: extent.index.sentence(sentence) });
+            next += step;
+        }
+        before += count;
+    }
+    sample
+}
+
+/// How like a sentence is to those of a sample that are most like it.
+fn common<'a>(index: &EmbeddingIndex, sentence: usize, sample: impl Iterator<Item = &'a Sampled>) -> f32 {
+    let mut like: Vec<f32> = sample.map(|other| index.likeness(sentence, &other.vector)).collect();
+    let count = like.len().min(LIKE);
+    if count == 0 {
+        return 0.0;
+    }
+    like.sort_unstable_by(|a, b| b.total_cmp(a));
+    like[..count].iter().sum::<f32>() / count as f32
 }

@@ -3,6 +3,7 @@
 //!
 //! | file | idea |
 //! |---|---|
+//! | `found` | [`Select`]: by heads, by what a search found, or both |
 //! | `prompt` | [`Prompt`]: tokens before and after the place of passages, and those that ask |
 //! | `prefix` | [`Prefixes`]: beginnings of prompts that were read before |
 //! | `sentences` | where sentences end |
@@ -13,6 +14,7 @@
 //! | `trim` | how much of what was found is shown |
 //! | `reader` | [`PassageReader`]: a prompt read with passages in it, then one token at a time |
 
+mod found;
 mod prefix;
 mod prompt;
 mod reader;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 
 use mnemon_memory_store::Recall;
 
+pub use found::{Found, FoundPassage, Select};
 pub(crate) use prefix::Prefixes;
 pub use prompt::Prompt;
 pub(crate) use prompt::encode;
@@ -109,6 +112,8 @@ pub struct PassagesFrom {
     pub profile: Arc<Profile>,
     /// How passages are found and used.
     pub options: PassageOptions,
+    /// By what the first ones are chosen, and all of them unless heads choose.
+    pub select: Select,
 }
 
 impl PassagesFrom {

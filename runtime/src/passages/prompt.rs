@@ -84,6 +84,15 @@ impl Prompt {
         format!("{INTRODUCTION}{passages}{SEPARATOR}{content}")
     }
 
+    /// What asks, as a text.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn question(&self, model: &Model) -> Result<String> {
+        let tokens = self.after.get(self.question.clone()).unwrap_or_default();
+        model.tokenizer().decode(tokens, true).map_err(|error| Error::Tokenizer { why: error.to_string() })
+    }
+
     /// Tokens without passages.
     pub fn len(&self) -> usize {
         self.before.len() + self.after.len()

@@ -6,7 +6,7 @@ use std::{collections::HashSet, ops::Range, sync::Arc};
 use candle_core::Tensor;
 use mnemon_memory_store::{ChunkId, ChunkInfo};
 
-use super::{Passage, PassagesFrom, Prompt, Selected, Selection, select, silence::Weighed, trim};
+use super::{Passage, PassagesFrom, Prompt, Select, Selected, Selection, found, select, silence::Weighed, trim};
 use crate::{
     Error, Logits, Model, PassageAttention, Result, SequenceState, Stretch,
     profile::{Extent, QueryHead, RecallMode},
@@ -77,6 +77,8 @@ pub(crate) struct PassageReader {
     asked: (Vec<u32>, Vec<f32>),
     /// Tokens since passages were chosen.
     recent: Vec<u32>,
+    /// Whether the passages in use are those of a search.
+    is_found: bool,
 }
 
 impl PassageReader {
@@ -129,6 +131,7 @@ impl PassageReader {
             looked_layers,
             asked: (Vec::new(), Vec::new()),
             recent: Vec::new(),
+            is_found: false,
             attention,
             prompt,
             from,
@@ -257,7 +260,8 @@ impl PassageReader {
 
     /// Reads tokens that follow; before that, chooses passages again when enough came since the last choice.
     pub(crate) fn feed(&mut self, tokens: &[u32], want: Logits) -> Result<Option<Tensor>> {
-        if self.from.options.choose_again_after.is_some_and(|after| self.recent.len() >= after) {
+        // A search goes by the question alone.
+        if !self.is_found && self.from.options.choose_again_after.is_some_and(|after| self.recent.len() >= after) {
             self.choose_again()?;
         }
         self.recent.extend(tokens);
@@ -284,10 +288,24 @@ impl PassageReader {
         let term_words = self.model.terms().words(asked);
         let words = self.model.terms().each(&tokens);
         let selection = self.selection(queries, &words, &terms, &term_words);
-        let Selected { passages, weighed } = self.select(&selection)?;
         let room = self.room();
-        let fitting = self.fitting(passages, room)?;
-        if self.is_silent(&fitting.passages, &weighed) {
+        let by_heads = match self.from.select {
+            Select::Search(_) => None,
+            Select::Heads | Select::Both(_) => {
+                let Selected { passages, weighed } = self.select(&selection)?;
+                let fitting = self.fitting(passages, room)?;
+                let says = says_something(&fitting.passages, &weighed);
+                Some((fitting, says))
+            }
+        };
+        let tells = self.from.select.found().is_some_and(|found| found.tells);
+        let (fitting, says) = match by_heads {
+            Some(by_heads) if by_heads.1 || !tells => by_heads,
+            _ => (self.found(room)?, tells),
+        };
+        let may_be_silent =
+            self.prompt.without.is_some() && !(self.from.options.always && !fitting.passages.is_empty());
+        if may_be_silent && !says {
             return Ok(false);
         }
         self.asked = (tokens, queries.to_vec());
@@ -295,15 +313,19 @@ impl PassageReader {
         Ok(true)
     }
 
-    /// Whether memory may be left out, and none of these passages says anything on the question.
-    fn is_silent(&self, passages: &[Passage], weighed: &Weighed<'_>) -> bool {
-        if self.prompt.without.is_none() || self.from.options.always && !passages.is_empty() {
-            return false;
+    /// The passages that a search found: the sentences that matter, or all of their chunks where nothing tells which do.
+    fn found(&mut self, room: usize) -> Result<Fitting> {
+        let Some(found) = self.from.select.found() else { return self.fitting(Vec::new(), room) };
+        let recall = self.from.recall.as_ref();
+        let mut passages = found::passages(recall, &self.from.profile, found, &self.from.options)?;
+        self.mode = self.from.mode(passages.len())?;
+        if self.from.options.neighbours.is_none() {
+            let tells = passages.iter().all(|passage| !passage.attended.is_empty());
+            let extent = if tells { self.from.profile.extents.of(self.mode) } else { Extent::Chunk };
+            passages = trim(&self.model, &passages, extent, &Weighed::new(&[], &[], &[], recall.len()));
         }
-        let shown = |passage: &Passage| -> HashSet<u32> {
-            (0..passage.chunks.len()).flat_map(|place| passage.shown_tokens(place)).copied().collect()
-        };
-        !passages.iter().any(|passage| weighed.says_something(&shown(passage), passage.core.len()))
+        self.is_found = true;
+        self.fitting(passages, room)
     }
 
     /// Another choice, by the question and what came since the last one.
@@ -489,6 +511,14 @@ impl PassageReader {
         self.attention.read_at(None);
         Ok(())
     }
+}
+
+/// Whether any of these passages says something on the question.
+fn says_something(passages: &[Passage], weighed: &Weighed<'_>) -> bool {
+    let shown = |passage: &Passage| -> HashSet<u32> {
+        (0..passage.chunks.len()).flat_map(|place| passage.shown_tokens(place)).copied().collect()
+    };
+    passages.iter().any(|passage| weighed.says_something(&shown(passage), passage.core.len()))
 }
 
 /// What passages show, in the order of chunks.

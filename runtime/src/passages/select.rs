@@ -189,36 +189,47 @@ pub fn select<'a>(
         if let (Some(shares), true) = (&shares, passages.is_empty()) {
             first_gain = shares.gain(found, &covered);
         }
-        let mut chunks = around(found)?;
-        let core = if options.neighbours.is_some() { chunks.iter().map(|info| info.id).collect() } else { vec![found] };
+        let chunks = around(found)?;
+        let core: Vec<ChunkId> =
+            if options.neighbours.is_some() { chunks.iter().map(|info| info.id).collect() } else { vec![found] };
         if let Some(shares) = &shares {
             for chunk in core.iter().filter(|chunk| is_free(chunk)) {
                 shares.cover(*chunk, &mut covered);
             }
             cover_words(chunks.iter().filter(|info| core.contains(&info.id)), selection.words, &mut covered);
         }
-        let beside = passages.iter().position(|passage| passage.holds(found));
-        chunks.retain(|info| {
-            !passages.iter().enumerate().any(|(at, passage)| Some(at) != beside && passage.holds(info.id))
-        });
-        if let Some(passage) = beside.and_then(|at| passages.get_mut(at)) {
-            // It was a neighbour: the passage grows. Identifiers ascend within a document.
-            passage.chunks.extend(chunks);
-            passage.chunks.sort_unstable_by_key(|info| info.id);
-            passage.chunks.dedup_by_key(|info| info.id);
-            passage.core.extend(core);
-            passage.core.sort_unstable();
-            passage.core.dedup();
-        } else {
-            let core = core.into_iter().filter(|chunk| chunks.iter().any(|info| info.id == *chunk)).collect();
-            let (start, end) = (Cut::default(), Cut::default());
-            passages.push(Passage { chunks, found, core, attended: Vec::new(), start, end, score: passage_score });
-        }
+        add(&mut passages, found, core, chunks, passage_score);
     }
     if let Some(attention) = &attention {
         attention.divide(&mut passages);
     }
     Ok(Selected { passages, weighed })
+}
+
+/// Adds the chunks around what was found, those of `core` to be shown; a passage that has this chunk as a neighbour grows.
+pub(super) fn add(
+    passages: &mut Vec<Passage>,
+    found: ChunkId,
+    core: Vec<ChunkId>,
+    mut chunks: Vec<ChunkInfo>,
+    score: f32,
+) {
+    let beside = passages.iter().position(|passage| passage.holds(found));
+    chunks
+        .retain(|info| !passages.iter().enumerate().any(|(at, passage)| Some(at) != beside && passage.holds(info.id)));
+    if let Some(passage) = beside.and_then(|at| passages.get_mut(at)) {
+        // It was a neighbour: the passage grows. Identifiers ascend within a document.
+        passage.chunks.extend(chunks);
+        passage.chunks.sort_unstable_by_key(|info| info.id);
+        passage.chunks.dedup_by_key(|info| info.id);
+        passage.core.extend(core);
+        passage.core.sort_unstable();
+        passage.core.dedup();
+    } else {
+        let core = core.into_iter().filter(|chunk| chunks.iter().any(|info| info.id == *chunk)).collect();
+        let (start, end) = (Cut::default(), Cut::default());
+        passages.push(Passage { chunks, found, core, attended: Vec::new(), start, end, score });
+    }
 }
 
 /// Whether the words that a chunk has, and that are not known from passages before it, weigh enough for another passage; where words do not

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::Instrument as _;
 
-use super::long_prompt;
+use super::{long_prompt, select};
 use crate::auth::Tenant;
 use crate::citations::{self, Masses, Recalled};
 use crate::parts::Parts;
@@ -63,11 +63,17 @@ pub(super) async fn start(
         context_tokens: Some(parts.common.settings.context_tokens as usize),
         prompt_tokens_max: parts.common.settings.limits.prompt_tokens as usize,
     };
+    let select = memory.select();
+    if matches!(select, v1::Select::Search | v1::Select::Both) && parts.model.profile().is_none() {
+        let why = "the model was trained with memory, whose layers choose what they recall; leave it out";
+        return Err(status::invalid(vec![violation("memory.select", why)]));
+    }
     let (tokens, made) = mpsc::channel(TOKENS_AHEAD);
     let job = GenerateJob {
         parts: Arc::clone(parts),
         cut: parts.common.life.cut.clone(),
         asked: Asked::of(request)?,
+        select,
         options: Some(options),
         overflow: None,
         generation: None,
@@ -203,6 +209,8 @@ struct GenerateJob {
     parts: Arc<Parts>,
     cut: CancellationToken,
     asked: Asked,
+    /// By what passages are chosen.
+    select: v1::Select,
     /// Taken when the generation begins.
     options: Option<GenerateOptions>,
     /// What does not fit of the prompt, while it is read and as long as it is recalled.
@@ -239,6 +247,11 @@ impl GenerateJob {
             self.overflow = Some(overflow);
             self.options = Some(options);
             return Ok(());
+        }
+        if let MemoryFrom::Passages(from) = &mut options.memory {
+            let embedder = self.parts.embedder.as_deref();
+            let selected = select::select(model, embedder, from, &prompt, self.select);
+            from.select = selected.map_err(|error| error.into_status("prompt"))?;
         }
         let generation = Generation::new(Arc::clone(model), prompt, options);
         self.generation = Some(generation.map_err(|error| error.into_status("prompt"))?);

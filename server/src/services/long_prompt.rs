@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mnemon_encoder::{Error, Overflow};
 use mnemon_memory_store::{Recall, UnionRecall};
 use mnemon_runtime::{
-    GenerateOptions, MemoryFrom, Model, PassageOptions, PassagesFrom, RecallMode, split_chat, split_text,
+    GenerateOptions, MemoryFrom, Model, PassageOptions, PassagesFrom, RecallMode, Select, split_chat, split_text,
 };
 use tonic::Status;
 
@@ -83,6 +83,7 @@ pub(super) fn recall_from(model: &Model, options: &mut GenerateOptions, overflow
             recall: view,
             profile: Arc::clone(profile),
             options: PassageOptions { always: true, ..PassageOptions::default() },
+            select: Select::Heads,
         },
     });
     Ok(())

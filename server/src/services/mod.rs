@@ -24,6 +24,7 @@ mod recall;
 mod reencode;
 mod score;
 mod search;
+mod select;
 mod store;
 
 use std::sync::Arc;

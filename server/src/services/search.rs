@@ -39,7 +39,12 @@ pub(super) async fn answer(
         parts: Arc::clone(parts),
         recalled: Arc::clone(&recalled),
         query: request.query.clone(),
-        options: SearchOptions { k, by, exact: request.exact },
+        options: SearchOptions {
+            k,
+            by,
+            exact: request.exact,
+            per_document: request.per_document.map(|most| most as usize),
+        },
         found: Ok(Vec::new()),
     };
     let found = tasks::run_new(parts, job).await?.found.map_err(|error| error.into_status("query"))?;
@@ -96,7 +101,8 @@ impl Job for SearchJob {
             .map_err(Error::from)
             .and_then(|()| {
                 search_text(model, self.parts.embedder.as_deref(), self.recalled.as_ref(), &self.query, self.options)
-            });
+            })
+            .map(|found| found.passages);
         Turn::Done
     }
 }

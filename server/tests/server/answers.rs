@@ -210,6 +210,35 @@ async fn what_memories_hold_is_embedded_and_found_by_meaning() {
 }
 
 #[tokio::test]
+async fn passages_are_spread_over_documents() {
+    let data = tempfile::tempdir().unwrap();
+    let server = serve(settings(data.path())).await;
+    let client = connect(&server).await;
+    client.create_memory("m", "").await.unwrap();
+    // One document says it in many places, two others in one.
+    let said = |seed: u64, times: usize| -> String {
+        (0..times as u64)
+            .map(|at| format!("{} lighthouse {}", text(seed + at, 300), text(seed + 100 + at, 300)))
+            .collect()
+    };
+    for (id, seed, times) in [("often", 1, 8), ("once", 20, 1), ("too", 40, 1)] {
+        ingest(&client, "m", id, &said(seed, times)).await;
+    }
+    let found = async |per_document| {
+        let by = v1::SearchBy::Words.into();
+        let request = v1::SearchRequest { per_document, by, ..searched("lighthouse", v1::DocumentFilter::default()) };
+        let hits = client.search_with(v1::SearchRequest { k: Some(6), ..request }).await.unwrap();
+        let mut ids: Vec<String> = hits.into_iter().map(|hit| hit.chunk.unwrap().document_id).collect();
+        ids.sort_by_key(|id| ["often", "once", "too"].iter().position(|known| known == id));
+        ids
+    };
+    assert!(found(None).await.iter().filter(|id| *id == "often").count() >= 4);
+    assert_eq!(found(Some(1)).await, ["often", "once", "too"]);
+    assert_eq!(found(Some(2)).await, ["often", "often", "once", "too"]);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn bad_searches_are_refused() {
     let (world, _) = with_document(600).await;
     let client = &world.client;
@@ -219,6 +248,8 @@ async fn bad_searches_are_refused() {
         let error = client.search(&["m"], "text", k, false).await.unwrap_err();
         assert_status(&error, Code::InvalidArgument, "1 to 1000", "k");
     }
+    let spread = v1::SearchRequest { per_document: Some(0), ..searched("text", v1::DocumentFilter::default()) };
+    assert_status(&client.search_with(spread).await.unwrap_err(), Code::InvalidArgument, "1 to 1000", "per_document");
     let none = client.search(&[], "text", 5, false).await.unwrap_err();
     assert_status(&none, Code::InvalidArgument, "1 to 16", "memories");
     let many = client.search(&["m"; 17], "text", 5, false).await.unwrap_err();

@@ -220,6 +220,35 @@ async fn what_a_memory_or_a_request_cannot_have_is_refused() {
 }
 
 #[tokio::test]
+async fn passages_are_chosen_by_heads_a_search_or_both() {
+    let data = tempfile::tempdir().unwrap();
+    let embedder = concat!(env!("CARGO_MANIFEST_DIR"), "/../encoder/tests/fixtures/embedder/tiny");
+    let storage = SledStorage::open(data.path(), SledOptions::default()).unwrap();
+    let settings = Settings { embedder: Some(embedder.into()), ..settings(data.path()) };
+    let server = serve_model(settings, Arc::new(storage), with_heads(&[(0, 1), (1, 2)])).await;
+    let client = connect(&server).await;
+    create(&client, "m", v1::RecallMode::Reread).await;
+    ingest(&client, "m", "other", &text(91, 3000)).await;
+    ingest(&client, "m", "forms", &format!("connection {}", text(92, 1000))).await;
+    let memory = |select: v1::Select| v1::MemoryOptions { select: select.into(), ..from(&["m"]) };
+    // Words in another form are found by a search, and by both, since heads find nothing.
+    let found = async |select: v1::Select| {
+        let (_, finish) = generated(&client, "connected", memory(select)).await;
+        finish.passages.first().map(|chunk| chunk.document_id.clone())
+    };
+    assert_eq!(found(v1::Select::Search).await.as_deref(), Some("forms"));
+    for select in [v1::Select::Unspecified, v1::Select::Heads, v1::Select::Both] {
+        assert!(found(select).await.is_some(), "{select:?}");
+    }
+    let refused = async |memory: v1::MemoryOptions| {
+        client.score("a text", memory).await.unwrap_err().violations()[0].field.clone()
+    };
+    assert_eq!(refused(memory(v1::Select::Search)).await, "memory.select");
+    assert_eq!(refused(v1::MemoryOptions { select: 9, ..from(&["m"]) }).await, "memory.select");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_memory_outlives_the_profile_that_it_was_made_with() {
     let (data, text) = (tempfile::tempdir().unwrap(), odd_text(92));
     let (server, client) = serve_on(&data, with_heads(&[(0, 1), (1, 2)])).await;

@@ -100,6 +100,7 @@ fn memory_options(memories: &[String], recall: &RecallArgs) -> Result<v1::Memory
         recall_off: recall.no_memory,
         exact: recall.exact,
         mode: mode(recall.mode.as_deref()).into(),
+        select: select(recall.select.as_deref()).into(),
         passages: recall.passages,
         ..v1::MemoryOptions::default()
     })
@@ -111,6 +112,16 @@ fn mode(name: Option<&str>) -> v1::RecallMode {
         Some("attend") => v1::RecallMode::Attend,
         Some("reread") => v1::RecallMode::Reread,
         _ => v1::RecallMode::Unspecified,
+    }
+}
+
+/// What chooses passages, by a flag.
+fn select(name: Option<&str>) -> v1::Select {
+    match name {
+        Some("heads") => v1::Select::Heads,
+        Some("search") => v1::Select::Search,
+        Some("both") => v1::Select::Both,
+        _ => v1::Select::Unspecified,
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) async fn run(args: Search, global: &Global, ui: &Ui) -> Result<()> {
         exact: args.exact,
         by: by.into(),
         filter: Some(super::document_filter(&args.filter)?),
+        per_document: args.per_document,
     };
     let hits = client.search_with(request).await?;
     if ui.json() {

@@ -2,7 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::super::{PassageOptions, PassageReader, PassagesFrom, Prompt, ReadStep, reader::in_order};
+use super::super::{
+    Found, FoundPassage, PassageOptions, PassageReader, PassagesFrom, Prompt, ReadStep, Select, reader::in_order,
+};
 use super::*;
 use crate::{
     Error, Extent, Extents, FullAttention, GenerateOptions, GenerateStep, Generation, MemoryFrom, PassageAttention,
@@ -13,7 +15,7 @@ const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "qwen2_slidin
 
 fn from(shelf: &Arc<Shelf>, profile: &Profile, options: &PassageOptions) -> PassagesFrom {
     let recall: Arc<dyn Recall> = Arc::clone(shelf) as _;
-    PassagesFrom { recall, profile: Arc::new(profile.clone()), options: options.clone() }
+    PassagesFrom { recall, profile: Arc::new(profile.clone()), options: options.clone(), select: Select::Heads }
 }
 
 /// As the probe finds of small models.
@@ -300,6 +302,64 @@ fn memory_that_has_nothing_to_say_is_left_out() {
             assert_eq!(generated(asks(&[15, 50]), memory), (alone.clone(), None), "nothing is found");
         }
     }
+}
+
+#[test]
+fn what_a_search_found_is_shown_as_it_was_asked_for() {
+    let model = model_of_sentences("llama");
+    let profile = Profile { neighbours: 1, passages: 2, extents: SENTENCE_TO_REREAD, ..by_words(&model) };
+    let mut shelf = shelf_of_four_sentences(&model, &profile, &[]);
+    shelf.read(&model, &[3; 2_400], &[]);
+    let shelf = Arc::new(shelf);
+    let found = |place: Option<(u64, f32)>, tells| Found {
+        passages: vec![FoundPassage {
+            chunks: vec![ChunkId(2), ChunkId(3)],
+            place: place.map(|(chunk, far)| (ChunkId(chunk), far)),
+        }],
+        tells,
+    };
+    // Of three words one stands in chunk 1, which is chance; both of the other question stand there.
+    let (chance, sure): (&[u32], &[u32]) = (&[15, 60, 61, 50], &[15, 16, 50]);
+    // Chunks shown, and the tokens left out at both ends; none where memory is left out.
+    let shown = |asks: &[u32], select: Select, options: PassageOptions| {
+        let question = 0..asks.len() - 1;
+        let prompt = Prompt { before: vec![5, 6], after: asks.to_vec(), question, without: Some(vec![5, 50]) };
+        let from = PassagesFrom { select, ..from(&shelf, &profile, &options) };
+        let mut reader = PassageReader::new(&model, prompt, from, 500, false).unwrap();
+        loop {
+            match reader.step().unwrap() {
+                None => return None,
+                Some(ReadStep::More(..)) => {}
+                Some(ReadStep::Done(_)) => break,
+            }
+        }
+        let passage = &reader.passages()[0];
+        let chunks: Vec<u64> = passage.chunks.iter().map(|info| info.id.0).collect();
+        Some((chunks, [passage.start.tokens, passage.end.tokens]))
+    };
+    // The sentences of both chunks, out of their neighbours; the third alone, which ends in chunk 3.
+    let (whole, third) = (Some((vec![1, 2, 3, 4], [0, 0])), Some((vec![2, 3], [4, 2])));
+    let heads = shown(sure, Select::Heads, reread());
+    assert!(heads.is_some() && heads != whole && heads != third);
+    let search = |place, tells| Select::Search(found(place, tells));
+    let both = |place, tells| Select::Both(found(place, tells));
+    for asks in [sure, chance] {
+        assert_eq!(shown(asks, search(None, true), reread()), whole);
+        assert_eq!(shown(asks, search(Some((2, 0.7)), true), reread()), third);
+        assert_eq!(
+            shown(asks, search(Some((2, 0.7)), true), attend()).unwrap().0,
+            [1, 2, 3],
+            "whole chunks to attend to"
+        );
+        assert_eq!(shown(asks, search(None, false), reread()), None);
+        assert_eq!(shown(asks, search(None, false), PassageOptions { always: true, ..reread() }), whole);
+        assert_eq!(shown(asks, Select::Search(Found::default()), reread()), None);
+    }
+    assert_eq!(shown(sure, both(None, true), reread()), heads, "heads found what is asked for");
+    assert_eq!(shown(chance, both(Some((2, 0.7)), true), reread()), third);
+    assert_eq!(shown(chance, both(None, false), reread()), None);
+    let whole_chunks = PassageOptions { neighbours: Some(1), passages: Some(1), ..reread() };
+    assert_eq!(shown(chance, both(Some((3, 0.1)), true), whole_chunks), Some((vec![2, 3, 4], [0, 0])));
 }
 
 #[test]

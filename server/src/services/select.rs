@@ -1,0 +1,40 @@
+//! Select: passages for a question by a search with its text.
+
+use mnemon_encoder::{Embedder, Error, Passage, SearchBy, SearchOptions, search_text};
+use mnemon_proto::v1;
+use mnemon_runtime::{Found, FoundPassage, Model, PASSAGES_MAX, PassagesFrom, Prompt, Select};
+
+/// What of a question is searched with: its end, if it is longer.
+const QUERY_BYTES_MAX: usize = 1_000;
+
+/// By what the passages of a prompt are chosen.
+pub(super) fn select(
+    model: &Model,
+    embedder: Option<&Embedder>,
+    from: &PassagesFrom,
+    prompt: &Prompt,
+    asked: v1::Select,
+) -> Result<Select, Error> {
+    let choose = match asked {
+        v1::Select::Heads => return Ok(Select::Heads),
+        v1::Select::Unspecified if embedder.is_none() => return Ok(Select::Heads),
+        v1::Select::Search => Select::Search,
+        v1::Select::Unspecified | v1::Select::Both => Select::Both,
+    };
+    let question = prompt.question(model)?;
+    let query = &question[question.ceil_char_boundary(question.len().saturating_sub(QUERY_BYTES_MAX))..];
+    let found = if query.trim().is_empty() {
+        Found::default()
+    } else {
+        let k = from.options.passages.unwrap_or(from.profile.passages).clamp(1, PASSAGES_MAX);
+        let options = SearchOptions { k, by: SearchBy::Both, exact: from.options.exact, per_document: None };
+        let found = search_text(model, embedder, from.recall.as_ref(), query, options)?;
+        let passage = |passage: Passage| {
+            let place = passage.place(from.recall.as_ref())?;
+            Ok(FoundPassage { chunks: passage.chunks, place })
+        };
+        let passages = found.passages.into_iter().map(passage).collect::<Result<_, Error>>()?;
+        Found { passages, tells: found.tells }
+    };
+    Ok(choose(found))
+}
