@@ -303,8 +303,7 @@ impl PassageReader {
             Some(by_heads) if by_heads.1 || !tells => by_heads,
             _ => (self.found(room)?, tells),
         };
-        let may_be_silent =
-            self.prompt.without.is_some() && !(self.from.options.always && !fitting.passages.is_empty());
+        let may_be_silent = self.prompt.without.is_some() && (!self.from.options.always || fitting.passages.is_empty());
         if may_be_silent && !says {
             return Ok(false);
         }

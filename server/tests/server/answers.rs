@@ -216,10 +216,9 @@ async fn passages_are_spread_over_documents() {
     let client = connect(&server).await;
     client.create_memory("m", "").await.unwrap();
     // One document says it in many places, two others in one.
-    let said = |seed: u64, times: usize| -> String {
-        (0..times as u64)
-            .map(|at| format!("{} lighthouse {}", text(seed + at, 300), text(seed + 100 + at, 300)))
-            .collect()
+    let said = |seed: u64, times: u64| {
+        let place = |at| format!("{} lighthouse {}", text(seed + at, 300), text(seed + 100 + at, 300));
+        (0..times).map(place).collect::<Vec<String>>().concat()
     };
     for (id, seed, times) in [("often", 1, 8), ("once", 20, 1), ("too", 40, 1)] {
         ingest(&client, "m", id, &said(seed, times)).await;
