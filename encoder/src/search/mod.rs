@@ -78,6 +78,8 @@ pub struct Found {
     /// Whether the best of them is more like the query than chance makes one of so many chunks: by the rarity of the words that it shares, or by its
     /// meaning. Where keys alone are compared, and always in an empty memory, false.
     pub tells: bool,
+    /// Whether that is so by meaning, while words tell nothing.
+    pub only_by_meaning: bool,
 }
 
 /// The passages that answer `query` best.
@@ -112,7 +114,8 @@ pub fn search_text(
     let spread = if per_document.is_some() { SPREAD } else { 1 };
     let most = spread * (for_each * k).max(least);
     let weights = if by == SearchBy::Meaning { Weights::of_meaning() } else { Weights::default() };
-    let mut search = Search { recall, query, most, scores: HashMap::new(), weights, tells: false };
+    let mut search =
+        Search { recall, query, most, scores: HashMap::new(), weights, words_tell: false, meaning_tells: false };
     let embedder = embedder.filter(|_| matches!(by, SearchBy::Both | SearchBy::Meaning));
     if matches!(by, SearchBy::Both | SearchBy::Words) {
         search.by_words(embedder.is_some())?;
@@ -122,7 +125,11 @@ pub fn search_text(
         search.by_keys(model, tokens, exact)?;
     }
     let ranked = best(fusion::fuse(&search.scores, search.weights), most);
-    Ok(Found { passages: passages::join(recall, &ranked, &search.scores, k, per_document)?, tells: search.tells })
+    Ok(Found {
+        passages: passages::join(recall, &ranked, &search.scores, k, per_document)?,
+        tells: search.words_tell || search.meaning_tells,
+        only_by_meaning: search.meaning_tells && !search.words_tell,
+    })
 }
 
 /// The candidates of a search, with what is known of each.
@@ -134,7 +141,8 @@ struct Search<'a> {
     scores: HashMap<ChunkId, Scores>,
     weights: Weights,
     /// See [`Found::tells`].
-    tells: bool,
+    words_tell: bool,
+    meaning_tells: bool,
 }
 
 impl Search<'_> {
@@ -147,7 +155,7 @@ impl Search<'_> {
             self.scores.entry(hit.chunk).or_default().words = Some(hit.score / whole);
         }
         let beside = Weights::beside_meaning(words.matched, self.recall.len());
-        self.tells = beside.words > 0.0;
+        self.words_tell = beside.words > 0.0;
         if beside_meaning {
             self.weights = beside;
         }
@@ -197,7 +205,7 @@ impl Search<'_> {
         self.weights.least_meaning = found.least;
         let likeness = found.hits.iter().map(|hit| hit.meaning.likeness);
         let best = likeness.fold(f32::NEG_INFINITY, f32::max);
-        self.tells |= best > embedder.best_by_chance(found.embedded);
+        self.meaning_tells = best > embedder.best_by_chance(found.embedded);
         Ok(true)
     }
 }

@@ -22,6 +22,8 @@ pub struct Found {
     pub passages: Vec<FoundPassage>,
     /// Whether the best of them is more like the question than chance makes one.
     pub tells: bool,
+    /// Whether that is so by its meaning, while words tell nothing.
+    pub only_by_meaning: bool,
 }
 
 /// By what passages are chosen.
@@ -32,7 +34,7 @@ pub enum Select {
     Heads,
     /// What a search found.
     Search(Found),
-    /// Heads and words, and where what they choose says nothing on the question, what a search found.
+    /// Heads and words; where what they choose says nothing on the question, or words tell nothing and meaning does, what a search found.
     Both(Found),
 }
 

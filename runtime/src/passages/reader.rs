@@ -298,9 +298,10 @@ impl PassageReader {
                 Some((fitting, says))
             }
         };
-        let tells = self.from.select.found().is_some_and(|found| found.tells);
+        let found = self.from.select.found();
+        let (tells, only_by_meaning) = found.map_or((false, false), |found| (found.tells, found.only_by_meaning));
         let (fitting, says) = match by_heads {
-            Some(by_heads) if by_heads.1 || !tells => by_heads,
+            Some(by_heads) if !tells || by_heads.1 && !only_by_meaning => by_heads,
             _ => (self.found(room)?, tells),
         };
         let may_be_silent = self.prompt.without.is_some() && (!self.from.options.always || fitting.passages.is_empty());

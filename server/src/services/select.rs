@@ -36,13 +36,16 @@ pub(super) fn select(
         let options = SearchOptions { k, by: SearchBy::Both, exact: from.options.exact, per_document: None };
         let found = search_text(model, embedder, from.recall.as_ref(), query, options)?;
         let best = found.passages.first().map_or(0.0, |passage| passage.score);
-        let is_shown = |passage: &Passage| passage.meaning.is_none() || passage.score >= BESIDE_BEST * best;
+        // Who says how many wants them.
+        let shows_all = from.options.passages.is_some();
+        let is_shown =
+            |passage: &Passage| shows_all || passage.meaning.is_none() || passage.score >= BESIDE_BEST * best;
         let passage = |passage: Passage| {
             let place = passage.place(from.recall.as_ref())?;
             Ok(FoundPassage { chunks: passage.chunks, place })
         };
         let passages = found.passages.into_iter().filter(is_shown).map(passage).collect::<Result<_, Error>>()?;
-        Found { passages, tells: found.tells }
+        Found { passages, tells: found.tells, only_by_meaning: found.only_by_meaning }
     };
     Ok(choose(found))
 }

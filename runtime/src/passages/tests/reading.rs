@@ -317,6 +317,7 @@ fn what_a_search_found_is_shown_as_it_was_asked_for() {
             place: place.map(|(chunk, far)| (ChunkId(chunk), far)),
         }],
         tells,
+        only_by_meaning: false,
     };
     // Of three words one stands in chunk 1, which is chance; both of the other question stand there.
     let (chance, sure): (&[u32], &[u32]) = (&[15, 60, 61, 50], &[15, 16, 50]);
@@ -357,6 +358,8 @@ fn what_a_search_found_is_shown_as_it_was_asked_for() {
     }
     assert_eq!(shown(sure, both(None, true), reread()), heads, "heads found what is asked for");
     assert_eq!(shown(chance, both(Some((2, 0.7)), true), reread()), third);
+    let by_meaning = Found { only_by_meaning: true, ..found(Some((2, 0.7)), true) };
+    assert_eq!(shown(sure, Select::Both(by_meaning), reread()), third, "words are chance, meaning is not");
     assert_eq!(shown(chance, both(None, false), reread()), None);
     let whole_chunks = PassageOptions { neighbours: Some(1), passages: Some(1), ..reread() };
     assert_eq!(shown(chance, both(Some((3, 0.1)), true), whole_chunks), Some((vec![2, 3, 4], [0, 0])));
