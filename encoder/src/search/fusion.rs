@@ -47,10 +47,18 @@ impl Weights {
     /// So words that say nothing do not outvote a paraphrase. A question that has none of the words of its answer is compared with sentences
     /// alone: the rest of a chunk is about other things; and what is near to every question would be found for it first.
     pub(super) fn beside_meaning(matched: f32, chunks: u64) -> Self {
-        let words = ((matched / (chunks.max(3) as f32).ln() - CHANCE) * SLOPE).clamp(0.0, 1.0);
+        let words = ((matched / (chunks.max(TELLING_CHUNKS) as f32).ln() - CHANCE) * SLOPE).clamp(0.0, 1.0);
         Self { words, chunk: words.min(0.5), common: COMMON * (1.0 - words), ..Self::default() }
     }
 }
+
+/// Whether the best chunk shares more words with a query, by their summed weights, than the best of so many does by chance.
+pub(super) fn words_tell(matched: f32, chunks: u64) -> bool {
+    matched > CHANCE * (chunks.max(3) as f32).ln()
+}
+
+/// In fewer chunks, words look rare that are common in the language: they weigh as if there were so many.
+const TELLING_CHUNKS: u64 = 1000;
 
 /// Summed weights of words in units of `ln(chunks)` that are shared by chance: questions in other words than their answers' had 0.9 to 2.0
 /// (half of them under 1.3), questions to conversations, which have some of them, 1.6 to 4.4 (half of them over 2.6).
@@ -161,6 +169,7 @@ mod tests {
             let found = [weights.words, weights.chunk, weights.common];
             close(&found.map(|weight| (1e4 * weight).round() / 1e4), &[words, chunk, common]);
         }
-        assert!(Weights::beside_meaning(2.0, 1).words > 0.4);
+        assert!(Weights::beside_meaning(8.0, 60).words < 1e-6, "two rare words of a small memory");
+        assert!(words_tell(8.0, 60) && !words_tell(8.0, 1000) && !words_tell(0.0, 0));
     }
 }

@@ -40,6 +40,9 @@ const SPREAD: usize = 4;
 /// Candidates of each kind where words and embeddings are fused: both are compared over as many chunks as a search may ask for.
 const BESIDE_MEANING: usize = 1024;
 
+/// See [`Found::only_by_meaning`].
+const FEW_CHUNKS: u64 = 256;
+
 /// BM25 over chunks of 64 tokens, most of which have a word once or not at all: further occurrences, and lengths, tell little.
 const WORDS: WordRequest<'_> = WordRequest { query: "", top_k: 1, k1: 0.4, b: 0.3, neighbours: 0.25 };
 
@@ -78,7 +81,7 @@ pub struct Found {
     /// Whether the best of them is more like the query than chance makes one of so many chunks: by the rarity of the words that it shares, or by its
     /// meaning. Where keys alone are compared, and always in an empty memory, false.
     pub tells: bool,
-    /// Whether that is so by meaning, while words tell nothing.
+    /// Whether that is so by meaning, while words tell nothing; in a memory of few chunks never, since no word is known to be rare there.
     pub only_by_meaning: bool,
 }
 
@@ -128,7 +131,7 @@ pub fn search_text(
     Ok(Found {
         passages: passages::join(recall, &ranked, &search.scores, k, per_document)?,
         tells: search.words_tell || search.meaning_tells,
-        only_by_meaning: search.meaning_tells && !search.words_tell,
+        only_by_meaning: search.meaning_tells && !search.words_tell && recall.len() >= FEW_CHUNKS,
     })
 }
 
@@ -154,10 +157,10 @@ impl Search<'_> {
         for hit in &words.hits {
             self.scores.entry(hit.chunk).or_default().words = Some(hit.score / whole);
         }
-        let beside = Weights::beside_meaning(words.matched, self.recall.len());
-        self.words_tell = beside.words > 0.0;
+        let chunks = self.recall.len();
+        self.words_tell = fusion::words_tell(words.matched, chunks);
         if beside_meaning {
-            self.weights = beside;
+            self.weights = Weights::beside_meaning(words.matched, chunks);
         }
         Ok(())
     }
