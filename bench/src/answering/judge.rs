@@ -7,6 +7,8 @@ pub(crate) struct Expected {
     pub(crate) all: Vec<Vec<String>>,
     /// None of these may be said.
     pub(crate) none: Vec<String>,
+    /// All of these numbers must be said, whatever unit stands right behind them.
+    pub(crate) numbers: Vec<String>,
     /// For a question that memory cannot answer.
     pub(crate) denial: Option<Denial>,
 }
@@ -79,9 +81,19 @@ impl Expected {
         match self.denial {
             Some(Denial::Number) => !has_number(&said, &normal(question)),
             Some(Denial::Words) => DENIALS.iter().any(|denial| said.contains(denial)),
-            None => self.all.iter().all(|group| group.iter().any(has)),
+            None => {
+                let says = |number: &String| numbers(answer).any(|said| said == *number);
+                self.all.iter().all(|group| group.iter().any(has)) && self.numbers.iter().all(says)
+            }
         }
     }
+}
+
+/// Numbers of a text, without commas.
+pub(crate) fn numbers(text: &str) -> impl Iterator<Item = String> {
+    let pieces = text.split(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',' | ':'));
+    let trimmed = pieces.map(|piece| piece.trim_matches(['.', ',', ':']).replace(',', ""));
+    trimmed.filter(|number| !number.is_empty())
 }
 
 /// Lower case, single spaces, plain apostrophes, no commas within numbers.

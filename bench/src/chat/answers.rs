@@ -14,7 +14,7 @@ use serde_json::json;
 use super::beam::{self, Conversation, Probe};
 use crate::answering::{
     AskArguments, Asker, Block, Document, Expected, Haystack, Item, Library, Outcomes, Report, Source, Stored, ask_all,
-    pool, settings, skipped,
+    numbers, pool, settings, skipped,
 };
 use crate::report::Output;
 
@@ -118,19 +118,12 @@ fn item(probe: &Probe) -> Option<Item> {
     }
     Some(Item {
         question: probe.question.clone(),
-        expected: Expected::all_of(said),
+        expected: Expected { numbers: said.into_iter().collect(), ..Expected::default() },
         // Whole messages, of which a sentence tells.
         evidence: Vec::new(),
         has_long_answer: false,
         is_general: false,
     })
-}
-
-/// Numbers of a text, without commas.
-fn numbers(text: &str) -> impl Iterator<Item = String> {
-    let pieces = text.split(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',' | ':'));
-    let trimmed = pieces.map(|piece| piece.trim_matches(['.', ',', ':']).replace(',', ""));
-    trimmed.filter(|number| !number.is_empty())
 }
 
 fn is_year(number: &str) -> bool {
@@ -150,6 +143,7 @@ mod tests {
         };
         let budget = item("What is the budget for 2 phones?", Some("It is $8,000, for 2 of them.")).unwrap();
         assert!(budget.expected.is_met_by("Your budget is 8000 dollars.", &budget.question));
+        assert!(budget.expected.is_met_by("About 8,000USD.", "") && !budget.expected.is_met_by("180000", ""));
         assert!(!budget.expected.is_met_by("For 2 phones.", &budget.question));
         let day = item("When do we meet?", Some("On March 5, 2024.")).unwrap();
         assert!(day.expected.is_met_by("On the 5 of March", "") && !day.expected.is_met_by("In 2024.", ""));
