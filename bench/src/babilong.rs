@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::answering::{
     AskArguments, Asker, Block, Expected, Item, Library, Novels, Outcomes, Report, Source, Span, Stored, ask_all, pool,
-    settings, skipped,
+    show,
 };
 use crate::grammar::draw;
 use crate::report::{Output, parse_tokens, tokens_label};
@@ -92,26 +92,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut asker = Asker::start(&arguments.ask).await?;
     let bytes_per_token = asker.memories.bytes_per_token(&novels.sample()).await?;
-    let mut report = Report {
-        name: NAME,
-        title: TITLE,
-        model: asker.model.clone(),
-        settings: settings(&arguments.ask),
-        skipped: skipped(&asker),
-        blocks: Vec::new(),
-        tasks: tasks.clone(),
-        joined: tasks,
-    };
+    let mut report = Report::new((NAME, TITLE), &arguments.ask, &asker, (tasks.clone(), tasks));
     let mut tables = String::new();
     for (task, number, story) in &chosen {
-        report.blocks.push(one_story(arguments, &mut asker, &novels, (*task, *number), story, bytes_per_token).await?);
-        report.skipped = skipped(&asker);
-        tables = report.write(&arguments.output)?;
+        let block = one_story(arguments, &mut asker, &novels, (*task, *number), story, bytes_per_token).await?;
+        tables = report.add(block, &asker, &arguments.output)?;
     }
-    println!("{tables}");
-    for (row, why) in &asker.skipped {
-        println!("{} was left out: {why}", row.name());
-    }
+    show(&tables, &asker);
     asker.stop().await
 }
 

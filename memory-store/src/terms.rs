@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::core::Core;
 use crate::state::{LiveExtent, MemoryState};
-use crate::union::keep_best_terms;
+use crate::union::keep_best_chunks;
 use crate::{ChunkId, KvGeometry, Result, TermHit, TermHits, TermRequest, term_weight};
 
 /// Which terms a token belongs to.
@@ -97,7 +97,7 @@ pub(crate) fn search(
             from = *to;
         }
     }
-    keep_best_terms(&mut hits, request.top_k);
+    keep_best_chunks(&mut hits, request.top_k);
     Ok(TermHits { hits, chunks_with })
 }
 

@@ -3,9 +3,8 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::embeddings::best_meaning_first;
 use crate::{
-    ChunkId, ChunkInfo, ChunkKv, EmbeddingHits, EmbeddingRequest, Error, Hit, KvGeometry, Recall, Result,
+    ChunkId, ChunkInfo, ChunkKv, EmbeddingHit, EmbeddingHits, EmbeddingRequest, Error, Hit, KvGeometry, Recall, Result,
     SearchRequest, TermHit, TermHits, TermRequest, WordHits, WordRequest,
 };
 
@@ -58,24 +57,50 @@ pub(crate) fn best_first(a: &Hit, b: &Hit) -> Ordering {
     b.score.total_cmp(&a.score).then_with(|| (a.chunk, a.start).cmp(&(b.chunk, b.start)))
 }
 
-/// Likewise for hits of a search by terms.
-fn best_terms_first(a: &TermHit, b: &TermHit) -> Ordering {
-    b.score.total_cmp(&a.score).then_with(|| a.chunk.cmp(&b.chunk))
+/// A chunk with what it is ranked by.
+pub(crate) trait ChunkHit {
+    fn chunk(&self) -> ChunkId;
+    fn score(&self) -> f32;
+}
+
+impl ChunkHit for TermHit {
+    fn chunk(&self) -> ChunkId {
+        self.chunk
+    }
+
+    fn score(&self) -> f32 {
+        self.score
+    }
+}
+
+impl ChunkHit for EmbeddingHit {
+    fn chunk(&self) -> ChunkId {
+        self.chunk
+    }
+
+    fn score(&self) -> f32 {
+        self.meaning.score
+    }
+}
+
+/// Likewise for chunks.
+fn best_chunks_first<T: ChunkHit>(a: &T, b: &T) -> Ordering {
+    b.score().total_cmp(&a.score()).then_with(|| a.chunk().cmp(&b.chunk()))
 }
 
 /// Keeps the best `top_k` chunks, best first.
-pub(crate) fn keep_best_terms(hits: &mut Vec<TermHit>, top_k: usize) {
+pub(crate) fn keep_best_chunks<T: ChunkHit>(hits: &mut Vec<T>, top_k: usize) {
     if hits.len() > top_k {
-        hits.select_nth_unstable_by(top_k, best_terms_first);
+        hits.select_nth_unstable_by(top_k, best_chunks_first);
         hits.truncate(top_k);
     }
-    hits.sort_unstable_by(best_terms_first);
+    hits.sort_unstable_by(best_chunks_first);
 }
 
 /// The same over the hits of several memories, of which one may be a member twice.
-fn merge_best_terms(hits: &mut Vec<TermHit>, top_k: usize) {
-    hits.sort_unstable_by(best_terms_first);
-    hits.dedup_by_key(|hit| hit.chunk);
+fn merge_best_chunks<T: ChunkHit>(hits: &mut Vec<T>, top_k: usize) {
+    hits.sort_unstable_by(best_chunks_first);
+    hits.dedup_by_key(|hit| hit.chunk());
     hits.truncate(top_k);
 }
 
@@ -127,7 +152,7 @@ impl Recall for UnionRecall {
             let sums = merged.chunks_with.iter_mut().zip(found.chunks_with);
             sums.for_each(|(all, with)| *all = all.saturating_add(with));
         }
-        merge_best_terms(&mut merged.hits, request.top_k);
+        merge_best_chunks(&mut merged.hits, request.top_k);
         Ok(merged)
     }
 
@@ -139,7 +164,7 @@ impl Recall for UnionRecall {
             merged.whole = merged.whole.max(found.whole);
             merged.matched = merged.matched.max(found.matched);
         }
-        merge_best_terms(&mut merged.hits, request.top_k);
+        merge_best_chunks(&mut merged.hits, request.top_k);
         Ok(merged)
     }
 
@@ -156,9 +181,7 @@ impl Recall for UnionRecall {
                 *known = known.or(found);
             }
         }
-        merged.hits.sort_unstable_by(best_meaning_first);
-        merged.hits.dedup_by_key(|hit| hit.chunk);
-        merged.hits.truncate(request.top_k);
+        merge_best_chunks(&mut merged.hits, request.top_k);
         Ok(merged)
     }
 

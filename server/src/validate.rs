@@ -374,8 +374,9 @@ pub(crate) fn generate(request: &v1::GenerateRequest) -> Result<(), Status> {
 pub(crate) fn score(request: &v1::ScoreRequest) -> Result<(), Status> {
     let mut checks = Checks::default();
     checks.require(!request.text.is_empty(), "text", || "it is empty; give at least two tokens of text".into());
-    let memory = request.memory.clone().unwrap_or_default();
-    checks.memory_options(&memory);
+    let default = v1::MemoryOptions::default();
+    let memory = request.memory.as_ref().unwrap_or(&default);
+    checks.memory_options(memory);
     checks.require(!matches!(memory.select(), v1::Select::Search | v1::Select::Both), "memory.select", || {
         "the passages of a score follow the text, which heads find; leave it out".into()
     });

@@ -30,4 +30,4 @@ pub(crate) use haystack::{Document, Haystack, Novels};
 pub(crate) use judge::{Denial, Expected, numbers};
 pub(crate) use library::{Library, Source, Span};
 pub(crate) use outcomes::Outcomes;
-pub(crate) use run::{Block, Report, Stored, ask_all, pool, settings, skipped};
+pub(crate) use run::{Block, Report, Stored, ask_all, pool, show};

@@ -151,8 +151,16 @@ pub(crate) struct Report<'a> {
     pub(crate) joined: Vec<&'a str>,
 }
 
+/// Shows the tables, and the rows that were left out.
+pub(crate) fn show(tables: &str, asker: &Asker<'_>) {
+    println!("{tables}");
+    for (row, why) in &asker.skipped {
+        println!("{} was left out: {why}", row.name());
+    }
+}
+
 /// The settings that outcomes depend on.
-pub(crate) fn settings(arguments: &AskArguments) -> Value {
+fn settings(arguments: &AskArguments) -> Value {
     json!({
         "passages": arguments.passages,
         "neighbours": arguments.neighbours,
@@ -162,7 +170,7 @@ pub(crate) fn settings(arguments: &AskArguments) -> Value {
 }
 
 /// Rows left out, with the reason.
-pub(crate) fn skipped(asker: &Asker<'_>) -> Value {
+fn skipped(asker: &Asker<'_>) -> Value {
     asker
         .skipped
         .iter()
@@ -171,7 +179,28 @@ pub(crate) fn skipped(asker: &Asker<'_>) -> Value {
         .into()
 }
 
-impl Report<'_> {
+impl<'a> Report<'a> {
+    /// Nothing measured yet, of tasks whose sum is that of `joined`.
+    pub(crate) fn new(
+        (name, title): (&'static str, &'static str),
+        arguments: &AskArguments,
+        asker: &Asker<'_>,
+        (tasks, joined): (Vec<&'a str>, Vec<&'a str>),
+    ) -> Self {
+        let (model, settings, skipped) = (asker.model.clone(), settings(arguments), skipped(asker));
+        Self { name, title, model, settings, skipped, blocks: Vec::new(), tasks, joined }
+    }
+
+    /// Adds what one memory gave, and writes all: a run that is cut leaves what it has. Returns the tables.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(crate) fn add(&mut self, block: Block, asker: &Asker<'_>, output: &Output) -> Result<String> {
+        self.blocks.push(block);
+        self.skipped = skipped(asker);
+        self.write(output)
+    }
+
     /// Writes the files; returns the tables.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::beam::{self, Conversation, Probe};
 use crate::answering::{
     AskArguments, Asker, Block, Document, Expected, Haystack, Item, Library, Outcomes, Report, Source, Stored, ask_all,
-    numbers, pool, settings, skipped,
+    numbers, pool, show,
 };
 use crate::report::Output;
 
@@ -59,24 +59,14 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         chats.into_iter().enumerate().skip(arguments.first).take(arguments.count).collect();
     ensure!(!chosen.is_empty(), "there is no conversation {}", arguments.first);
     let mut asker = Asker::start(&arguments.ask).await?;
-    let mut report = Report {
-        name: NAME,
-        title: TITLE,
-        model: asker.model.clone(),
-        settings: settings(&arguments.ask),
-        skipped: skipped(&asker),
-        blocks: Vec::new(),
-        tasks: TASKS.to_vec(),
-        joined: TASKS.to_vec(),
-    };
+    let mut report = Report::new((NAME, TITLE), &arguments.ask, &asker, (TASKS.to_vec(), TASKS.to_vec()));
     let mut tables = String::new();
     for (number, chat) in chosen {
         println!("conversation {number}");
-        report.blocks.push(one_chat(arguments, &mut asker, number, chat).await?);
-        report.skipped = skipped(&asker);
-        tables = report.write(&arguments.output)?;
+        let block = one_chat(arguments, &mut asker, number, chat).await?;
+        tables = report.add(block, &asker, &arguments.output)?;
     }
-    println!("{tables}");
+    show(&tables, &asker);
     asker.stop().await
 }
 

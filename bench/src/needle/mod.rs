@@ -22,7 +22,7 @@ use serde_json::json;
 
 use crate::answering::{
     AskArguments, Asker, Block, Expected, Haystack, Item, Library, Novels, Outcomes, Report, Source, Span, Stored,
-    ask_all, pool, settings, skipped,
+    ask_all, pool, show,
 };
 use crate::report::{Output, parse_tokens, tokens_label};
 use tasks::{Plan, Question};
@@ -84,27 +84,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let novels = Novels::read(arguments.novels.as_deref().context("no --novels")?)?;
     let mut asker = Asker::start(&arguments.ask).await?;
     let bytes_per_token = asker.memories.bytes_per_token(&novels.sample()).await?;
-    let mut report = Report {
-        name: NAME,
-        title: TITLE,
-        model: asker.model.clone(),
-        settings: settings(&arguments.ask),
-        skipped: skipped(&asker),
-        blocks: Vec::new(),
-        tasks,
-        joined,
-    };
+    let mut report = Report::new((NAME, TITLE), &arguments.ask, &asker, (tasks, joined));
     let mut tables = String::new();
     for number in arguments.first_haystack..arguments.first_haystack + arguments.haystacks {
-        report.blocks.push(one_haystack(arguments, &mut asker, &novels, number, bytes_per_token).await?);
-        report.skipped = skipped(&asker);
-        // After every haystack: a run that is cut leaves what it has.
-        tables = report.write(&arguments.output)?;
+        let block = one_haystack(arguments, &mut asker, &novels, number, bytes_per_token).await?;
+        tables = report.add(block, &asker, &arguments.output)?;
     }
-    println!("{tables}");
-    for (row, why) in &asker.skipped {
-        println!("{} was left out: {why}", row.name());
-    }
+    show(&tables, &asker);
     asker.stop().await
 }
 

@@ -131,9 +131,7 @@ impl Searcher {
     /// # Errors
     /// If a request or the embedder fails.
     pub(crate) async fn read<'a>(&'a self, memory: &'a str, sources: &[Source]) -> Result<Searched<'a>> {
-        if self.embedder.is_some() {
-            self.host.wait_for_embeddings(memory).await?;
-        }
+        self.host.wait_for_embeddings(memory).await?;
         let embedder = self.embedder.as_ref().filter(|_| self.rows.iter().any(|row| row.embeds_here()));
         let library = Library::read(&self.host.client, memory, sources, embedder, Library::default()).await?;
         Ok(Searched { searcher: self, memory, library })

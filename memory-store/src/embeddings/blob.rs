@@ -55,8 +55,8 @@ pub(super) struct ChunkLikeness {
     pub(super) whole: f32,
     /// The best one of its sentences.
     pub(super) sentence: f32,
-    /// That sentence, if the chunk has any.
-    pub(super) best: Option<usize>,
+    /// The place of that sentence among those of the chunk, and how many these are; `None` where there are none.
+    pub(super) place: Option<(u32, u32)>,
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -118,27 +118,29 @@ impl EmbeddingIndex {
     pub(super) fn scores(&self, query: &[f32], live: usize) -> Vec<ChunkLikeness> {
         let live = live.min(self.chunks());
         let own: Vec<f32> = (0..live).map(|at| self.product(at, query)).collect();
-        let mut best: Vec<Option<(f32, usize)>> = vec![None; live];
+        // Of each chunk the best score, its place, and how many sentences there are.
+        let mut best = vec![(f32::NEG_INFINITY, 0, 0); live];
         let mut least = f32::INFINITY;
         for (at, chunk) in self.chunk_of_sentence.iter().enumerate().take_while(|(_, chunk)| (**chunk as usize) < live)
         {
             let score = self.product(self.chunks() + at, query);
             least = least.min(score);
-            let best = &mut best[*chunk as usize];
-            if best.is_none_or(|(known, _)| score > known) {
-                *best = Some((score, at));
+            let (best, place, count) = &mut best[*chunk as usize];
+            if score > *best {
+                (*best, *place) = (score, *count);
             }
+            *count += 1;
         }
         let score = |at: usize| {
             let before = at.checked_sub(1).map_or(0.0, |before| own[before]);
             let after = own.get(at + 1).copied().unwrap_or(0.0);
             let whole = (own[at] + NEIGHBOURS * (before + after)) / self.norms[at].max(f32::MIN_POSITIVE);
             let other = if least.is_finite() { least } else { whole };
-            ChunkLikeness {
-                whole,
-                sentence: best[at].map_or(other, |(score, _)| score),
-                best: best[at].map(|(_, at)| at),
+            let (sentence, place, count) = best[at];
+            if count == 0 {
+                return ChunkLikeness { whole, sentence: other, place: None };
             }
+            ChunkLikeness { whole, sentence, place: Some((place, count)) }
         };
         (0..live).map(score).collect()
     }

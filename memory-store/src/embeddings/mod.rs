@@ -15,7 +15,7 @@ mod search;
 use std::sync::Arc;
 
 pub(crate) use blob::{EmbeddingIndex, blob_name, chunk_blob_of, is_named_for};
-pub(crate) use search::{best_meaning_first, search};
+pub(crate) use search::search;
 
 use crate::extent::Extent;
 use crate::{Error, Fingerprint, Memory, Result};

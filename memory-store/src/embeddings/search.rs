@@ -12,6 +12,7 @@ use super::EmbeddingIndex;
 use super::blob::ChunkLikeness;
 use crate::core::Core;
 use crate::state::{LiveExtent, MemoryState};
+use crate::union::keep_best_chunks;
 use crate::{ChunkId, EmbeddingHit, EmbeddingHits, EmbeddingRequest, Error, Meaning, Result};
 
 /// Sentences that stand for all of a memory.
@@ -25,7 +26,7 @@ const CANDIDATES: usize = 64;
 struct Scored {
     first_chunk: u64,
     index: Arc<EmbeddingIndex>,
-    live: usize,
+    /// Of those that count.
     likeness: Vec<ChunkLikeness>,
 }
 
@@ -45,9 +46,8 @@ pub(crate) fn search(core: &Core, state: &MemoryState, request: &EmbeddingReques
             let why = format!("a vector of {} values; those of the memory have {}", request.query.len(), index.dim);
             return Err(Error::Invalid { what: "search by meaning", why });
         }
-        let live = extent.live as usize;
-        let likeness = index.scores(request.query, live);
-        Ok(Some(Scored { first_chunk: extent.extent.first_chunk, index, live, likeness }))
+        let likeness = index.scores(request.query, extent.live as usize);
+        Ok(Some(Scored { first_chunk: extent.extent.first_chunk, index, likeness }))
     };
     let scored: Vec<Option<Scored>> = state.extents.par_iter().map(score).collect::<Result<_>>()?;
     let scored: Vec<Scored> = scored.into_iter().flatten().collect();
@@ -67,32 +67,17 @@ pub(crate) fn search(core: &Core, state: &MemoryState, request: &EmbeddingReques
     });
     let mut hits: Vec<EmbeddingHit> = all.collect();
     let (embedded, least) = (hits.len() as u64, hits.iter().map(|hit| hit.meaning.score).fold(f32::INFINITY, f32::min));
-    if hits.len() > request.top_k {
-        hits.select_nth_unstable_by(request.top_k, best_meaning_first);
-        hits.truncate(request.top_k);
-    }
-    hits.sort_unstable_by(best_meaning_first);
+    keep_best_chunks(&mut hits, request.top_k);
     Ok(EmbeddingHits { hits, also, least: if least.is_finite() { least } else { 0.0 }, embedded })
-}
-
-/// By score, descending; equal ones in the order of their identifiers.
-pub(crate) fn best_meaning_first(a: &EmbeddingHit, b: &EmbeddingHit) -> std::cmp::Ordering {
-    b.meaning.score.total_cmp(&a.meaning.score).then(a.chunk.cmp(&b.chunk))
 }
 
 impl Scored {
     fn meanings(&self, chunk_weight: f32) -> Vec<Meaning> {
-        let of = |(chunk, likeness): (usize, &ChunkLikeness)| {
+        let of = |likeness: &ChunkLikeness| {
             let mean = chunk_weight * likeness.whole + (1.0 - chunk_weight) * likeness.sentence;
-            Meaning { score: mean, likeness: mean, sentence: likeness.best.map(|best| self.place(chunk, best)) }
+            Meaning { score: mean, likeness: mean, sentence: likeness.place }
         };
-        self.likeness.iter().enumerate().map(of).collect()
-    }
-
-    /// The place of a sentence among those of its chunk, and how many they are.
-    fn place(&self, chunk: usize, sentence: usize) -> (u32, u32) {
-        let all = self.index.sentences_of(chunk);
-        ((sentence - all.start) as u32, all.len() as u32)
+        self.likeness.iter().map(of).collect()
     }
 }
 
@@ -116,13 +101,14 @@ fn take_off_what_is_common(scored: &[Scored], meanings: &mut [Vec<Meaning>], req
                 common(&extent.index, sentence, sample.iter().filter(|of| (of.extent, of.sentence) != (at, sentence)));
             (like - request.common_weight * common, like, sentence)
         };
-        let best = extent.index.sentences_of(chunk).map(less_common).max_by(|a, b| a.0.total_cmp(&b.0));
+        let sentences = extent.index.sentences_of(chunk);
+        let best = sentences.clone().map(less_common).max_by(|a, b| a.0.total_cmp(&b.0));
         let whole = extent.likeness[chunk].whole;
         let mean = |sentence: f32| request.chunk_weight * whole + (1.0 - request.chunk_weight) * sentence;
         best.map(|(score, like, sentence)| Meaning {
             score: mean(score),
             likeness: mean(like),
-            sentence: Some(extent.place(chunk, sentence)),
+            sentence: Some(((sentence - sentences.start) as u32, sentences.len() as u32)),
         })
     };
     let again: Vec<Option<Meaning>> = best.par_iter().map(again).collect();
@@ -139,7 +125,8 @@ fn take_off_what_is_common(scored: &[Scored], meanings: &mut [Vec<Meaning>], req
 
 /// Sentences from all over a memory, equally far from each other.
 fn sample(scored: &[Scored]) -> Vec<Sampled> {
-    let counts: Vec<usize> = scored.iter().map(|extent| extent.index.sentences_of(extent.live).start).collect();
+    let counts: Vec<usize> =
+        scored.iter().map(|extent| extent.index.sentences_of(extent.likeness.len()).start).collect();
     let all: usize = counts.iter().sum();
     let step = all.div_ceil(SAMPLE).max(1);
     let (mut sample, mut next) = (Vec::with_capacity(SAMPLE), 0);

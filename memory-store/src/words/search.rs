@@ -9,7 +9,7 @@ use super::{TermKind, analyze};
 use crate::core::Core;
 use crate::recall::term_weight;
 use crate::state::{LiveExtent, MemoryState};
-use crate::union::keep_best_terms;
+use crate::union::keep_best_chunks;
 use crate::{ChunkId, KvGeometry, Result, TermHit, WordHits, WordRequest};
 
 /// What a term counts.
@@ -139,7 +139,7 @@ pub(crate) fn search(
         let first = extent.extent.first_chunk;
         hits.extend(scored.map(|(chunk, score)| TermHit { chunk: ChunkId(first + chunk as u64), score: score as f32 }));
     }
-    keep_best_terms(&mut hits, request.top_k);
+    keep_best_chunks(&mut hits, request.top_k);
     let matched = hits.first().map_or(0.0, |best| {
         let at = found.partition_point(|found| found.extent.extent.first_chunk <= best.chunk.0).saturating_sub(1);
         let chunk = (best.chunk.0 - found[at].extent.extent.first_chunk) as u32;
