@@ -122,6 +122,14 @@ proptest! {
     }
 }
 
+/// Blank pages have no words.
+#[test]
+fn chunks_of_less_than_a_word_in_the_mean_are_weighed_by_the_formula() {
+    let (_storage, _store, memory) = books();
+    write(&memory, "blank", &[" ", "\n", "δρομο ", " ", "δρομο мост "].map(String::from));
+    assert_agrees(&memory.snapshot().unwrap(), "δρομο");
+}
+
 fn books() -> (Arc<InMemoryStorage>, mnemon_memory_store::Store, Memory) {
     let storage = Arc::new(InMemoryStorage::new());
     let store = open(Arc::clone(&storage) as Arc<dyn Storage>);

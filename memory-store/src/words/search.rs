@@ -120,7 +120,8 @@ pub(crate) fn search(
     let all = state.totals.chunks;
     let weights: Vec<f64> =
         chunks_with.iter().zip(&terms).map(|(with, (_, weight))| weight * term_weight(all, *with)).collect();
-    let mean = (found.iter().map(|found| found.words).sum::<u64>() as f64 / all as f64).max(1.0);
+    // Above zero wherever a term is found.
+    let mean = found.iter().map(|found| found.words).sum::<u64>() as f64 / all as f64;
     let (k1, b) = (f64::from(request.k1), f64::from(request.b));
     let score = |Found { extent, postings, .. }: &Found<'_>| {
         let mut scores = vec![0.0_f64; if postings.is_empty() { 0 } else { extent.live as usize }];
