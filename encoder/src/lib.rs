@@ -31,7 +31,7 @@ mod search;
 mod tokenizer;
 mod utf8;
 
-pub use document::{DocumentEncoder, PUSH_BYTES_MAX};
+pub use document::{DocumentEncoder, KeptReaders, PUSH_BYTES_MAX};
 pub use embedder::Embedder;
 pub use error::{Error, Result};
 pub use options::{EncodeOptions, Progress};

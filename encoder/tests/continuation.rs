@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use common::models::{Family, model, options};
 use common::stores::{self, Stored, feed, read_all, stored};
 use common::{long_text, tokenizers as build};
-use mnemon_encoder::{DocumentEncoder, EncodeOptions, Error, Progress};
+use mnemon_encoder::{DocumentEncoder, EncodeOptions, Error, KeptReaders, Progress};
 use mnemon_memory_store::{EntryPolicy, Hit, KvDtype, Memory, OpenMemory, Recall, SearchRequest};
 use mnemon_runtime::{LoadOptions, Model};
 use serde_json::json;
@@ -168,12 +168,17 @@ fn appended_in_parts() {
         {
             let store = stores::in_memory();
             let memory = stores::memory_for(&store, &model, "memory");
+            let readers = Arc::new(KeptReaders::new(1 << 30));
             let mut from = 0;
             for cut in parts.iter().copied().chain([text.len()]) {
                 let to = (cut..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap();
                 let before = memory.document("document").map_or(0, |info| info.bytes);
                 assert_eq!(before as usize, from);
                 let mut encoder = open(DocumentEncoder::append, &model, &memory);
+                // Every third goes on without a reader.
+                if cut % 3 > 0 {
+                    encoder.keep_reader(Arc::clone(&readers), "tenant");
+                }
                 feed(&mut encoder, &text.as_bytes()[from..to], 200, |progress| {
                     assert!(progress.durable_bytes >= before, "what was durable stays so");
                     false
@@ -186,6 +191,41 @@ fn appended_in_parts() {
             }
             assert_same(&model, &memory, &expected, &format!("{kind:?} in parts {parts:?}"));
         }
+    }
+}
+
+/// A turn of a conversation costs its own tokens, what the tokenizer goes back, and a part of a segment, however long the conversation is.
+#[test]
+fn what_is_appended_is_read_and_little_else() {
+    for kind in KINDS {
+        let model = a_model(kind);
+        let text = long_text(7000, 7);
+        let store = stores::in_memory();
+        let memory = stores::memory_for(&store, &model, "memory");
+        let readers = Arc::new(KeptReaders::new(1 << 30));
+        let append = |text: &str, readers: Option<&Arc<KeptReaders>>| {
+            let before = memory.document("document").map_or(0, |info| info.tokens);
+            let mut encoder = open(DocumentEncoder::append, &model, &memory);
+            if let Some(readers) = readers {
+                encoder.keep_reader(Arc::clone(readers), "tenant");
+            }
+            feed(&mut encoder, text.as_bytes(), 1 << 20, |_| false);
+            let progress = encoder.finish().unwrap();
+            (encoder.tokens_read(), progress.durable_tokens - before)
+        };
+        append(&text, Some(&readers));
+        // The tokenizers of these tests make a token of two bytes and less.
+        let most = 256 + encode_options().segment_tokens as u64;
+        for turn in ["Who was that? ", "Nobody. ", "I see. ", "More was said then. "] {
+            let (read, new) = append(turn, Some(&readers));
+            assert!(read <= new + most, "{kind:?}: {read} read for {new}");
+        }
+        let window = (model.config().layers * model.config().memory.window) as u64;
+        let (again, new) = append("Without a reader, the window is read again. ", None);
+        assert!(again > new + window, "{kind:?}: {again} read for {new}");
+        // What was changed meanwhile is another text.
+        let (again, new) = append("And once more. ", Some(&readers));
+        assert!(again > new + window, "{kind:?}: {again} read for {new}");
     }
 }
 

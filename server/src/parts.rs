@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use mnemon_encoder::Embedder;
+use mnemon_encoder::{Embedder, KeptReaders};
 use mnemon_runtime::{Engine, Model};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -56,6 +56,8 @@ pub(crate) struct Parts {
     pub(crate) engine: Engine,
     /// The one model that is served.
     pub(crate) model: Arc<Model>,
+    /// Where documents ended, for what is appended to them.
+    pub(crate) readers: Arc<KeptReaders>,
     /// Makes sentence embeddings, if searches go by meaning.
     pub(crate) embedder: Option<Arc<Embedder>>,
     /// The rest.

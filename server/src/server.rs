@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mnemon_client::ConnectOptions;
-use mnemon_encoder::Embedder;
+use mnemon_encoder::{Embedder, KeptReaders};
 use mnemon_memory_store::storage::{SledOptions, SledStorage};
 use mnemon_memory_store::{Storage, Store, StoreOptions};
 use mnemon_runtime::{DeviceChoice, Engine, EngineOptions, LoadOptions, Model, ModelSource};
@@ -183,6 +183,7 @@ fn with_model(common: &Arc<Common>, model: Arc<Model>, embedder: Option<Arc<Embe
         engine_places: Arc::new(Semaphore::new(places)),
         // A task gives its place back a moment before the engine stops counting it.
         engine: Engine::start(EngineOptions { queue_max: places + 1, name: "mnemon-engine".into() })?,
+        readers: Arc::new(KeptReaders::new(common.settings.cache.reader_bytes as usize)),
         model,
         embedder,
         common: Arc::clone(common),

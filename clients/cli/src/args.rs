@@ -217,7 +217,7 @@ pub(crate) struct Serve {
     #[arg(long = "limit", value_name = "NAME=N")]
     pub(crate) limits: Vec<String>,
 
-    /// A bound on memory for caches: index_bytes, chunk_bytes or catalog_bytes; may be repeated.
+    /// A bound on memory for caches: index_bytes, chunk_bytes, catalog_bytes or reader_bytes; may be repeated.
     #[arg(long = "cache", value_name = "NAME=BYTES")]
     pub(crate) caches: Vec<String>,
 }

@@ -94,9 +94,6 @@ impl Input {
             let tokens = self.tokenizer.push(slice)?;
             self.pending_at = end;
             self.take(tokens);
-            if self.safe_points.back() != Some(&self.tokenizer.safe_point()) {
-                self.safe_points.push_back(self.tokenizer.safe_point());
-            }
         }
         if self.ending && !self.ended && self.pending_at == self.pending.len() {
             let tokens = self.tokenizer.finish()?;
@@ -119,6 +116,9 @@ impl Input {
         let skipped = self.skip_tokens.min(tokens.len() as u64);
         self.skip_tokens -= skipped;
         self.tokens.extend(tokens.into_iter().skip(skipped as usize));
+        if self.safe_points.back() != Some(&self.tokenizer.safe_point()) {
+            self.safe_points.push_back(self.tokenizer.safe_point());
+        }
     }
 
     /// The next tokens, `count` or as many as there are.
@@ -156,6 +156,11 @@ impl Input {
     /// Bytes held.
     pub(super) fn held_bytes(&self) -> usize {
         self.pending.len() + self.tokenizer.held_back_bytes() + self.tokens.len() * size_of::<Token>()
+    }
+
+    /// Tokens that no further text changes, as far as is known.
+    pub(super) fn safe_token(&self) -> u64 {
+        self.tokenizer.safe_point().token
     }
 
     /// From where tokenizing may start again when `durable_tokens` tokens, whose text ends at `durable_bytes`, are in

@@ -1,6 +1,7 @@
 //! One document on its way into a memory.
 
 mod input;
+mod kept;
 mod own;
 mod pack;
 mod reader;
@@ -13,6 +14,8 @@ use mnemon_memory_store::{ChunkId, DocumentWriter, KvGeometry, OpenMemory, Recal
 use mnemon_runtime::{Captured, Model};
 
 use self::input::Input;
+pub use self::kept::KeptReaders;
+use self::kept::{DocumentPlace, Recent};
 use self::own::OwnChunks;
 use self::pack::Packer;
 use self::reader::Reader;
@@ -44,6 +47,9 @@ pub struct DocumentEncoder {
     appends: bool,
     /// Built when the first byte beyond what is stored arrives.
     reading: Option<Reading>,
+    /// Where the reader stays for what is appended later.
+    kept: Option<(Arc<KeptReaders>, DocumentPlace)>,
+    tokens_read: u64,
     /// A commit is wanted also if there is nothing new.
     renews: bool,
     complete: bool,
@@ -54,6 +60,8 @@ pub struct DocumentEncoder {
 struct Reading {
     input: Input,
     reader: Reader,
+    /// How it was at the last segments' beginnings, if it is to be kept.
+    recent: Recent,
     packer: Packer,
     /// Tokens whose chunks are in the store already; they are read again only for the window.
     keep_tokens: u64,
@@ -136,6 +144,8 @@ impl DocumentEncoder {
             comparison: None,
             appends: false,
             reading: None,
+            kept: None,
+            tokens_read: 0,
             renews: false,
             complete: false,
             failed: false,
@@ -148,6 +158,13 @@ impl DocumentEncoder {
         self.writer.set_ttl_ms(ttl_ms)?;
         self.renews = true;
         Ok(())
+    }
+
+    /// Goes on from a reader that was kept of this document, and keeps one for what is appended later: appending costs what is appended,
+    /// and at most two segments, instead of the window before it as well. What is stored is the same. To be called before the first push.
+    pub fn keep_reader(&mut self, readers: Arc<KeptReaders>, tenant: &str) {
+        let (memory, document_id) = (self.memory.name().to_owned(), self.document_id.clone());
+        self.kept = Some((readers, DocumentPlace { tenant: tenant.to_owned(), memory, document_id }));
     }
 
     /// Whether the whole document was stored before.
@@ -273,6 +290,11 @@ impl DocumentEncoder {
         }
     }
 
+    /// Tokens that the model was given, those that were read before included.
+    pub fn tokens_read(&self) -> u64 {
+        self.tokens_read
+    }
+
     /// Bytes of text and tokens held now, for accounting.
     pub fn held_bytes(&self) -> usize {
         self.reading.as_ref().map_or(0, |reading| reading.input.held_bytes() + reading.packer.held_bytes())
@@ -307,23 +329,33 @@ impl DocumentEncoder {
             let input = Input::new(model(), SafePoint::default(), None, (Vec::new(), 0, 0), 0);
             return Ok(Reading::new(input, reader, Packer::default(), (0, 0), 0));
         }
+        let keep_tokens = Continuation::keep_tokens(&state, &self.options, self.appends);
+        let kept = self.kept.as_ref().filter(|_| self.appends && !recalls);
+        let kept = kept.and_then(|(readers, place)| readers.take(place, &state, keep_tokens));
         let continuation = Continuation::load(
             self.memory.as_ref(),
             &self.document_id,
             &state,
             &self.model,
             &self.options,
-            self.appends,
+            (keep_tokens, self.appends, kept.as_ref().map(Reader::first_kept)),
         )?;
-        let Continuation { first_token, keep_tokens, keep_bytes, safe, .. } = continuation;
+        let Continuation { first_token, keep_bytes, safe, mut tokens, .. } = continuation;
         tracing::debug!(document = self.document_id, first_token, keep_tokens, "continuing a document");
         if self.appends {
             self.writer.truncate(keep_tokens / u64::from(self.memory.geometry().chunk_tokens))?;
         }
-        reader.skip_to(first_token as usize, continuation.first_segment);
-        let tokens = (continuation.tokens, first_token, continuation.skip_tokens);
-        let mut input = Input::new(model(), safe, continuation.before, tokens, state.bytes);
         let mut packer = Packer::new(first_token, keep_bytes);
+        let next_token = if let Some(kept) = kept {
+            reader = kept;
+            packer.push_tokens(tokens.drain(..(keep_tokens - first_token) as usize));
+            keep_tokens
+        } else {
+            reader.skip_to(first_token as usize, continuation.first_segment);
+            first_token
+        };
+        let tokens = (tokens, next_token, continuation.skip_tokens);
+        let mut input = Input::new(model(), safe, continuation.before, tokens, state.bytes);
         if self.appends {
             packer.push_text(&continuation.kept_text);
             packer.push_text(&continuation.text);
@@ -338,6 +370,11 @@ impl DocumentEncoder {
         let Some(reading) = &mut self.reading else { return Ok(()) };
         let tokens = reading.input.next(self.options.segment_tokens);
         let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+        self.tokens_read += ids.len() as u64;
+        if self.kept.is_some() {
+            let segment = self.options.segment_tokens as u64;
+            reading.recent.push(&reading.reader, reading.input.safe_token() / segment * segment)?;
+        }
         let captured = reading.reader.read(&ids)?;
         reading.packer.push_tokens(tokens.into_iter());
         if let Some(captured) = captured {
@@ -362,7 +399,18 @@ impl DocumentEncoder {
         }
         self.commit_packed(true)?;
         self.complete = true;
+        self.keep();
         Ok(())
+    }
+
+    /// Keeps the reader as it was where an append will go on.
+    fn keep(&mut self) {
+        let (Some(reading), Some((readers, place))) = (&mut self.reading, self.kept.take()) else { return };
+        let state = self.writer.state();
+        let reader = reading.recent.take(Continuation::keep_tokens(&state, &self.options, true));
+        if let Some(reader) = reader.filter(|reader| reader.next_token() > 0) {
+            readers.keep(place, state, reader);
+        }
     }
 
     /// Commits what is in chunks, unless that is less than was durable before.
@@ -407,6 +455,7 @@ impl Reading {
         Self {
             input,
             reader,
+            recent: Recent::default(),
             packer,
             keep_tokens,
             commit_from_bytes,

@@ -31,6 +31,27 @@ impl Reader {
         Ok(Self { state: SequenceState::new(&model), attention, model, prelude: None })
     }
 
+    /// The same state, kept apart; `None` where it cannot be.
+    pub(super) fn duplicate(&self) -> Result<Option<Self>> {
+        let Some(attention) = self.attention.duplicate()?.filter(|_| self.prelude.is_none()) else { return Ok(None) };
+        Ok(Some(Self { model: Arc::clone(&self.model), state: self.state.clone(), attention, prelude: None }))
+    }
+
+    /// Index of the next token.
+    pub(super) fn next_token(&self) -> u64 {
+        self.state.position as u64
+    }
+
+    /// Index of the first token that was not returned by [`read`](Self::read) or [`flush`](Self::flush).
+    pub(super) fn first_kept(&self) -> u64 {
+        self.attention.handed_over().unwrap_or(self.state.position) as u64
+    }
+
+    /// Bytes of keys and values.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.attention.held_bytes()
+    }
+
     /// Goes on at `position` as if all tokens before had been read: right for tokens at least
     /// [`receptive_tokens`](Self::receptive_tokens) later. `first_segment` are the document's first tokens.
     pub(super) fn skip_to(&mut self, position: usize, first_segment: Vec<u32>) {

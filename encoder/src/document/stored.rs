@@ -17,8 +17,6 @@ pub(super) struct Continuation {
     pub(super) tokens: Vec<Token>,
     /// Where the model starts again: early enough for everything from `keep_tokens` on to be as if it had never stopped.
     pub(super) first_token: u64,
-    /// Tokens whose chunks stay in the store.
-    pub(super) keep_tokens: u64,
     /// First byte after them.
     pub(super) keep_bytes: u64,
     /// Where the tokenizer starts again.
@@ -36,24 +34,33 @@ pub(super) struct Continuation {
 }
 
 impl Continuation {
-    /// Reads back what is needed. With `roll_back`, tokens after the safe point may change with the text that follows:
-    /// their segments are read again. Without, everything stored stays.
+    /// Tokens whose chunks stay in the store. With `roll_back`, tokens after the safe point may change with the text that follows: their
+    /// segments are read again. Without, everything stored stays.
+    pub(super) fn keep_tokens(state: &WriterState, options: &EncodeOptions, roll_back: bool) -> u64 {
+        let segment = options.segment_tokens as u64;
+        if roll_back { state.resume.safe_token / segment * segment } else { state.tokens }
+    }
+
+    /// Reads back what is needed to keep [`keep_tokens`](Self::keep_tokens), or for a reader that has read these: then from its first token
+    /// that is in no chunk on.
     pub(super) fn load(
         memory: &dyn OpenMemory,
         document_id: &str,
         state: &WriterState,
         model: &Arc<Model>,
         options: &EncodeOptions,
-        roll_back: bool,
+        (keep_tokens, roll_back, first_of_reader): (u64, bool, Option<u64>),
     ) -> Result<Self> {
         let segment = options.segment_tokens as u64;
         let chunk = u64::from(memory.geometry().chunk_tokens);
         let safe = SafePoint { byte: state.resume.safe_byte, token: state.resume.safe_token };
-        let keep_tokens = if roll_back { safe.token / segment * segment } else { state.tokens };
         let restart = keep_tokens / segment * segment;
         let back = Reader::receptive_tokens(model) as u64;
-        let first_token =
-            if options.recall_while_reading.is_some() { 0 } else { restart.saturating_sub(back) / segment * segment };
+        let first_token = match first_of_reader {
+            Some(first) => first,
+            None if options.recall_while_reading.is_some() => 0,
+            None => restart.saturating_sub(back) / segment * segment,
+        };
         let tokens_end = if roll_back { safe.token } else { state.tokens };
 
         let first_ordinal = first_token.min(safe.token.saturating_sub(1)) / chunk;
@@ -83,14 +90,13 @@ impl Continuation {
         }
 
         let mut first_segment = Vec::new();
-        if first_token > 0 && model.config().memory.sinks > 0 {
+        if first_of_reader.is_none() && first_token > 0 && model.config().memory.sinks > 0 {
             for_each_chunk(memory, document_id, 0, segment / chunk, |info| {
                 first_segment.extend_from_slice(&info.tokens);
             })?;
         }
         Ok(Self {
             first_token,
-            keep_tokens,
             keep_bytes,
             safe,
             skip_tokens: tokens_end - safe.token,

@@ -107,11 +107,15 @@ impl<T: AsRef<Tokenizer>> StreamTokenizer<T> {
         Ok(tokens)
     }
 
-    /// Ends the text and returns the remaining tokens. The safe point stays where it was: more text may follow in
-    /// another [`StreamTokenizer`] that restarts there.
+    /// Ends the text and returns the remaining tokens. More text may follow in another [`StreamTokenizer`] that restarts at the
+    /// safe point, which comes as near to the end as can be told.
     pub fn finish(&mut self) -> Result<Vec<Token>> {
         let mut tokens = Vec::new();
         if !self.finished && !self.buffer.is_empty() {
+            let pieces = self.encode(self.buffer.len())?;
+            if let Some(cut) = cut::find(&mut self.plain, &self.buffer, &pieces)? {
+                self.cut_before(cut, &pieces, &mut tokens)?;
+            }
             let end = self.buffer.len();
             let pieces = self.encode(end)?;
             self.emit(&pieces, end, &mut tokens)?;
@@ -149,13 +153,19 @@ impl<T: AsRef<Tokenizer>> StreamTokenizer<T> {
                 .ok_or(Error::Unrepresentable { byte_start: self.safe.byte, byte_end: self.safe.byte + end as u64 })?,
             Some(cut) => cut,
         };
+        self.cut_before(cut, &pieces, tokens)?;
+        self.wanted_bytes = STEP_BYTES;
+        Ok(())
+    }
+
+    /// Moves the safe point before piece `cut` of the buffer.
+    fn cut_before(&mut self, cut: usize, pieces: &[Piece], tokens: &mut Vec<Token>) -> Result<()> {
         let byte = pieces[cut].start;
         self.emit(&pieces[..cut], byte, tokens)?;
         self.before = self.buffer[..byte].chars().next_back();
         self.context = None;
         self.buffer.drain(..byte);
         self.safe = SafePoint { byte: self.safe.byte + byte as u64, token: self.safe.token + cut as u64 };
-        self.wanted_bytes = STEP_BYTES;
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! pages of [`PAGE_TOKENS`] on the CPU, where a kernel takes many segments, and one buffer twice the window's size
 //! elsewhere, whose end is moved to the front when it is full.
 
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use mnemon_kernels::Data;
@@ -49,6 +49,19 @@ impl Cache {
         })
     }
 
+    /// Bytes of keys and values.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match self {
+            Self::Pages(Pages { pages }) => {
+                pages.iter().map(|page| (page.keys.len() + page.values.len()) * size_of::<f32>()).sum()
+            }
+            Self::Buffer(Buffer { tensors, .. }) => {
+                let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+                tensors.as_ref().map_or(0, |(keys, values)| bytes(keys) + bytes(values))
+            }
+        }
+    }
+
     /// Appends `k` and `v` `[n_kv_heads, n, head_dim]`, the first of them at position `first`, next to the last.
     pub(crate) fn append(&mut self, first: usize, k: &Tensor, v: &Tensor) -> Result<()> {
         match self {
@@ -78,6 +91,7 @@ impl Cache {
             && let Some(page) = pages.front_mut()
             && page.first < position
         {
+            let page = Arc::make_mut(page);
             page.keep((position - page.first).min(page.len)..page.len);
         }
     }
@@ -89,8 +103,9 @@ impl Cache {
                 while pages.back().is_some_and(|page| page.first >= position) {
                     pages.pop_back();
                 }
-                if let Some(page) = pages.back_mut() {
-                    page.keep(0..(position - page.first).min(page.len));
+                if let Some(page) = pages.back_mut().filter(|page| page.first + page.len > position) {
+                    let page = Arc::make_mut(page);
+                    page.keep(0..position - page.first);
                 }
             }
             Self::Buffer(buffer) => buffer.len = buffer.len.min(position.saturating_sub(buffer.first)),
@@ -115,10 +130,10 @@ impl Cache {
 }
 
 /// Pages in memory. They end at multiples of [`PAGE_TOKENS`], wherever the sequence began, so that a document
-/// continued in its middle is computed in the same pieces, to the last bit.
+/// continued in its middle is computed in the same pieces, to the last bit. Duplicates share them until one of them writes.
 #[derive(Clone)]
 pub(crate) struct Pages {
-    pages: VecDeque<Page>,
+    pages: VecDeque<Arc<Page>>,
 }
 
 /// Keys and values `[n_kv_heads, len, head_dim]`, dense, so that a kernel takes them as they are. Appending to a page
@@ -144,11 +159,11 @@ impl Pages {
                     if page.first + page.len == first + done
                         && (page.len == 0 || !page.first.saturating_add(page.len).is_multiple_of(PAGE_TOKENS)) =>
                 {
-                    page
+                    Arc::make_mut(page)
                 }
                 _ => {
                     let page = Page { first: first + done, len: 0, heads, keys: Vec::new(), values: Vec::new() };
-                    self.pages.push_back(page);
+                    self.pages.push_back(Arc::new(page));
                     continue;
                 }
             };

@@ -32,7 +32,7 @@ pub struct CaptureAttention {
 }
 
 /// Keys, values and importance of tokens not yet handed over, one vector per key/value head.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Pending {
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
@@ -75,6 +75,38 @@ impl CaptureAttention {
     pub(crate) fn on_tensors(mut self) -> Self {
         self.sequence.force_tensors();
         self
+    }
+
+    /// The same state, kept apart, for a text that may go on from here more than once. `None` while memory is recalled: what that holds
+    /// changes.
+    pub fn duplicate(&self) -> Result<Option<Self>> {
+        if self.memory.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            sequence: self.sequence.duplicate()?,
+            memory: None,
+            pending: self.pending.clone(),
+            lone: self.lone.clone(),
+            geometry: self.geometry.clone(),
+            model_shape: self.model_shape.clone(),
+            ..*self
+        }))
+    }
+
+    /// Bytes of keys and values that are kept, those not handed over included. Duplicates share some of them.
+    pub fn held_bytes(&self) -> usize {
+        let of_pending = |Pending { keys, values, importance }: &Pending| -> usize {
+            keys.iter().chain(values).chain(importance).map(Vec::len).sum()
+        };
+        let numbers = self.pending.iter().map(of_pending).sum::<usize>()
+            + self.lone.iter().map(|(_, keys)| keys.len()).sum::<usize>();
+        self.sequence.held_bytes() + numbers * size_of::<f32>()
+    }
+
+    /// Position of the first token that was not handed over; `None` before the first token.
+    pub fn handed_over(&self) -> Option<usize> {
+        self.handed_over
     }
 
     /// Changes the memory that is recalled while reading, for instance to one that holds what was handed over.

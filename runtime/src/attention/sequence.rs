@@ -102,6 +102,13 @@ impl Sequence {
         Ok(Self { layers: self.layers.iter().map(layer).collect::<Result<_>>()?, ..*self })
     }
 
+    /// Bytes of keys and values that are kept.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let caches =
+            self.layers.iter().flat_map(|layer| [Some(&layer.sinks), Some(&layer.recent), layer.earlier.as_ref()]);
+        caches.flatten().map(Cache::held_bytes).sum()
+    }
+
     /// Computes with tensor operations even on the CPU.
     #[cfg(test)]
     pub(crate) fn force_tensors(&mut self) {

@@ -213,6 +213,7 @@ fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<Docume
     };
     let metadata = start.metadata.into_iter().collect();
     let mut encoder = begin(Arc::clone(&parts.model), Arc::clone(&memory), &start.document_id, metadata, options)?;
+    encoder.keep_reader(Arc::clone(&parts.readers), tenant.name());
     // A document that is whole needs no room to be taken again.
     if mode != v1::IngestMode::Resume || !encoder.is_stored_whole() {
         memory.check_room(&start.document_id)?;

@@ -86,6 +86,8 @@ bounds! {
         chunk_bytes: 128 << 20,
         /// Records of the catalog.
         catalog_bytes: 64 << 20,
+        /// Keys and values of the windows before the ends of documents, for what is appended to them.
+        reader_bytes: 512 << 20,
     }
 }
 

@@ -139,6 +139,7 @@ layer! {
         index_bytes: u64,
         chunk_bytes: u64,
         catalog_bytes: u64,
+        reader_bytes: u64,
     }
 }
 
