@@ -83,6 +83,7 @@ fn open(folder: &Path) -> Result<Store> {
 fn chunk(at: (u64, u64), keys: &[f32]) -> KvChunk {
     let text = "four score and seven ".repeat(12);
     KvChunk {
+        turns: Vec::new(),
         span: SourceSpan {
             byte_start: at.1,
             byte_end: at.1 + text.len() as u64,

@@ -229,6 +229,76 @@ fn what_is_appended_is_read_and_little_else() {
     }
 }
 
+/// Turns of the text, byte by byte: who speaks there.
+fn speakers(memory: &Memory) -> Vec<String> {
+    let mut speakers = Vec::new();
+    for info in memory.document_chunks("document", 0, usize::MAX).unwrap() {
+        for at in 0..info.text.len() {
+            speakers.push(info.metadata_at(at).get("speaker").cloned().unwrap_or_default());
+        }
+    }
+    speakers
+}
+
+fn spoken_by(speaker: &str) -> std::collections::BTreeMap<String, String> {
+    [("speaker".to_owned(), speaker.to_owned())].into()
+}
+
+/// Who said what stays, whether turns come one by one, at once, or between text of no turn.
+#[test]
+fn turns_of_a_conversation() {
+    let model = a_model(Kind::KeyShift);
+    let said: Vec<(&str, String)> = [("Anna", 300), ("Bob", 40), ("Anna", 900), ("", 500), ("Cleo", 20), ("Bob", 1200)]
+        .iter()
+        .enumerate()
+        .map(|(seed, (speaker, bytes))| (*speaker, long_text(*bytes, seed as u64)))
+        .collect();
+    let expected: Vec<&str> = said.iter().flat_map(|(speaker, text)| vec![*speaker; text.len()]).collect();
+    let whole: String = said.iter().map(|(_, text)| text.as_str()).collect();
+
+    let appended = stores::in_memory();
+    let appended = stores::memory_for(&appended, &model, "memory");
+    let readers = Arc::new(KeptReaders::new(1 << 30));
+    for (at, (speaker, text)) in said.iter().enumerate() {
+        let mut encoder = open(DocumentEncoder::append, &model, &appended);
+        if at % 2 == 0 {
+            encoder.keep_reader(Arc::clone(&readers), "tenant");
+        }
+        if !speaker.is_empty() {
+            encoder.begin_turn(spoken_by(speaker));
+        }
+        read_all(encoder, text.as_bytes(), 100);
+    }
+    assert_eq!(speakers(&appended), expected);
+
+    let at_once = stores::in_memory();
+    let at_once = stores::memory_for(&at_once, &model, "memory");
+    let mut encoder = open(DocumentEncoder::create, &model, &at_once);
+    for (speaker, text) in &said {
+        encoder.begin_turn(if speaker.is_empty() { [].into() } else { spoken_by(speaker) });
+        feed(&mut encoder, text.as_bytes(), 100, |_| false);
+    }
+    encoder.finish().unwrap();
+    assert_eq!(speakers(&at_once), expected);
+    assert!(stored(&at_once, "document") == stored(&appended, "document"));
+
+    // Interrupted within a turn, and sent again.
+    let cut = stores::in_memory();
+    let cut = stores::memory_for(&cut, &model, "memory");
+    let mut encoder = open(DocumentEncoder::create, &model, &cut);
+    encoder.begin_turn(spoken_by("Anna"));
+    feed(&mut encoder, &whole.as_bytes()[..2500], 100, |_| false);
+    while encoder.step().unwrap().is_some() {}
+    encoder.commit().unwrap();
+    drop(encoder);
+    let durable = cut.document("document").unwrap().bytes as usize;
+    assert!(durable > 0 && durable < 2500);
+    let mut encoder = open(DocumentEncoder::resume, &model, &cut);
+    encoder.begin_turn(spoken_by("nobody: it is of the turn that was begun"));
+    read_all(encoder, whole.as_bytes(), 100);
+    assert!(speakers(&cut).iter().all(|speaker| speaker == "Anna"));
+}
+
 /// An append that dies keeps what was durable before, and can be resumed with the whole text, or followed by another.
 #[test]
 fn interrupted_appends() {

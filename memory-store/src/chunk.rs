@@ -1,5 +1,6 @@
 //! Chunks: the unit of storing, caching and citing.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -41,6 +42,17 @@ pub struct KvChunk {
     /// Keys of the [lone key heads](crate::KvGeometry::lone_key_heads), one vector for each, `[tokens, head_dim]`
     /// row-major.
     pub lone_keys: Vec<Vec<f32>>,
+    /// Turns that its text is of, ascending by their starts.
+    pub turns: Vec<Turn>,
+}
+
+/// A part of a document with metadata of its own: what one speaker said in a conversation, say. It goes on to where the next one starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// Byte of the chunk's text at which it starts; 0 also where it started in an earlier chunk.
+    pub start: u32,
+    /// Who said it and when, say: at most 16 pairs of 2048 bytes together. Empty: from here on there is no turn.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// Numbers as they are stored.
@@ -115,4 +127,21 @@ pub struct ChunkInfo {
     pub tokens: Vec<u32>,
     /// Its text.
     pub text: String,
+    /// Turns that its text is of, ascending by their starts.
+    pub turns: Vec<Turn>,
+}
+
+impl ChunkInfo {
+    /// What is said of the text from its byte `start` on: the metadata of the document, and over it that of the turn.
+    pub fn metadata_at(&self, start: usize) -> Cow<'_, BTreeMap<String, String>> {
+        let turn = self.turns.iter().rev().find(|turn| turn.start as usize <= start);
+        match turn.filter(|turn| !turn.metadata.is_empty()) {
+            None => Cow::Borrowed(&self.metadata),
+            Some(turn) => {
+                let mut metadata = self.metadata.as_ref().clone();
+                metadata.extend(turn.metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
+                Cow::Owned(metadata)
+            }
+        }
+    }
 }

@@ -23,11 +23,13 @@ use crate::records::ExtentRecord;
 use crate::storage::Storage;
 use crate::sync::{read, write};
 use crate::words::WordIndex;
-use crate::{ChunkId, ChunkInfo, ChunkKv, Error, Fingerprint, KvData, KvGeometry, MemorySpec, Result, SourceSpan};
+use crate::{
+    ChunkId, ChunkInfo, ChunkKv, Error, Fingerprint, KvData, KvGeometry, MemorySpec, Result, SourceSpan, Turn,
+};
 
 /// Version of chunk blobs that are written. Blobs of version 1 end their header with the length of the body; before version 3 they
-/// have no words.
-pub(crate) const CHUNKS_FORMAT: u32 = 3;
+/// have no words, before version 4 chunks have no turns.
+pub(crate) const CHUNKS_FORMAT: u32 = 4;
 pub(crate) const CHUNKS_MAGIC: &[u8; 8] = b"MNMNCHNK";
 pub(crate) const FOOTER_MAGIC: &[u8; 8] = b"MNMNEND1";
 const META_MAGIC: u32 = u32::from_le_bytes(*b"META");
@@ -135,6 +137,7 @@ pub(crate) struct ChunkMeta {
     pub(crate) text: String,
     /// First tokens of entries, `[slots, kv_heads, entries]`; only of `Representative`.
     pub(crate) entry_starts: Vec<u16>,
+    pub(crate) turns: Vec<Turn>,
 }
 
 /// Where the parts of a chunk of `tokens` tokens stand.
@@ -438,6 +441,7 @@ impl Extent {
             span: meta.span,
             tokens: meta.tokens,
             text: meta.text,
+            turns: meta.turns,
         })
     }
 }
@@ -463,15 +467,26 @@ pub(crate) fn decode_meta(bytes: &[u8], what: &str) -> Result<(ChunkMeta, usize)
     let tokens = input.take(tokens.saturating_mul(4))?.as_chunks::<4>().0;
     let starts = input.take(starts.saturating_mul(2))?.as_chunks::<2>().0;
     let text = input.take(text)?.to_vec();
+    let turns = if input.is_empty() { Vec::new() } else { decode_turns(&mut input, text.len())? };
     let meta = ChunkMeta {
         ordinal,
         span,
         tokens: tokens.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect(),
         entry_starts: starts.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect(),
         text: String::from_utf8(text).map_err(|_| input.damaged("its text is not UTF-8"))?,
+        turns,
     };
     input.end()?;
     Ok((meta, len))
+}
+
+fn decode_turns(input: &mut Decoder<'_>, text_bytes: usize) -> Result<Vec<Turn>> {
+    let count = input.count(8)?;
+    let turns = (0..count).map(|_| Ok(Turn { start: input.u32()?, metadata: input.map()? }));
+    let turns = turns.collect::<Result<Vec<_>>>()?;
+    let is_sound = turns.windows(2).all(|pair| pair[0].start < pair[1].start)
+        && turns.last().is_none_or(|last| last.start == 0 || (last.start as usize) < text_bytes);
+    if is_sound { Ok(turns) } else { Err(input.damaged("its turns are not in order")) }
 }
 
 /// Whose chunks a blob holds.
@@ -559,7 +574,15 @@ impl ExtentBuilder {
 
     fn encode_meta(&self, chunk: &crate::KvChunk, entry_starts: &[u16]) -> Vec<u8> {
         let ordinal = self.first_ordinal + self.chunks() as u64;
-        let len = META_FIXED + 4 * chunk.tokens.len() + 2 * entry_starts.len() + chunk.text.len() + 4;
+        let mut turns = Encoder::default();
+        if !chunk.turns.is_empty() {
+            turns.u32(chunk.turns.len() as u32);
+            for turn in &chunk.turns {
+                turns.u32(turn.start).map(&turn.metadata);
+            }
+        }
+        let fixed = META_FIXED + 4 * chunk.tokens.len() + 2 * entry_starts.len();
+        let len = fixed + chunk.text.len() + turns.bytes.len() + 4;
         let mut meta = Encoder::default();
         meta.u32(META_MAGIC).u32(len as u32).u64(ordinal);
         meta.u64(chunk.span.byte_start).u64(chunk.span.byte_end);
@@ -572,6 +595,7 @@ impl ExtentBuilder {
             meta.u16(*start);
         }
         meta.bytes.extend_from_slice(chunk.text.as_bytes());
+        meta.bytes.append(&mut turns.bytes);
         meta.checked()
     }
 

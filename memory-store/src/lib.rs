@@ -100,7 +100,7 @@ mod writer;
 pub use archive::{Export, Import};
 pub use check::{check, check_folder};
 pub use choice::Choice;
-pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan};
+pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan, Turn};
 pub use compact::Compacted;
 pub use embeddings::{EMBEDDING_DIM_MAX, Embeddings, Unembedded};
 pub use error::{Error, Result};
@@ -112,6 +112,7 @@ pub use limits::{MAX_TTL_MS, MemoryLimits, Quota};
 pub use memory::Memory;
 pub use names::{
     MAX_DOCUMENT_ID_BYTES, MAX_METADATA_ENTRIES, MAX_METADATA_KEY_BYTES, MAX_METADATA_VALUE_BYTES, MAX_NAME_BYTES,
+    TURN_BYTES_MAX, TURN_ENTRIES_MAX,
 };
 pub use options::{Clock, Sealing, StoreOptions};
 pub use reading::{DocumentWriter, OpenMemory};

@@ -14,6 +14,10 @@ pub const MAX_METADATA_ENTRIES: usize = 64;
 pub const MAX_METADATA_KEY_BYTES: usize = 128;
 /// Longest metadata value, in bytes.
 pub const MAX_METADATA_VALUE_BYTES: usize = 4096;
+/// Most metadata entries of a turn.
+pub const TURN_ENTRIES_MAX: usize = 16;
+/// Most bytes of the metadata of a turn, keys and values together.
+pub const TURN_BYTES_MAX: usize = 2048;
 
 /// Names of tenants and memories: 1 to 128 of `[A-Za-z0-9._-]`.
 pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
@@ -48,6 +52,20 @@ pub(crate) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<()> 
                 shown(key)
             ));
         }
+    }
+    Ok(())
+}
+
+/// Refuses metadata of a turn that is too large: it stands in each chunk of the turn.
+pub(crate) fn check_turn(metadata: &BTreeMap<String, String>) -> Result<()> {
+    let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if metadata.len() > TURN_ENTRIES_MAX || bytes > TURN_BYTES_MAX || metadata.keys().any(String::is_empty) {
+        let why = format!(
+            "{} entries of {bytes} bytes; at most {TURN_ENTRIES_MAX} of {TURN_BYTES_MAX} bytes together are accepted, with keys that are \
+             not empty",
+            metadata.len()
+        );
+        return Err(Error::Invalid { what: "metadata of a turn", why });
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::core::Number;
 use crate::extent::{Extent, ExtentBuilder, ExtentOwner};
 use crate::limits::check_ttl;
 use crate::memory::Change;
+use crate::names::check_turn;
 use crate::quota::{Growth, Held, check_quotas, is_bounded};
 use crate::records::{DocumentRecord, document_key};
 use crate::state::{LiveExtent, MemoryState, entries_of};
@@ -391,6 +392,16 @@ fn check_chunk(geometry: &KvGeometry, chunk: &KvChunk) -> Result<()> {
     if span.byte_end.checked_sub(span.byte_start) != Some(chunk.text.len() as u64) {
         let len = chunk.text.len();
         return invalid(format!("{len} bytes of text, but a span from {} to {}", span.byte_start, span.byte_end));
+    }
+    let mut from = 0;
+    for turn in &chunk.turns {
+        let start = turn.start as usize;
+        let in_order = start == 0 && from == 0 || start >= from && start < chunk.text.len();
+        if !in_order || !chunk.text.is_char_boundary(start) {
+            return invalid(format!("a turn that starts at byte {start} of {} bytes of text", chunk.text.len()));
+        }
+        check_turn(&turn.metadata)?;
+        from = start + 1;
     }
     let (slots, heads, dim) = (geometry.layers.len(), geometry.kv_heads as usize, geometry.head_dim as usize);
     let check = |what: &str, layers: &[Vec<f32>], len: usize| {

@@ -54,7 +54,7 @@ fn a_chunk_blob_tells_everything_about_its_chunks() {
     let mut header = Fields(&blob);
     assert_eq!(header.take(8), b"MNMNCHNK");
     let (format, body, fields) = (header.u32(), header.u32() as usize, header.u32() as usize);
-    assert_eq!((format, body % 64), (3, 0));
+    assert_eq!((format, body % 64), (4, 0));
     assert_eq!(crc(&blob[..20 + fields]), u32::from_le_bytes(blob[20 + fields..24 + fields].try_into().unwrap()));
     assert_eq!((header.u64(), header.u64(), header.text(), header.text()), (1, 1, "tenant", "books"));
     assert_eq!(header.take(32), [7; 32]);
@@ -143,7 +143,15 @@ fn a_chunk_blob_tells_everything_about_its_chunks() {
         assert_eq!((tokens, starts, text as usize), (8, 0, chunk.text.len()));
         assert!(chunk.tokens.iter().all(|token| meta.u32() == *token));
         assert_eq!(meta.take(text as usize), chunk.text.as_bytes());
+        if !chunk.turns.is_empty() {
+            assert_eq!(meta.u32() as usize, chunk.turns.len());
+        }
+        for turn in &chunk.turns {
+            assert_eq!((meta.u32(), meta.u32()), (turn.start, 1));
+            assert_eq!((meta.text(), meta.text()), ("speaker", turn.metadata["speaker"].as_str()));
+        }
     }
+    assert!(written.iter().any(|chunk| !chunk.turns.is_empty()));
 }
 
 #[test]

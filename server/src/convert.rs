@@ -1,7 +1,7 @@
 //! The store's words to the contract's.
 
 use mnemon_encoder::Progress;
-use mnemon_memory_store::{ChunkInfo, DocumentInfo, KeyHead, KvGeometry, MemoryInfo, SourceSpan};
+use mnemon_memory_store::{ChunkInfo, DocumentInfo, KeyHead, KvGeometry, MemoryInfo, SourceSpan, Turn};
 use mnemon_proto::v1;
 use mnemon_runtime::RecallMode;
 use prost_types::Timestamp;
@@ -96,7 +96,12 @@ pub(crate) fn chunk(info: ChunkInfo) -> v1::Chunk {
         span: Some(span(info.span)),
         text: info.text,
         metadata: info.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        turns: info.turns.into_iter().map(turn).collect(),
     }
+}
+
+pub(crate) fn turn(turn: Turn) -> v1::Turn {
+    v1::Turn { start: turn.start, metadata: turn.metadata.into_iter().collect() }
 }
 
 pub(crate) fn progress(progress: &Progress) -> v1::IngestProgress {

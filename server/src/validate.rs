@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use mnemon_memory_store::{MAX_DOCUMENT_ID_BYTES, MAX_METADATA_ENTRIES};
+use mnemon_memory_store::{MAX_DOCUMENT_ID_BYTES, MAX_METADATA_ENTRIES, TURN_BYTES_MAX, TURN_ENTRIES_MAX};
 use mnemon_proto::v1;
 use mnemon_runtime::{NEIGHBOURS_MAX, PASSAGES_MAX};
 use tonic::Status;
@@ -167,6 +167,18 @@ impl Checks {
         });
     }
 
+    fn turn(&mut self, field: &str, turn: &HashMap<String, String>) {
+        let bytes: usize = turn.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let fits = turn.len() <= TURN_ENTRIES_MAX && bytes <= TURN_BYTES_MAX;
+        self.require(fits && !turn.contains_key(""), field, || {
+            format!(
+                "{} pairs of {bytes} bytes; at most {TURN_ENTRIES_MAX} of {TURN_BYTES_MAX} bytes together are accepted, with keys that \
+                 are not empty",
+                turn.len()
+            )
+        });
+    }
+
     fn sampling(&mut self, sampling: &v1::SamplingOptions) {
         let temperature = sampling.temperature.unwrap_or(0.0);
         self.require((0.0..=100.0).contains(&temperature), "sampling.temperature", || {
@@ -264,6 +276,7 @@ pub(crate) fn ingest_start(start: &v1::IngestStart) -> Result<(), Status> {
     checks.memory("start.memory", &start.memory);
     checks.document_id(&start.document_id);
     checks.metadata(&start.metadata);
+    checks.turn("start.turn", &start.turn);
     checks.require(v1::IngestMode::try_from(start.mode).is_ok(), "start.mode", || {
         format!("{} is not a known mode", start.mode)
     });
@@ -475,6 +488,7 @@ mod tests {
         let start = |metadata: HashMap<String, String>| v1::IngestStart {
             memory: "m".into(),
             document_id: "d".into(),
+            turn: HashMap::new(),
             metadata,
             mode: 0,
             ttl: None,

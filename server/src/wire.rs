@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use mnemon_memory_store::{
     ChunkId, ChunkInfo, ChunkKv, Fingerprint, Hit, KeyHead, KvChunk, KvData, KvGeometry, MemorySpec, ResumePoint,
-    SourceSpan, TermHit, TermHits, WordHits, WriterState,
+    SourceSpan, TermHit, TermHits, Turn, WordHits, WriterState,
 };
 use mnemon_proto::v1;
 use prost::bytes::Bytes;
@@ -80,6 +80,7 @@ pub(crate) fn chunk_to_store(chunk: KvChunk) -> v1::KvChunk {
         values: bytes(chunk.values),
         importance: bytes(chunk.importance),
         lone_keys: bytes(chunk.lone_keys),
+        turns: chunk.turns.into_iter().map(convert::turn).collect(),
     }
 }
 
@@ -98,7 +99,12 @@ pub(crate) fn stored_chunk(chunk: v1::KvChunk) -> Result<KvChunk, Status> {
         span: span(given("span", chunk.span)?),
         tokens: chunk.tokens,
         text: chunk.text,
+        turns: chunk.turns.into_iter().map(turn).collect(),
     })
+}
+
+fn turn(turn: v1::Turn) -> Turn {
+    Turn { start: turn.start, metadata: turn.metadata.into_iter().collect() }
 }
 
 pub(crate) fn kv_to_send(kv: &ChunkKv) -> v1::ChunkKv {
@@ -140,6 +146,7 @@ pub(crate) fn received_text(text: v1::ChunkText) -> Result<ChunkInfo, Status> {
         span: span(given("span", chunk.span)?),
         tokens: text.tokens,
         text: chunk.text,
+        turns: chunk.turns.into_iter().map(turn).collect(),
     })
 }
 

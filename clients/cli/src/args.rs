@@ -352,6 +352,10 @@ pub(crate) struct Ingest {
     /// Keep this with the document; may be repeated.
     #[arg(long = "meta", value_name = "KEY=VALUE")]
     pub(crate) metadata: Vec<String>,
+    /// The text is a turn of a conversation, and this tells of it alone, such as speaker=Anna or date=2026-11-28; may be repeated. Shown to the
+    /// model and with whatever is found there. A line feed is added if the text ends without one.
+    #[arg(long = "turn", value_name = "KEY=VALUE")]
+    pub(crate) turn: Vec<String>,
     /// Documents go so long after their last commit: 90s, 15m, 12h, 30d, 1d12h. None takes away what an earlier ingest
     /// gave them. [default: as the memory says]
     #[arg(long, value_name = "TIME", value_parser = parse_ttl)]

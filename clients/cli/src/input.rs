@@ -143,6 +143,9 @@ pub(crate) struct CheckedText {
     inner: Pin<Box<dyn AsyncRead + Send>>,
     name: String,
     check: Option<Utf8Check>,
+    /// A line feed is still to be added if the text ends without one.
+    ends_line: bool,
+    last: Option<u8>,
 }
 
 impl CheckedText {
@@ -152,7 +155,12 @@ impl CheckedText {
             Source::Stdin => Box::pin(tokio::io::stdin()),
             Source::File { path, .. } => Box::pin(tokio::fs::File::open(path).await.map_err(|e| unreadable(path, &e))?),
         };
-        Ok(Self { inner, name: source.name(), check: Some(Utf8Check::default()) })
+        Ok(Self { inner, name: source.name(), check: Some(Utf8Check::default()), ends_line: false, last: None })
+    }
+
+    /// The same text; one that is not empty ends in a line feed.
+    pub(crate) fn ending_its_line(self) -> Self {
+        Self { ends_line: true, ..self }
     }
 }
 
@@ -166,7 +174,18 @@ impl AsyncRead for CheckedText {
             (check, true) => check.take().map_or(Ok(()), |check| check.finish().map(|_| ())),
             (None, false) => Ok(()),
         };
-        Poll::Ready(checked.map_err(|at| io::Error::other(not_utf8(&self.name, at))))
+        if let Err(at) = checked {
+            return Poll::Ready(Err(io::Error::other(not_utf8(&self.name, at))));
+        }
+        match piece.last() {
+            Some(last) => self.last = Some(*last),
+            None if self.ends_line && self.last.is_some_and(|last| last != b'\n') && buf.remaining() > 0 => {
+                self.ends_line = false;
+                buf.put_slice(b"\n");
+            }
+            None => {}
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

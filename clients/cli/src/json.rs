@@ -91,7 +91,12 @@ fn chunk(chunk: &v1::Chunk) -> Value {
         },
         "text": chunk.text,
         "metadata": chunk.metadata.iter().collect::<BTreeMap<_, _>>(),
+        "turns": chunk.turns.iter().map(turn).collect::<Value>(),
     })
+}
+
+fn turn(turn: &v1::Turn) -> Value {
+    json!({"start": turn.start, "metadata": turn.metadata.iter().collect::<BTreeMap<_, _>>()})
 }
 
 pub(crate) fn citations(citations: &[v1::Citation]) -> Value {

@@ -41,10 +41,11 @@ pub(crate) fn hits(ui: &Ui, hits: &[v1::SearchHit]) -> io::Result<()> {
     }
     for hit in hits {
         let Some(chunk) = &hit.chunk else { continue };
-        heading(ui, &format!("{:>7.3}", hit.score), f64::from(hit.score), chunk)?;
+        let from = before_first(chunk, &hit.highlights);
+        heading(ui, &format!("{:>7.3}", hit.score), f64::from(hit.score), (chunk, from))?;
         let found = hit.highlights.iter().filter_map(|at| chunk.text.get(at.start as usize..at.end as usize));
         let found: BTreeSet<&str> = found.collect();
-        for line in lines(ui, from_first(chunk, &hit.highlights), 3) {
+        for line in lines(ui, &text_from(chunk, from), 3) {
             ui.line(format!("{:INDENT$}       {}", "", marked(ui, &line, &found)))?;
         }
     }
@@ -53,34 +54,55 @@ pub(crate) fn hits(ui: &Ui, hits: &[v1::SearchHit]) -> io::Result<()> {
 
 /// One passage: a number, a bar, where it stands, and two lines of it.
 fn passage(ui: &Ui, number: &str, share: f64, chunk: &v1::Chunk) -> io::Result<()> {
-    heading(ui, number, share, chunk)?;
-    for line in lines(ui, &chunk.text, 2) {
+    heading(ui, number, share, (chunk, 0))?;
+    for line in lines(ui, &text_from(chunk, 0), 2) {
         ui.line(format!("{:INDENT$}       {}", "", ui.paint(Ink::Dim, &line)))?;
     }
     Ok(())
 }
 
-fn heading(ui: &Ui, number: &str, share: f64, chunk: &v1::Chunk) -> io::Result<()> {
+fn heading(ui: &Ui, number: &str, share: f64, (chunk, from): (&v1::Chunk, usize)) -> io::Result<()> {
     let bar = ui.paint(Ink::Key, &bar(share, BAR_COLUMNS));
-    ui.line(format!("{number}  {bar}  {}", place(ui, chunk)))
+    ui.line(format!("{number}  {bar}  {}", place(ui, chunk, from)))
 }
 
 fn lines(ui: &Ui, text: &str, most: usize) -> Vec<String> {
     excerpt(text, ui.width() - INDENT - 8, most)
 }
 
-/// The text of a passage from a little before the first word that was found on.
-fn from_first<'a>(chunk: &'a v1::Chunk, highlights: &[v1::Highlight]) -> &'a str {
+/// Byte of a passage's text a little before the first word that was found, where a word begins.
+fn before_first(chunk: &v1::Chunk, highlights: &[v1::Highlight]) -> usize {
     /// Bytes that are shown before it.
     const BEFORE: usize = 80;
     let first = highlights.first().map_or(0, |at| at.start as usize);
-    let from = chunk.text.char_indices().map(|(at, _)| at).find(|at| at + BEFORE >= first);
-    let text = from.and_then(|from| chunk.text.get(from..)).unwrap_or(&chunk.text);
-    match text.split_once(char::is_whitespace) {
-        // From the next word on.
-        Some((_, rest)) if text.len() < chunk.text.len() => rest,
-        _ => text,
+    // What another says before is not shown.
+    let turns = chunk.turns.iter().map(|turn| turn.start as usize);
+    let turn = turns.take_while(|start| *start <= first).last().unwrap_or(0);
+    let from = chunk.text.char_indices().map(|(at, _)| at).find(|at| at + BEFORE >= first).unwrap_or(0);
+    if from <= turn {
+        return turn;
     }
+    // From the next word on.
+    let rest = chunk.text.get(from..).unwrap_or_default();
+    let space = rest.char_indices().find(|(_, c)| c.is_whitespace());
+    space.map_or(from, |(at, space)| from + at + space.len_utf8())
+}
+
+/// The text of a passage from a byte on, with who speaks where that changes.
+fn text_from(chunk: &v1::Chunk, from: usize) -> String {
+    let text = chunk.text.as_str();
+    let (mut shown, mut at) = (String::new(), from);
+    for turn in chunk.turns.iter().filter(|turn| turn.start as usize > from) {
+        let start = turn.start as usize;
+        shown += text.get(at..start).unwrap_or_default();
+        let said: Vec<&str> =
+            ["date", "speaker"].iter().filter_map(|key| turn.metadata.get(*key)).map(String::as_str).collect();
+        if !said.is_empty() {
+            shown += &format!("— {}: ", said.join(" "));
+        }
+        at = start;
+    }
+    shown + text.get(at..).unwrap_or_default()
 }
 
 /// A line with the words that were found in bold and the rest dim.
@@ -105,10 +127,12 @@ fn marked(ui: &Ui, line: &str, found: &BTreeSet<&str>) -> String {
     shown + &ui.paint(Ink::Dim, &line[rest..])
 }
 
-/// Document, who said it and when as far as its metadata tells, and bytes of a chunk.
-fn place(ui: &Ui, chunk: &v1::Chunk) -> String {
+/// Document, who said what stands at a byte and when, as far as metadata tells, and bytes of a chunk.
+fn place(ui: &Ui, chunk: &v1::Chunk, from: usize) -> String {
     let document = excerpt(&chunk.document_id, 32, 1).concat();
-    let said = ["date", "speaker"].into_iter().filter_map(|key| chunk.metadata.get(key));
+    let turn = chunk.turns.iter().rfind(|turn| turn.start as usize <= from);
+    let of = |key: &str| turn.and_then(|turn| turn.metadata.get(key)).or_else(|| chunk.metadata.get(key));
+    let said = ["date", "speaker"].into_iter().filter_map(of);
     let said: Vec<String> = said.map(|said| ui.paint(Ink::Key, &excerpt(said, 24, 1).concat())).collect();
     let parts = [vec![ui.paint(Ink::Bold, &document)], said, vec![ui.paint(Ink::Dim, &span(chunk))]];
     parts.concat().join("  ")

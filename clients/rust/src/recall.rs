@@ -24,6 +24,9 @@ pub struct IngestOptions {
     pub mode: v1::IngestMode,
     /// Kept with the document.
     pub metadata: HashMap<String, String>,
+    /// The text is a turn of a conversation: who said it and when, say, in at most 16 pairs of 2048 bytes together. End its text with a
+    /// line feed.
+    pub turn: HashMap<String, String>,
     /// The document goes so long after its last commit: 1 ms to 100 years. `None` leaves it as it is, or to the memory's
     /// `document_ttl`; zero takes away what the document has of its own.
     pub ttl: Option<Duration>,
@@ -54,6 +57,7 @@ impl Client {
             document_id: document_id.into(),
             metadata: options.metadata,
             mode: options.mode.into(),
+            turn: options.turn,
         };
         let follow = async |call| {
             let mut answers = self.recalls.clone().ingest(call).await?.into_inner();

@@ -47,6 +47,8 @@ pub struct DocumentEncoder {
     appends: bool,
     /// Built when the first byte beyond what is stored arrives.
     reading: Option<Reading>,
+    /// Turns that start in what is pushed, with the bytes of the document at which they start, until reading begins.
+    turns: Vec<(u64, BTreeMap<String, String>)>,
     /// Where the reader stays for what is appended later.
     kept: Option<(Arc<KeptReaders>, DocumentPlace)>,
     tokens_read: u64,
@@ -144,6 +146,7 @@ impl DocumentEncoder {
             comparison: None,
             appends: false,
             reading: None,
+            turns: Vec::new(),
             kept: None,
             tokens_read: 0,
             renews: false,
@@ -165,6 +168,17 @@ impl DocumentEncoder {
     pub fn keep_reader(&mut self, readers: Arc<KeptReaders>, tenant: &str) {
         let (memory, document_id) = (self.memory.name().to_owned(), self.document_id.clone());
         self.kept = Some((readers, DocumentPlace { tenant: tenant.to_owned(), memory, document_id }));
+    }
+
+    /// What is pushed from here on is of a turn of its own, such as what one speaker says in a conversation: `metadata` tells who said it
+    /// and when, in at most 16 pairs of 2048 bytes together. Text that is stored already, when a document is taken again, stays of the
+    /// turns that it has. What is appended to a document without a turn is of none.
+    pub fn begin_turn(&mut self, metadata: BTreeMap<String, String>) {
+        let at = self.progress().bytes_received;
+        match &mut self.reading {
+            Some(reading) => reading.packer.push_turn(at, metadata),
+            None => self.turns.push((at, metadata)),
+        }
     }
 
     /// Whether the whole document was stored before.
@@ -321,6 +335,18 @@ impl DocumentEncoder {
     }
 
     fn start(&mut self) -> Result<Reading> {
+        let mut reading = self.start_reading()?;
+        let stored = self.writer.state().bytes;
+        let turns: Vec<_> = self.turns.drain(..).filter(|(at, _)| *at >= stored).collect();
+        let goes_on = reading.packer.last_turn().is_some_and(|turn| !turn.is_empty());
+        if self.appends && goes_on && turns.first().is_none_or(|(at, _)| *at > stored) {
+            reading.packer.push_turn(stored, BTreeMap::new());
+        }
+        turns.into_iter().for_each(|(at, metadata)| reading.packer.push_turn(at, metadata));
+        Ok(reading)
+    }
+
+    fn start_reading(&mut self) -> Result<Reading> {
         let state = self.writer.state();
         let model = || Arc::clone(&self.model);
         let recalls = self.options.recall_while_reading.is_some();
@@ -356,6 +382,7 @@ impl DocumentEncoder {
         };
         let tokens = (tokens, next_token, continuation.skip_tokens);
         let mut input = Input::new(model(), safe, continuation.before, tokens, state.bytes);
+        continuation.turns.into_iter().for_each(|(at, metadata)| packer.push_turn(at, metadata));
         if self.appends {
             packer.push_text(&continuation.kept_text);
             packer.push_text(&continuation.text);

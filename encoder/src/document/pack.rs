@@ -1,8 +1,8 @@
 //! Captured keys and values, tokens and text, packed into chunks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use mnemon_memory_store::{KvChunk, KvGeometry, SourceSpan};
+use mnemon_memory_store::{KvChunk, KvGeometry, SourceSpan, Turn};
 use mnemon_runtime::Captured;
 
 use crate::{Error, Result, Token};
@@ -20,6 +20,8 @@ pub(super) struct Packer {
     text: String,
     /// Byte of the document at which `text` starts.
     text_start: u64,
+    /// Turns that go on to `text_start` or start later, with the byte of the document at which they start.
+    turns: VecDeque<(u64, BTreeMap<String, String>)>,
 }
 
 impl Packer {
@@ -31,6 +33,18 @@ impl Packer {
     /// Text that follows.
     pub(super) fn push_text(&mut self, text: &str) {
         self.text.push_str(text);
+    }
+
+    /// A turn starts at byte `at` of the document, behind those that are known; one that goes on is told once.
+    pub(super) fn push_turn(&mut self, at: u64, metadata: BTreeMap<String, String>) {
+        if self.turns.back().is_none_or(|(_, last)| *last != metadata) {
+            self.turns.push_back((at, metadata));
+        }
+    }
+
+    /// Metadata of the last turn.
+    pub(super) fn last_turn(&self) -> Option<&BTreeMap<String, String>> {
+        self.turns.back().map(|(_, metadata)| metadata)
     }
 
     /// Tokens that the model has read.
@@ -86,6 +100,7 @@ impl Packer {
                 };
                 let head_dim = geometry.head_dim as usize;
                 let text = self.take_text(&span)?;
+                let turns = self.turns_of(&span);
                 sink(KvChunk {
                     span,
                     tokens,
@@ -94,11 +109,26 @@ impl Packer {
                     values: rows(&captured.values, heads, head_dim),
                     importance: rows(&captured.importance, heads, 1),
                     lone_keys: rows(&captured.lone_keys, 1, head_dim),
+                    turns,
                 })?;
             }
             from = to;
         }
         Ok(())
+    }
+
+    /// Turns that the text at `span` is of; those that end before are forgotten.
+    fn turns_of(&mut self, span: &SourceSpan) -> Vec<Turn> {
+        while self.turns.get(1).is_some_and(|(start, _)| *start <= span.byte_start) {
+            self.turns.pop_front();
+        }
+        let within = self.turns.iter().take_while(|(start, _)| *start < span.byte_end.max(span.byte_start + 1));
+        let turns = within.map(|(start, metadata)| Turn {
+            start: start.saturating_sub(span.byte_start) as u32,
+            metadata: metadata.clone(),
+        });
+        // An empty one tells only where another ends.
+        turns.enumerate().filter(|(at, turn)| *at > 0 || !turn.metadata.is_empty()).map(|(_, turn)| turn).collect()
     }
 
     fn take_text(&mut self, span: &SourceSpan) -> Result<String> {

@@ -1,8 +1,9 @@
 //! What the store holds of a document that is continued.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mnemon_memory_store::{OpenMemory, WriterState};
+use mnemon_memory_store::{OpenMemory, Turn, WriterState};
 use mnemon_runtime::Model;
 
 use super::reader::Reader;
@@ -29,6 +30,8 @@ pub(super) struct Continuation {
     pub(super) text: String,
     /// Stored text from `keep_bytes` up to the safe point or, where that comes earlier, nothing.
     pub(super) kept_text: String,
+    /// Turns of the stored text, with the bytes of the document at which they start.
+    pub(super) turns: Vec<(u64, BTreeMap<String, String>)>,
     /// The document's first segment, if the model needs it.
     pub(super) first_segment: Vec<u32>,
 }
@@ -64,11 +67,16 @@ impl Continuation {
         let tokens_end = if roll_back { safe.token } else { state.tokens };
 
         let first_ordinal = first_token.min(safe.token.saturating_sub(1)) / chunk;
-        let (mut tokens, mut text) = (Vec::new(), String::new());
+        let (mut tokens, mut text, mut turns) = (Vec::new(), String::new(), Vec::new());
         let (mut text_start, mut keep_bytes) = (None, state.bytes);
         for_each_chunk(memory, document_id, first_ordinal, u64::MAX, |info| {
             text_start.get_or_insert(info.span.byte_start);
             text.push_str(&info.text);
+            let start = |turn: &Turn| info.span.byte_start + u64::from(turn.start);
+            turns.extend(info.turns.iter().map(|turn| (start(turn), turn.metadata.clone())));
+            if info.turns.is_empty() && !turns.is_empty() {
+                turns.push((info.span.byte_start, BTreeMap::new()));
+            }
             if info.span.token_start == keep_tokens {
                 keep_bytes = info.span.byte_start;
             }
@@ -104,6 +112,7 @@ impl Continuation {
             kept_text: part(keep_bytes, safe.byte.max(keep_bytes))?.to_owned(),
             text: part(safe.byte, state.bytes)?.to_owned(),
             tokens,
+            turns,
             first_segment,
         })
     }

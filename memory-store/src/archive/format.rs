@@ -14,7 +14,7 @@ use crate::store::check_spec;
 use crate::{MemoryLimits, MemorySpec, Result, ResumePoint};
 
 /// Version of archives that this code writes, and the latest that it reads.
-pub const ARCHIVE_FORMAT: u32 = 1;
+pub const ARCHIVE_FORMAT: u32 = 2;
 /// Bytes of the contents of one section at most. A memory whose chunks are larger cannot be exported.
 pub const SECTION_BYTES_MAX: usize = 256 << 20;
 

@@ -10,7 +10,7 @@ use crate::records::ExtentRecord;
 use crate::storage::{Batch, InMemoryStorage, Record, Storage};
 use crate::{
     EntryPolicy, Fingerprint, KeyHead, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall as _, Result,
-    ResumePoint, Sealing, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest, WordRequest,
+    ResumePoint, Sealing, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest, Turn, WordRequest,
 };
 
 /// Bytes of one change: item, width, two of the offset, eight of the value.
@@ -57,11 +57,16 @@ fn options() -> StoreOptions {
     }
 }
 
+fn turn(number: u64) -> Turn {
+    Turn { start: (number % 2) as u32, metadata: BTreeMap::from([("speaker".to_owned(), number.to_string())]) }
+}
+
 fn chunk(geometry: &KvGeometry, at: (u64, u64), number: u64) -> KvChunk {
     let text = format!("w{number:02}.");
     let numbers = |shift: u64| (0..16).map(|i| ((i * 7 + number * 5 + shift) % 13) as f32 - 6.0).collect::<Vec<_>>();
     let layers = geometry.layers.len().min(4) as u64;
     KvChunk {
+        turns: if number % 3 == 0 { vec![turn(number)] } else { Vec::new() },
         span: SourceSpan {
             token_start: at.0,
             token_end: at.0 + 4,

@@ -66,6 +66,7 @@ pub fn described(memory: &Memory) -> Vec<String> {
         let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
         for chunk in &chunks {
             lines.push(format!("{:?} {:?} {:?}", chunk.span, chunk.tokens, chunk.text));
+            lines.push(format!("turns {:?}", chunk.turns));
         }
         let snapshot = memory.snapshot().unwrap();
         for slot in 0..memory.geometry().layers.len() {

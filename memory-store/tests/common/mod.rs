@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use mnemon_memory_store::{
     ChunkId, EntryPolicy, Fingerprint, Hit, KeyHead, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall,
-    ResumePoint, Sealing, SearchRequest, SourceSpan, Storage, Store, StoreOptions, Writer,
+    ResumePoint, Sealing, SearchRequest, SourceSpan, Storage, Store, StoreOptions, Turn, Writer,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -70,6 +70,7 @@ pub fn chunk(geometry: &KvGeometry, at: (u64, u64), tokens: usize, seed: u64) ->
         geometry.layers.iter().map(|_| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()).collect()
     };
     KvChunk {
+        turns: turns(&text, seed),
         span: SourceSpan {
             byte_start: at.1,
             byte_end: at.1 + text.len() as u64,
@@ -82,6 +83,17 @@ pub fn chunk(geometry: &KvGeometry, at: (u64, u64), tokens: usize, seed: u64) ->
         lone_keys: lone_keys(geometry, tokens, seed),
         tokens: (0..tokens).map(|token| (seed * 100) as u32 + token as u32).collect(),
         text,
+    }
+}
+
+/// Every third chunk is of a turn, or of two.
+fn turns(text: &str, seed: u64) -> Vec<Turn> {
+    let turn =
+        |start: u32| Turn { start, metadata: [("speaker".to_owned(), format!("speaker {seed} from {start}"))].into() };
+    match (seed % 3, text.len()) {
+        (0, 2..) => vec![turn(0), turn(1)],
+        (1, _) => vec![turn(0)],
+        _ => Vec::new(),
     }
 }
 

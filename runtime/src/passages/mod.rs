@@ -41,7 +41,7 @@ pub use split::{split_chat, split_text};
 pub(crate) use terms::Terms;
 pub(crate) use trim::Attended;
 pub use trim::Cut;
-use trim::trim;
+use trim::{tokens_before, trim};
 
 use crate::{
     Error, Result,

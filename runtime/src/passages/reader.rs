@@ -1,12 +1,19 @@
 //! A prompt read with passages in it: the text before, a look at the question, the passages, the text after; then one token at a
 //! time, with passages chosen again as the text grows.
 
-use std::{collections::HashSet, ops::Range, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use candle_core::Tensor;
 use mnemon_memory_store::{ChunkId, ChunkInfo};
 
-use super::{Passage, PassagesFrom, Prompt, Select, Selected, Selection, found, select, silence::Weighed, trim};
+use super::{
+    Passage, PassagesFrom, Prompt, Select, Selected, Selection, found, select, silence::Weighed, tokens_before, trim,
+};
 use crate::{
     Error, Logits, Model, PassageAttention, Result, SequenceState, Stretch,
     profile::{Extent, QueryHead, RecallMode},
@@ -440,25 +447,36 @@ impl PassageReader {
         let ordered = in_order(passages);
         let is_dated = self.is_dated(passages);
         let (mut stretches, mut all_tokens) = (Vec::new(), Vec::new());
-        // Document, and its token after the last one shown.
-        let mut last: Option<(u64, u64)> = None;
+        // Document, its token after the last one shown, and who said that and when.
+        let mut last: Option<(u64, u64, Said)> = None;
         for passage in ordered {
             for (place, info) in passage.chunks.iter().enumerate() {
-                let shown = passage.shown(place);
-                let starts_at = info.span.token_start + shown.start as u64;
-                let follows = last.is_some_and(|(document, end)| (document, end) == (info.document, starts_at));
-                if place == 0 && !follows {
-                    let is_dated = is_dated && !self.says_its_date(passage)?;
-                    let tokens = self.tokens(&self.introduction(info, is_dated, last.is_some()))?;
+                for (part, metadata) in said_parts(&self.model, info, passage.shown(place)) {
+                    let said = Said::of(&metadata);
+                    let starts_at = info.span.token_start + part.start as u64;
+                    let before =
+                        last.as_ref().filter(|(document, end, _)| (*document, *end) == (info.document, starts_at));
+                    let line = match before {
+                        Some((_, _, before)) if *before == said => String::new(),
+                        Some((_, _, before)) => said.line(is_dated && before.date != said.date),
+                        None => {
+                            let is_dated = is_dated && !self.says_its_date(passage)?;
+                            // A stored passage follows without a gap unless it is introduced: each read stretch costs a pass.
+                            let line = said.line(is_dated);
+                            let gap = last.is_some() && (self.mode == RecallMode::Reread || !line.is_empty());
+                            if gap { format!("{BETWEEN}{line}") } else { line }
+                        }
+                    };
+                    let tokens = self.tokens(&line)?;
                     if !tokens.is_empty() {
                         stretches.push(Stretch { chunk: None, len: tokens.len(), skipped: 0, stored: Vec::new() });
                         all_tokens.push(tokens);
                     }
+                    last = Some((info.document, info.span.token_start + part.end as u64, said));
+                    all_tokens.push(info.tokens.get(part.clone()).unwrap_or_default().to_vec());
+                    let stored = Vec::new();
+                    stretches.push(Stretch { chunk: Some(info.id), len: part.len(), skipped: part.start, stored });
                 }
-                last = Some((info.document, info.span.token_start + shown.end as u64));
-                all_tokens.push(passage.shown_tokens(place).to_vec());
-                let stored = Vec::new();
-                stretches.push(Stretch { chunk: Some(info.id), len: shown.len(), skipped: shown.start, stored });
             }
         }
         Ok((stretches, all_tokens))
@@ -467,33 +485,24 @@ impl PassageReader {
     /// Whether dates are shown: a model that does best with single sentences takes a date for the answer, so that it sees dates only where
     /// they tell passages apart.
     fn is_dated(&self, passages: &[Passage]) -> bool {
-        let infos = passages.iter().flat_map(|passage| &passage.chunks);
-        let dates: HashSet<&str> = infos.map(|info| info.metadata.get("date").map_or("", String::as_str)).collect();
+        let mut dates: HashSet<String> = HashSet::new();
+        for passage in passages {
+            for (place, info) in passage.chunks.iter().enumerate() {
+                let parts = said_parts(&self.model, info, passage.shown(place));
+                dates.extend(parts.iter().map(|(_, metadata)| Said::of(metadata).date.unwrap_or_default()));
+            }
+        }
         let shows_all = self.from.options.neighbours.is_some();
         shows_all || self.from.profile.extents.of(self.mode) == Extent::Chunk || dates.len() > 1
     }
 
-    /// Whether what is shown of a passage says the date of its document.
+    /// Whether what is shown of a passage says its date.
     fn says_its_date(&self, passage: &Passage) -> Result<bool> {
         let Some(day) = day(passage) else { return Ok(false) };
         let shown: Vec<u32> =
             (0..passage.chunks.len()).flat_map(|place| passage.shown_tokens(place)).copied().collect();
         let text = self.model.tokenizer().decode(&shown, true);
-        Ok(says_day(&text.map_err(|error| Error::Tokenizer { why: error.to_string() })?, day))
-    }
-
-    /// What is said before a passage: its document's speaker, and its date where that is shown.
-    fn introduction(&self, info: &ChunkInfo, is_dated: bool, follows: bool) -> String {
-        let of = |key: &str| info.metadata.get(key).map(String::as_str).filter(|value| !value.is_empty());
-        let line = match (of("date").filter(|_| is_dated), of("speaker")) {
-            (Some(date), Some(speaker)) => format!("[{date}] {speaker}: "),
-            (Some(date), None) => format!("[{date}] "),
-            (None, Some(speaker)) => format!("{speaker}: "),
-            (None, None) => String::new(),
-        };
-        // A stored passage follows without a gap unless it is introduced: each read stretch costs a pass.
-        let gap = follows && (self.mode == RecallMode::Reread || !line.is_empty());
-        if gap { format!("{BETWEEN}{line}") } else { line }
+        Ok(says_day(&text.map_err(|error| Error::Tokenizer { why: error.to_string() })?, &day))
     }
 
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
@@ -531,26 +540,72 @@ fn parts(passages: &[Passage]) -> Vec<(ChunkId, Range<usize>)> {
     parts
 }
 
-/// Passages by the dates of their documents where all have one, and by their commits: models take what comes last for the latest.
+/// Passages by their dates where all have one, and by their commits: models take what comes last for the latest.
 pub(super) fn in_order(passages: &[Passage]) -> Vec<&Passage> {
     let first = |passage: &Passage| passage.chunks.first().map(|info| info.id);
     let mut ordered: Vec<&Passage> = passages.iter().collect();
     // Identifiers ascend with commits.
     ordered.sort_by_key(|passage| first(passage));
     if ordered.iter().all(|passage| day(passage).is_some()) {
-        ordered.sort_by_key(|passage| day(passage));
+        ordered.sort_by_cached_key(|passage| day(passage));
     }
     ordered
 }
 
-/// The day in the date of a passage's document, if that begins as ISO 8601 has it (`2026-11-26`): such days sort as texts.
-fn day(passage: &Passage) -> Option<&str> {
-    let day = passage.chunks.first()?.metadata.get("date")?.get(..10)?;
+/// Who said something and when, as far as metadata tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Said {
+    date: Option<String>,
+    speaker: Option<String>,
+}
+
+impl Said {
+    fn of(metadata: &BTreeMap<String, String>) -> Self {
+        let of = |key: &str| metadata.get(key).filter(|value| !value.is_empty()).cloned();
+        Self { date: of("date"), speaker: of("speaker") }
+    }
+
+    /// What is put before it.
+    fn line(&self, is_dated: bool) -> String {
+        match (self.date.as_ref().filter(|_| is_dated), &self.speaker) {
+            (Some(date), Some(speaker)) => format!("[{date}] {speaker}: "),
+            (Some(date), None) => format!("[{date}] "),
+            (None, Some(speaker)) => format!("{speaker}: "),
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// The turns of a chunk within its tokens `shown`, with the metadata of each; a token across a border belongs to the turn that ends.
+fn said_parts<'a>(
+    model: &Model,
+    info: &'a ChunkInfo,
+    shown: Range<usize>,
+) -> Vec<(Range<usize>, Cow<'a, BTreeMap<String, String>>)> {
+    let mut parts = vec![(shown.start, info.metadata_at(0))];
+    for turn in info.turns.iter().filter(|turn| turn.start > 0) {
+        let start = tokens_before(model, info, turn.start as usize);
+        if start >= shown.end {
+            break;
+        }
+        if start <= shown.start {
+            parts.clear();
+        }
+        parts.push((start.max(shown.start), info.metadata_at(turn.start as usize)));
+    }
+    let ends: Vec<usize> = parts.iter().skip(1).map(|(start, _)| *start).chain([shown.end]).collect();
+    parts.into_iter().zip(ends).map(|((start, metadata), end)| (start..end, metadata)).collect()
+}
+
+/// The day that a passage begins with, if its date begins as ISO 8601 has it (`2026-11-26`): such days sort as texts.
+fn day(passage: &Passage) -> Option<String> {
+    let metadata = passage.chunks.first()?.metadata_at(passage.start.bytes);
+    let day = metadata.get("date")?.get(..10)?;
     let is_day = day
         .bytes()
         .enumerate()
         .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
-    is_day.then_some(day)
+    is_day.then(|| day.to_owned())
 }
 
 /// Whether a text has the numbers of a day (`2026-11-26`) and its year; months have names in every language.

@@ -181,6 +181,12 @@ fn bytes_of(model: &Model, info: &ChunkInfo, tokens: usize) -> Option<usize> {
     info.text.get(spaces..)?.starts_with(&text).then_some(spaces + text.len())
 }
 
+/// Tokens of a chunk that stand for its first `bytes` bytes; one that stands for more is among them.
+pub(super) fn tokens_before(model: &Model, info: &ChunkInfo, bytes: usize) -> usize {
+    let reaches = |tokens: &usize| bytes_of(model, info, *tokens).is_some_and(|reached| reached >= bytes);
+    (0..info.tokens.len()).find(reaches).unwrap_or(info.tokens.len())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mnemon_client::ConnectOptions;
 use mnemon_memory_store::{
     Choice, EntryPolicy, Error, Fingerprint, InMemoryStorage, KeyHead, KvChunk, KvDtype, KvGeometry, MemorySpec,
-    OpenMemory, Recall, ResumePoint, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest, WordRequest,
+    OpenMemory, Recall, ResumePoint, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest, Turn, WordRequest,
 };
 
 use super::RemoteStore;
@@ -34,6 +34,7 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
 fn chunk(geometry: &KvGeometry, ordinal: u64) -> KvChunk {
     let layer = |seed: u64| numbers(2 * 3 * DIM, seed + ordinal);
     KvChunk {
+        turns: vec![Turn { start: 1, metadata: [("speaker".to_owned(), ordinal.to_string())].into() }],
         span: SourceSpan {
             byte_start: 2 * ordinal,
             byte_end: 2 * ordinal + 2,

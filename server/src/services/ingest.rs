@@ -218,6 +218,9 @@ fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<Docume
     if mode != v1::IngestMode::Resume || !encoder.is_stored_whole() {
         memory.check_room(&start.document_id)?;
     }
+    if !start.turn.is_empty() {
+        encoder.begin_turn(start.turn.into_iter().collect());
+    }
     if let Some(ttl) = &start.ttl {
         encoder.set_ttl_ms(lifetime::new_ttl(ttl))?;
     }

@@ -65,6 +65,8 @@ fn hit(passage: &Passage, chunks: &HashMap<u64, v1::Chunk>, matcher: &WordMatche
     let mut parts = chunk_ids.iter().filter_map(|id| chunks.get(id)).cloned();
     let joined = parts.next().map(|first| {
         parts.fold(first, |mut whole, next| {
+            let shift = whole.text.len() as u32;
+            whole.turns.extend(next.turns.into_iter().map(|turn| v1::Turn { start: turn.start + shift, ..turn }));
             whole.text.push_str(&next.text);
             if let (Some(span), Some(next)) = (&mut whole.span, next.span) {
                 (span.byte_end, span.token_end) = (next.byte_end, next.token_end);

@@ -65,6 +65,7 @@ fn chunk(ordinal: u64) -> v1::KvChunk {
         values: vec![numbers(&values).into(); 2],
         importance: Vec::new(),
         lone_keys: Vec::new(),
+        turns: vec![v1::Turn { start: 1, metadata: [("speaker".to_owned(), ordinal.to_string())].into() }],
     }
 }
 

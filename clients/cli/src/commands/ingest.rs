@@ -43,6 +43,7 @@ struct Work {
     documents: Vec<(Source, String)>,
     mode: IngestMode,
     metadata: HashMap<String, String>,
+    turn: HashMap<String, String>,
     create: bool,
     ttl: Option<Duration>,
 }
@@ -68,13 +69,14 @@ impl Work {
             }
             documents.push((source, document_id));
         }
-        let metadata = super::pairs(&args.metadata)?;
+        let metadata = super::pairs("--meta", &args.metadata)?;
+        let turn = super::pairs("--turn", &args.turn)?;
         let mode = match (args.append, args.resume) {
             (true, _) => IngestMode::Append,
             (_, true) => IngestMode::Resume,
             _ => IngestMode::Create,
         };
-        Ok(Self { memory: args.memory, documents, mode, metadata, create: args.create, ttl: args.ttl })
+        Ok(Self { memory: args.memory, documents, mode, metadata, turn, create: args.create, ttl: args.ttl })
     }
 
     async fn find_or_create_memory(&self, client: &Client, ui: &Ui) -> Result<()> {
@@ -98,6 +100,9 @@ impl Work {
     /// Reads one document to its end; returns what a program wants to know about it.
     async fn ingest(&self, client: &Client, source: &Source, document_id: &str, ui: &Ui) -> Result<Value> {
         let mut text = CheckedText::open(source).await?;
+        if !self.turn.is_empty() {
+            text = text.ending_its_line();
+        }
         // The first piece is read before anything is sent, so that an empty input leaves no document.
         let mut first = vec![0; PIECE_BYTES];
         let read = text.read(&mut first).await.map_err(ClientError::Source)?;
@@ -107,7 +112,8 @@ impl Work {
         first.truncate(read);
         let before = self.before(client, document_id).await?;
         let mut meter = Meter::new(ui, document_id, source, self.mode, &before);
-        let options = IngestOptions { mode: self.mode, metadata: self.metadata.clone(), ttl: self.ttl };
+        let options =
+            IngestOptions { mode: self.mode, metadata: self.metadata.clone(), turn: self.turn.clone(), ttl: self.ttl };
         let text = Cursor::new(first).chain(text);
         let ended = tokio::select! {
             ended = client.ingest(&self.memory, document_id, options, text, |progress| meter.update(progress)) => ended,

@@ -70,11 +70,11 @@ async fn connect(global: &Global) -> Result<Client> {
 }
 
 /// Metadata as `KEY=VALUE`.
-fn pairs(pairs: &[String]) -> Result<HashMap<String, String>, Failure> {
+fn pairs(option: &str, pairs: &[String]) -> Result<HashMap<String, String>, Failure> {
     let pair = |pair: &String| {
         let (key, value) = pair
             .split_once('=')
-            .ok_or_else(|| Failure::usage(format!("--meta wants KEY=VALUE, but {pair:?} has no '='")))?;
+            .ok_or_else(|| Failure::usage(format!("{option} wants KEY=VALUE, but {pair:?} has no '='")))?;
         Ok((key.to_owned(), value.to_owned()))
     };
     pairs.iter().map(pair).collect()
@@ -84,7 +84,7 @@ fn pairs(pairs: &[String]) -> Result<HashMap<String, String>, Failure> {
 fn document_filter(filter: &FilterArgs) -> Result<v1::DocumentFilter> {
     Ok(v1::DocumentFilter {
         document_prefix: filter.documents.clone(),
-        metadata: pairs(&filter.metadata)?,
+        metadata: pairs("--meta", &filter.metadata)?,
         from: filter.from.clone(),
         until: filter.until.clone(),
     })

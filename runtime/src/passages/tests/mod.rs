@@ -177,6 +177,7 @@ impl Shelf {
             span: SourceSpan { byte_start: start, byte_end: end, token_start: start, token_end: end },
             tokens: tokens.to_vec(),
             text: spelled(tokens),
+            turns: Vec::new(),
         });
         self.layers.push(layers);
         self.entries.push(entries);

@@ -1,9 +1,10 @@
 //! One document: its kept text goes to an encoder, as if it were ingested again.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use mnemon_encoder::{DocumentEncoder, Error};
-use mnemon_memory_store::{DocumentInfo, Error as StoreError, Memory, ResumePoint};
+use mnemon_memory_store::{ChunkInfo, DocumentInfo, Error as StoreError, Memory, ResumePoint};
 use mnemon_proto::v1;
 use tonic::{Code, Status};
 
@@ -131,7 +132,13 @@ async fn read(walk: &Walk, info: &DocumentInfo) -> Result<bool, Failed> {
         })
         .await?;
         let is_last = piece.is_none();
-        job.action = piece.map_or(Action::Finish, Action::Push);
+        job.action = match piece {
+            None => Action::Finish,
+            Some(Piece { turn, text }) => {
+                turn.into_iter().for_each(|turn| job.encoder.begin_turn(turn));
+                Action::Push(text)
+            }
+        };
         job = work(walk, job).await?;
         match std::mem::replace(&mut job.outcome, Ok(())) {
             Ok(()) => {}
@@ -149,7 +156,7 @@ async fn read(walk: &Walk, info: &DocumentInfo) -> Result<bool, Failed> {
 fn open(
     parts: &Parts,
     target: Memory,
-    (id, metadata, ttl_ms): (&str, std::collections::BTreeMap<String, String>, Option<u64>),
+    (id, metadata, ttl_ms): (&str, BTreeMap<String, String>, Option<u64>),
 ) -> Result<DocumentEncoder, Error> {
     let mut found = target.document(id).ok();
     // Metadata that was taken away needs a document that never had it.
@@ -193,17 +200,25 @@ struct Text {
     memory: Memory,
     id: String,
     next_ordinal: u64,
+    /// Metadata of the turn that the text read so far ends in; empty where it is of none.
+    turn: BTreeMap<String, String>,
     /// Text that was read and not handed out.
-    ready: Vec<u8>,
+    ready: VecDeque<Piece>,
+}
+
+/// Text, and the turn that starts with it, if one does.
+struct Piece {
+    turn: Option<BTreeMap<String, String>>,
+    text: Vec<u8>,
 }
 
 impl Text {
     fn new(memory: Memory, id: String) -> Self {
-        Self { memory, id, next_ordinal: 0, ready: Vec::new() }
+        Self { memory, id, next_ordinal: 0, turn: BTreeMap::new(), ready: VecDeque::new() }
     }
 
     /// The next piece; `None` at the end. Blocks.
-    fn piece(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+    fn piece(&mut self) -> Result<Option<Piece>, StoreError> {
         if self.ready.is_empty() {
             let page = match self.memory.document_chunks(&self.id, self.next_ordinal, PAGE_CHUNKS) {
                 // Deleted meanwhile: the next pass will see it.
@@ -211,10 +226,31 @@ impl Text {
                 other => other?,
             };
             self.next_ordinal += page.len() as u64;
-            self.ready = page.into_iter().flat_map(|chunk| chunk.text.into_bytes()).collect();
+            page.into_iter().for_each(|chunk| self.take(chunk));
         }
-        let rest = self.ready.split_off(self.ready.len().min(PIECE_BYTES));
-        let piece = std::mem::replace(&mut self.ready, rest);
-        Ok(Some(piece).filter(|piece| !piece.is_empty()))
+        Ok(self.ready.pop_front())
+    }
+
+    /// Cuts a chunk's text where turns start.
+    fn take(&mut self, chunk: ChunkInfo) {
+        let mut turns: Vec<(usize, BTreeMap<String, String>)> =
+            chunk.turns.into_iter().map(|turn| (turn.start as usize, turn.metadata)).collect();
+        if turns.first().is_none_or(|(start, _)| *start > 0) {
+            let goes_on = if turns.is_empty() { BTreeMap::new() } else { self.turn.clone() };
+            turns.insert(0, (0, goes_on));
+        }
+        let ends: Vec<usize> = turns.iter().skip(1).map(|(start, _)| *start).chain([chunk.text.len()]).collect();
+        for ((start, metadata), end) in turns.into_iter().zip(ends) {
+            let text = chunk.text.as_bytes().get(start..end).unwrap_or_default();
+            let starts = metadata != self.turn;
+            match self.ready.back_mut() {
+                Some(last) if !starts && last.text.len() + text.len() <= PIECE_BYTES => {
+                    last.text.extend_from_slice(text)
+                }
+                _ if text.is_empty() => {}
+                _ => self.ready.push_back(Piece { turn: starts.then(|| metadata.clone()), text: text.to_vec() }),
+            }
+            self.turn = metadata;
+        }
     }
 }
