@@ -1,6 +1,7 @@
 //! A prompt read with passages in it, against the same tokens in one plain prompt.
 
 use candle_core::Tensor;
+use mnemon_memory_store::Turn;
 
 use super::super::{
     Found, FoundPassage, PassageOptions, PassageReader, PassagesFrom, Prompt, ReadStep, Select, reader::in_order,
@@ -197,6 +198,71 @@ fn dates_and_speakers_stand_before_their_passages() {
             let wanted = model.forward(&prompt.after, &mut state, &mut attention, Logits::Last).unwrap().unwrap();
             assert_close(&found, &row(&wanted), &format!("{:?}, {passages} passages", options.mode));
         }
+    }
+}
+
+/// Who speaks is told where that changes, within a passage too.
+#[test]
+fn turns_within_a_passage_are_introduced() {
+    let model = model("llama");
+    let profile = Profile { attention_weight: 0.0, lexical_weight: 1.0, ..profile(&model, &[(0, 1), (1, 2)]) };
+    let mut shelf = Shelf::of(&model, &profile, &[0, 1]);
+    shelf.read(&model, &words(24, 1), &[("speaker", "w53")]);
+    let turn = |info: &ChunkInfo, tokens: usize, said: &[(&str, &str)]| Turn {
+        start: spelled(&info.tokens[..tokens]).len() as u32,
+        metadata: said.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    };
+    let (first, second) = ([("date", "w50"), ("speaker", "w51")], [("speaker", "w52")]);
+    let turns = [
+        vec![turn(&shelf.infos[0], 3, &first)],
+        vec![turn(&shelf.infos[1], 0, &first)],
+        vec![turn(&shelf.infos[2], 0, &first), turn(&shelf.infos[2], 5, &second), turn(&shelf.infos[2], 7, &[])],
+    ];
+    for (info, turns) in shelf.infos.iter_mut().zip(turns) {
+        info.turns = turns;
+    }
+    let shelf = Arc::new(shelf);
+    let tokens = |text: &str| model.tokenizer().encode(text, false).unwrap().get_ids().to_vec();
+    let mut prompt = prompt(4, 12, 42);
+    prompt.after.splice(..0, shelf.infos.iter().map(|info| info.tokens[0]));
+    prompt.question = 0..3;
+    for options in [reread(), attend()] {
+        let options = PassageOptions { passages: Some(3), ..options };
+        let mut reader =
+            PassageReader::new(&model, prompt.clone(), from(&shelf, &profile, &options), 500, false).unwrap();
+        let found = read(&mut reader);
+        let (mut stretches, mut texts) = (Vec::new(), Vec::new());
+        for (line, chunk, part) in [
+            ("w53: ", 0, 0..3),
+            ("[w50] w51: ", 0, 3..8),
+            ("", 1, 0..8),
+            ("", 2, 0..5),
+            ("w52: ", 2, 5..7),
+            ("w53: ", 2, 7..8),
+        ] {
+            if !line.is_empty() {
+                let line = tokens(line);
+                stretches.push(Stretch { chunk: None, len: line.len(), skipped: 0, stored: Vec::new() });
+                texts.push(line);
+            }
+            let info = &shelf.infos[chunk];
+            let stored =
+                if options.mode == Some(RecallMode::Attend) { shelf.layers[chunk].clone() } else { Vec::new() };
+            stretches.push(Stretch { chunk: Some(info.id), len: part.len(), skipped: part.start, stored });
+            texts.push(info.tokens[part].to_vec());
+        }
+        let mut attention = PassageAttention::new(&model, 4, 500, &[0, 1], &[], 0);
+        let mut state = SequenceState::new(&model);
+        model.forward(&prompt.before, &mut state, &mut attention, Logits::None).unwrap();
+        for (range, position) in attention.place(4, 0, stretches, model.rotary()).unwrap() {
+            attention.read_at(Some(range.clone()));
+            state.position = position;
+            model.forward(&texts[range].concat(), &mut state, &mut attention, Logits::None).unwrap();
+        }
+        attention.read_at(None);
+        state.position = 4 + texts.concat().len();
+        let wanted = model.forward(&prompt.after, &mut state, &mut attention, Logits::Last).unwrap().unwrap();
+        assert_close(&found, &row(&wanted), &format!("{:?}", options.mode));
     }
 }
 
