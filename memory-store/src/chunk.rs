@@ -131,17 +131,22 @@ pub struct ChunkInfo {
     pub turns: Vec<Turn>,
 }
 
+impl Turn {
+    /// Its metadata over that of its document.
+    pub fn over<'a>(&self, document: &'a BTreeMap<String, String>) -> Cow<'a, BTreeMap<String, String>> {
+        if self.metadata.is_empty() {
+            return Cow::Borrowed(document);
+        }
+        let mut metadata = document.clone();
+        metadata.extend(self.metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
+        Cow::Owned(metadata)
+    }
+}
+
 impl ChunkInfo {
     /// What is said of the text from its byte `start` on: the metadata of the document, and over it that of the turn.
     pub fn metadata_at(&self, start: usize) -> Cow<'_, BTreeMap<String, String>> {
         let turn = self.turns.iter().rev().find(|turn| turn.start as usize <= start);
-        match turn.filter(|turn| !turn.metadata.is_empty()) {
-            None => Cow::Borrowed(&self.metadata),
-            Some(turn) => {
-                let mut metadata = self.metadata.as_ref().clone();
-                metadata.extend(turn.metadata.iter().map(|(key, value)| (key.clone(), value.clone())));
-                Cow::Owned(metadata)
-            }
-        }
+        turn.map_or(Cow::Borrowed(&self.metadata), |turn| turn.over(&self.metadata))
     }
 }

@@ -20,7 +20,7 @@ use crate::storage::{Batch, Storage};
 use crate::sync::{lock, read};
 use crate::tail::TailEntries;
 use crate::words::WordIndex;
-use crate::{ChunkId, ChunkKv, Error, Fingerprint, KvGeometry, MemorySpec, Result, StoreOptions};
+use crate::{ChunkId, ChunkKv, Error, Fingerprint, KvGeometry, MemorySpec, Result, StoreOptions, Turn};
 
 /// What the index cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +35,8 @@ pub(crate) enum IndexKey {
     Words(u64),
     /// Its embeddings by one embedder.
     Embeddings(u64, Fingerprint),
+    /// Its turns.
+    Turns(u64),
 }
 
 #[derive(Clone)]
@@ -44,7 +46,11 @@ pub(crate) enum IndexPart {
     Tokens(Arc<Vec<u32>>),
     Words(Arc<WordIndex>),
     Embeddings(Arc<EmbeddingIndex>),
+    Turns(Arc<ChunkTurns>),
 }
+
+/// The turns of those chunks of an extent that are of some, by the chunks' indices.
+pub(crate) type ChunkTurns = Vec<(u32, Vec<Turn>)>;
 
 /// One memory, shared by its handles.
 pub(crate) struct Cell {
@@ -266,6 +272,21 @@ impl Core {
         let words = Arc::new(extent.read_words(geometry)?);
         self.index_cache.insert(key, Arc::new(IndexPart::Words(Arc::clone(&words))), words.bytes());
         Ok(words)
+    }
+
+    /// The turns of all chunks of an extent.
+    pub(crate) fn turns(&self, geometry: &KvGeometry, extent: &Extent) -> Result<Arc<ChunkTurns>> {
+        let key = IndexKey::Turns(extent.number);
+        if let Some(IndexPart::Turns(turns)) = self.index_cache.get(&key).as_deref() {
+            return Ok(Arc::clone(turns));
+        }
+        let turns = Arc::new(extent.read_turns(geometry)?);
+        let of_turn = |turn: &Turn| -> usize {
+            64 + turn.metadata.iter().map(|(key, value)| 96 + key.len() + value.len()).sum::<usize>()
+        };
+        let bytes = 64 + turns.iter().flat_map(|(_, turns)| turns).map(of_turn).sum::<usize>();
+        self.index_cache.insert(key, Arc::new(IndexPart::Turns(Arc::clone(&turns))), bytes);
+        Ok(turns)
     }
 
     /// The embeddings of all chunks of an extent by `embedder`, if there are any.

@@ -271,6 +271,11 @@ impl Extent {
         (self.places[index + 1].tokens - self.places[index].tokens) as usize
     }
 
+    /// Bytes of text of the chunk at `index`.
+    pub(crate) fn chunk_text_bytes(&self, index: usize) -> usize {
+        (self.places[index + 1].bytes - self.places[index].bytes) as usize
+    }
+
     /// Tokens and text bytes of the first `live` chunks.
     pub(crate) fn lengths(&self, live: u32) -> (u64, u64) {
         let end = self.places[live as usize];
@@ -421,6 +426,12 @@ impl Extent {
         }
         let texts = (0..self.chunks() as usize).map(|index| Ok(self.read_meta(geometry, index)?.text));
         Ok(WordIndex::of_texts(&texts.collect::<Result<Vec<String>>>()?))
+    }
+
+    /// The turns of those chunks that are of some, by the chunks' indices.
+    pub(crate) fn read_turns(&self, geometry: &KvGeometry) -> Result<Vec<(u32, Vec<Turn>)>> {
+        let turns = (0..self.chunks()).map(|index| Ok((index, self.read_meta(geometry, index as usize)?.turns)));
+        turns.filter(|of_chunk| of_chunk.as_ref().map_or(true, |(_, turns)| !turns.is_empty())).collect()
     }
 
     /// What a citation shows of the chunk at `index`, with its document's metadata.

@@ -1,43 +1,83 @@
 //! Views of some documents of a memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::records::{DocumentRecord, document_key};
-use crate::{Result, Snapshot};
+use rayon::prelude::*;
 
-/// What a document is chosen by.
+use crate::records::{DocumentRecord, document_key};
+use crate::state::LiveExtent;
+use crate::{Recall as _, Result, Snapshot};
+
+/// What is known of a document.
+struct Labels {
+    metadata: BTreeMap<String, String>,
+    updated_unix_ms: u64,
+    /// Whether what is of no turn is kept.
+    is_kept: bool,
+}
+
+/// What a document, or a turn of it, is chosen by.
 #[derive(Debug, Clone, Copy)]
 pub struct DocumentLabels<'a> {
     /// Its identifier.
     pub id: &'a str,
-    /// Its metadata.
+    /// Its metadata; of a turn, that of the document and over it its own.
     pub metadata: &'a BTreeMap<String, String>,
     /// Time of its last commit, in ms since 1970; 0 when it is not known.
     pub updated_unix_ms: u64,
 }
 
 impl Snapshot {
-    /// The same view with the documents that `keep` accepts only. Statistics of searches by words are then those of these documents.
-    pub fn of_documents(&self, keep: &dyn Fn(DocumentLabels<'_>) -> bool) -> Result<Self> {
-        let documents: BTreeSet<(&Arc<str>, u64)> =
-            self.state.extents.iter().map(|extent| (&extent.extent.document_id, extent.extent.document)).collect();
-        let mut hidden = Vec::new();
-        for (id, number) in documents {
-            let record = self.core.storage.get(&document_key(self.cell.number, id))?;
-            let record = record.map(|record| DocumentRecord::decode(&record, &format!("the record of document {id}")));
-            let (metadata, updated_unix_ms) = match record.transpose()?.filter(|record| record.number == number) {
-                Some(record) => (record.metadata, record.updated_unix_ms),
-                None => (self.metadata_of(number)?, 0),
-            };
-            if !keep(DocumentLabels { id, metadata: &metadata, updated_unix_ms }) {
-                hidden.push(Arc::clone(id));
-            }
+    /// The same view with the documents that `keep` accepts only, and of those with turns the chunks that have a part of a turn that it
+    /// accepts: it is asked for a turn with the metadata of its document, and over that its own. Statistics of searches by words are then
+    /// those of what is left. What stands beside a chunk in its document can be fetched and described all the same.
+    pub fn of_documents(&self, keep: &(dyn Fn(DocumentLabels<'_>) -> bool + Sync)) -> Result<Self> {
+        let ids: BTreeMap<u64, &Arc<str>> =
+            self.state.extents.iter().map(|extent| (extent.extent.document, &extent.extent.document_id)).collect();
+        let documents: HashMap<u64, Labels> = ids
+            .into_iter()
+            .map(|(number, id)| {
+                let record = self.core.storage.get(&document_key(self.cell.number, id))?;
+                let record =
+                    record.map(|record| DocumentRecord::decode(&record, &format!("the record of document {id}")));
+                let (metadata, updated_unix_ms) = match record.transpose()?.filter(|record| record.number == number) {
+                    Some(record) => (record.metadata, record.updated_unix_ms),
+                    None => (self.metadata_of(number)?, 0),
+                };
+                let is_kept = keep(DocumentLabels { id, metadata: &metadata, updated_unix_ms });
+                Ok((number, Labels { metadata, updated_unix_ms, is_kept }))
+            })
+            .collect::<Result<_>>()?;
+        let left = |extent: &LiveExtent| self.left(extent, &documents[&extent.extent.document], keep);
+        let left: Vec<Option<LiveExtent>> = self.state.extents.par_iter().map(left).collect::<Result<_>>()?;
+        let left: Vec<LiveExtent> = left.into_iter().flatten().collect();
+        let kept: HashSet<u64> = left.iter().map(|extent| extent.extent.document).collect();
+        let state = self.state.with_extents(left, kept.len() as u64);
+        Ok(Self::new(Arc::clone(&self.core), Arc::clone(&self.cell), Arc::new(state)))
+    }
+
+    /// What is left of an extent; `None` for nothing.
+    fn left(
+        &self,
+        extent: &LiveExtent,
+        document: &Labels,
+        keep: &(dyn Fn(DocumentLabels<'_>) -> bool + Sync),
+    ) -> Result<Option<LiveExtent>> {
+        let mut hidden = vec![!document.is_kept; extent.live as usize];
+        for (index, turns) in self.core.turns(self.geometry(), &extent.extent)?.iter() {
+            let Some(hidden) = hidden.get_mut(*index as usize) else { break };
+            let begins_with_none = turns.first().is_none_or(|turn| turn.start > 0);
+            *hidden = !(begins_with_none && document.is_kept)
+                && !turns.iter().any(|turn| {
+                    let metadata = turn.over(&document.metadata);
+                    let (id, updated_unix_ms) = (extent.extent.document_id.as_ref(), document.updated_unix_ms);
+                    keep(DocumentLabels { id, metadata: &metadata, updated_unix_ms })
+                });
         }
-        if hidden.is_empty() {
-            return Ok(self.clone());
-        }
-        Ok(Self::new(Arc::clone(&self.core), Arc::clone(&self.cell), Arc::new(self.state.without(&hidden))))
+        let is_hidden = hidden.iter().any(|hidden| *hidden);
+        let shows = hidden.iter().any(|hidden| !*hidden);
+        Ok(shows.then(|| LiveExtent { hidden: is_hidden.then(|| hidden.into()), ..extent.clone() }))
     }
 
     /// Metadata of a document by its number.

@@ -235,7 +235,8 @@ impl Snapshot {
     ) -> Result<Vec<Vec<Hit>>> {
         let graph = self.core.graph(&self.cell, &segment.segment, task.of.key_head)?;
         // Only deletion needs the look-up for each result.
-        let live = |entry: u32| self.state.find(graph.chunk_of(entry).0).is_some();
+        let shows = |(extent, index): (&LiveExtent, usize)| extent.shows(index);
+        let live = |entry: u32| self.state.find(graph.chunk_of(entry).0).is_some_and(shows);
         let params = SearchParams { live: if segment.all_live() { None } else { Some(&live) }, ..params };
         let found = match scanned {
             Some(range) => graph.search_exact(range, task.queries, &params),
@@ -251,14 +252,15 @@ impl Snapshot {
     fn search_extent(
         &self,
         task: &Task<'_>,
-        LiveExtent { extent, live: live_chunks, .. }: &LiveExtent,
+        live_extent: &LiveExtent,
         params: SearchParams<'_>,
         hits: &mut [Vec<Hit>],
     ) -> Result<()> {
+        let extent = &live_extent.extent;
         let entries = self.core.tail_entries(self.geometry(), task.of.source, extent, true)?;
         let flat = &entries.heads[task.of.place];
-        let live = |entry: u32| flat.entry(entry).chunk < *live_chunks;
-        let whole = *live_chunks == extent.chunks();
+        let live = |entry: u32| live_extent.shows(flat.entry(entry).chunk as usize);
+        let whole = live_extent.live == extent.chunks() && live_extent.hidden.is_none();
         let params = SearchParams { live: if whole { None } else { Some(&live) }, ..params };
         for (hits, found) in hits.iter_mut().zip(flat.search(task.queries, &params)) {
             hits.extend(found.into_iter().map(|found| {
@@ -393,11 +395,10 @@ impl Recall for Snapshot {
     fn chunks(&self, limit: usize) -> Result<Vec<ChunkId>> {
         let mut extents: Vec<_> = self.state.extents.iter().collect();
         extents.sort_by_key(|extent| (extent.extent.document, extent.extent.first_ordinal));
-        let ids = |extent: &&LiveExtent| {
-            let first = extent.extent.first_chunk;
-            (first..first + extent.live as u64).map(ChunkId)
-        };
-        Ok(extents.iter().flat_map(ids).take(limit).collect())
+        let ids = extents
+            .iter()
+            .flat_map(|extent| extent.shown().map(|index| ChunkId(extent.extent.first_chunk + index as u64)));
+        Ok(ids.take(limit).collect())
     }
 
     fn len(&self) -> u64 {

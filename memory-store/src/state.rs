@@ -15,13 +15,25 @@ pub(crate) struct LiveExtent {
     pub(crate) entries: u32,
     /// Number of the segment that indexes it; 0 while it is in the tail.
     pub(crate) segment: u64,
+    /// Of the live chunks, those that a view does not show; only of views of some turns.
+    pub(crate) hidden: Option<Arc<[bool]>>,
 }
 
 impl LiveExtent {
     pub(crate) fn new(geometry: &KvGeometry, extent: Arc<Extent>, live: u32) -> Self {
         let entries = |index| entries_of(geometry.entry_policy, extent.chunk_tokens(index));
         let entries = (0..live as usize).map(entries).sum::<usize>() as u32;
-        Self { extent, live, entries, segment: 0 }
+        Self { extent, live, entries, segment: 0, hidden: None }
+    }
+
+    /// Whether the chunk at `index` is live and shown.
+    pub(crate) fn shows(&self, index: usize) -> bool {
+        index < self.live as usize && self.hidden.as_ref().is_none_or(|hidden| !hidden[index])
+    }
+
+    /// Indices of the chunks that are live and shown.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.live as usize).filter(|index| self.shows(*index))
     }
 }
 
@@ -120,7 +132,7 @@ impl MemoryState {
                 let found = extents.binary_search_by_key(first_chunk, |extent| extent.extent.first_chunk);
                 if let Some(extent) = found.ok().and_then(|at| extents.get_mut(at)) {
                     extent.segment = segment.number;
-                    live_chunks += extent.live as u64;
+                    live_chunks += extent.shown().count() as u64;
                 }
             }
             if live_chunks > 0 {
@@ -128,12 +140,13 @@ impl MemoryState {
                 live_segments.push(LiveSegment { segment, live_chunks });
             }
         }
-        for LiveExtent { extent, live, entries, segment } in &extents {
-            let (tokens, text_bytes) = extent.lengths(*live);
+        for live @ LiveExtent { extent, entries, segment, .. } in &extents {
             let entries = *entries as u64;
-            totals.chunks += *live as u64;
-            totals.tokens += tokens;
-            totals.text_bytes += text_bytes;
+            for index in live.shown() {
+                totals.chunks += 1;
+                totals.tokens += extent.chunk_tokens(index) as u64;
+                totals.text_bytes += extent.chunk_text_bytes(index) as u64;
+            }
             totals.stored_bytes += extent.file.bytes;
             totals.word_bytes += extent.words_section().1;
             totals.entries += entries;
@@ -148,8 +161,12 @@ impl MemoryState {
     pub(crate) fn without(&self, documents: &[Arc<str>]) -> Self {
         let hidden: HashSet<&str> = documents.iter().map(AsRef::as_ref).collect();
         let kept = self.extents.iter().filter(|extent| !hidden.contains(extent.extent.document_id.as_ref()));
-        let count = self.documents.saturating_sub(hidden.len() as u64);
-        Self::new(self.sequence, count, kept.cloned().collect(), self.segments())
+        self.with_extents(kept.cloned().collect(), self.documents.saturating_sub(hidden.len() as u64))
+    }
+
+    /// The same with other extents, of so many documents.
+    pub(crate) fn with_extents(&self, extents: Vec<LiveExtent>, documents: u64) -> Self {
+        Self::new(self.sequence, documents, extents, self.segments())
     }
 
     /// The extent of a live chunk and the chunk's place in it.

@@ -102,13 +102,14 @@ pub(crate) fn search(
 }
 
 /// Counts terms in the live chunks of an extent.
-fn scan(core: &Core, geometry: &KvGeometry, extent: &LiveExtent, terms: &Terms) -> Result<Found> {
-    let LiveExtent { extent, live, .. } = extent;
+fn scan(core: &Core, geometry: &KvGeometry, live: &LiveExtent, terms: &Terms) -> Result<Found> {
+    let extent = &live.extent;
     let tokens = core.tokens(geometry, extent)?;
     let mut found = Found::default();
     // Of the chunk at hand.
     let (mut counts, mut seen) = (vec![0_u32; terms.count], Vec::new());
-    for (index, places) in extent.places[..=*live as usize].windows(2).enumerate() {
+    for index in live.shown() {
+        let places = &extent.places[index..=index + 1];
         let Some(tokens) = tokens.get(places[0].tokens as usize..places[1].tokens as usize) else { continue };
         for term in tokens.iter().flat_map(|token| terms.of(*token)) {
             if counts[*term as usize] == 0 {

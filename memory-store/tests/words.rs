@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{keys_only, open, small_spec, spec};
 use mnemon_memory_store::{
     ChunkId, EntryPolicy, Error, InMemoryStorage, KvDtype, Memory, Recall, ResumePoint, Snapshot, Storage, TermHit,
-    UnionRecall, WordMatcher, WordRequest, check,
+    Turn, UnionRecall, WordMatcher, WordRequest, check,
 };
 use proptest::prelude::*;
 
@@ -226,6 +226,82 @@ fn a_view_of_some_documents_knows_no_others() {
     let hits = common::search(&notes, 0, &queries, 2, 50, true);
     assert!(hits.iter().flatten().all(|hit| notes.chunks(9).unwrap().contains(&hit.chunk)));
     assert_eq!(hits[0].len(), 6);
+}
+
+#[test]
+fn a_view_of_some_turns_searches_no_others() {
+    let (storage, store, memory) = books();
+    let said = |speaker: &str| [("speaker".to_owned(), speaker.to_owned())].into();
+    let turn = |start: u32, speaker: &str| Turn { start, metadata: said(speaker) };
+    let nobody = Turn { start: 5, metadata: BTreeMap::new() };
+    write_turns(
+        &memory,
+        "talk",
+        said("host"),
+        &[
+            ("rano bako ", vec![]),
+            ("rano silo ", vec![turn(0, "Anna")]),
+            ("rano velo ", vec![turn(0, "Anna"), turn(5, "Ben")]),
+            ("rano mute ", vec![turn(0, "Ben"), nobody]),
+        ],
+    );
+    write_turns(&memory, "note", said("Anna"), &[("rano lumo ", vec![])]);
+    let spoken_by = |view: &Snapshot, speaker: &str| {
+        view.of_documents(&|labels| labels.metadata.get("speaker").is_some_and(|by| by == speaker)).unwrap()
+    };
+    let texts = |view: &Snapshot, chunks: Vec<ChunkId>| -> Vec<String> {
+        view.describe(&chunks).unwrap().into_iter().map(|info| info.text).collect()
+    };
+    let check = |view: &Snapshot| {
+        for (speaker, expected) in [
+            ("host", vec!["rano bako ", "rano mute "]),
+            ("Anna", vec!["rano silo ", "rano velo ", "rano lumo "]),
+            ("Ben", vec!["rano velo ", "rano mute "]),
+            ("Cleo", vec![]),
+        ] {
+            let seen = spoken_by(view, speaker);
+            assert_eq!(texts(&seen, seen.chunks(9).unwrap()), expected, "{speaker}");
+            assert_eq!(seen.len() as usize, expected.len());
+            let mut found = search(&seen, "rano", 9);
+            found.sort_by_key(|hit| hit.chunk);
+            assert_eq!(texts(&seen, found.iter().map(|hit| hit.chunk).collect()), expected, "{speaker}");
+            // Rarity and length are those of what is seen; the formula knows documents alone, so it is asked for what is left of them.
+            let scores: BTreeMap<_, _> = oracle(&seen, "rano").into_iter().collect();
+            assert!(found.iter().all(|hit| (f64::from(hit.score) - scores[&hit.chunk]).abs() < 1e-4), "{speaker}");
+            let queries = common::queries(1, 2, 8, 1);
+            for exact in [true, false] {
+                let hits = common::search(&seen, 0, &queries, 2, 50, exact);
+                let chunks = seen.chunks(9).unwrap();
+                assert!(hits.iter().flatten().all(|hit| chunks.contains(&hit.chunk)), "{speaker}");
+                assert_eq!(hits[0].len(), 3 * expected.len(), "{speaker}");
+            }
+        }
+        // What stands beside what is seen can be fetched.
+        let ben = spoken_by(view, "Ben");
+        let first = ben.chunks(1).unwrap();
+        let beside = ben.neighbours(&first, 1, 0).unwrap().concat();
+        assert_eq!(texts(&ben, beside), ["rano silo ", "rano velo "]);
+    };
+    check(&memory.snapshot().unwrap());
+    memory.compact().unwrap();
+    check(&memory.snapshot().unwrap());
+    drop((memory, store));
+    let memory = open(storage as Arc<dyn Storage>).memory("tenant", "books").unwrap();
+    check(&memory.snapshot().unwrap());
+}
+
+fn write_turns(memory: &Memory, id: &str, metadata: BTreeMap<String, String>, chunks: &[(&str, Vec<Turn>)]) {
+    let mut writer = memory.writer(id, metadata).unwrap();
+    let mut at = (0, 0);
+    for (text, turns) in chunks {
+        let mut chunk = common::chunk(memory.geometry(), at, 3, 1);
+        chunk.text = (*text).to_owned();
+        chunk.turns.clone_from(turns);
+        chunk.span.byte_end = at.1 + text.len() as u64;
+        at = (chunk.span.token_end, chunk.span.byte_end);
+        writer.append(chunk).unwrap();
+    }
+    writer.commit(ResumePoint::default()).unwrap();
 }
 
 #[test]

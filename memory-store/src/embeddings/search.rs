@@ -23,7 +23,8 @@ const LIKE: usize = 3;
 const CANDIDATES: usize = 64;
 
 /// The chunks of one extent that has vectors.
-struct Scored {
+struct Scored<'a> {
+    extent: &'a LiveExtent,
     first_chunk: u64,
     index: Arc<EmbeddingIndex>,
     /// Of those that count.
@@ -38,19 +39,19 @@ struct Sampled {
 }
 
 /// See [`Recall::search_embeddings`](crate::Recall::search_embeddings).
-pub(crate) fn search(core: &Core, state: &MemoryState, request: &EmbeddingRequest<'_>) -> Result<EmbeddingHits> {
+pub(crate) fn search<'a>(core: &Core, state: &'a MemoryState, request: &EmbeddingRequest<'_>) -> Result<EmbeddingHits> {
     request.validate()?;
-    let score = |extent: &LiveExtent| -> Result<Option<Scored>> {
+    let score = |extent: &'a LiveExtent| -> Result<Option<Scored<'a>>> {
         let Some(index) = core.embeddings(&extent.extent, request.embedder)? else { return Ok(None) };
         if index.dim != request.query.len() {
             let why = format!("a vector of {} values; those of the memory have {}", request.query.len(), index.dim);
             return Err(Error::Invalid { what: "search by meaning", why });
         }
         let likeness = index.scores(request.query, extent.live as usize);
-        Ok(Some(Scored { first_chunk: extent.extent.first_chunk, index, likeness }))
+        Ok(Some(Scored { extent, first_chunk: extent.extent.first_chunk, index, likeness }))
     };
-    let scored: Vec<Option<Scored>> = state.extents.par_iter().map(score).collect::<Result<_>>()?;
-    let scored: Vec<Scored> = scored.into_iter().flatten().collect();
+    let scored: Vec<Option<Scored<'_>>> = state.extents.par_iter().map(score).collect::<Result<_>>()?;
+    let scored: Vec<Scored<'_>> = scored.into_iter().flatten().collect();
     let mut meanings: Vec<Vec<Meaning>> = scored.iter().map(|extent| extent.meanings(request.chunk_weight)).collect();
     if request.common_weight > 0.0 {
         take_off_what_is_common(&scored, &mut meanings, request);
@@ -61,9 +62,8 @@ pub(crate) fn search(core: &Core, state: &MemoryState, request: &EmbeddingReques
     };
     let also = request.also.iter().map(of).collect();
     let all = scored.iter().zip(&meanings).flat_map(|(extent, meanings)| {
-        (extent.first_chunk..)
-            .zip(meanings)
-            .map(|(chunk, meaning)| EmbeddingHit { chunk: ChunkId(chunk), meaning: *meaning })
+        let shown = meanings.iter().enumerate().filter(|(at, _)| extent.extent.shows(*at));
+        shown.map(|(at, meaning)| EmbeddingHit { chunk: ChunkId(extent.first_chunk + at as u64), meaning: *meaning })
     });
     let mut hits: Vec<EmbeddingHit> = all.collect();
     let (embedded, least) = (hits.len() as u64, hits.iter().map(|hit| hit.meaning.score).fold(f32::INFINITY, f32::min));
@@ -71,7 +71,7 @@ pub(crate) fn search(core: &Core, state: &MemoryState, request: &EmbeddingReques
     Ok(EmbeddingHits { hits, also, least: if least.is_finite() { least } else { 0.0 }, embedded })
 }
 
-impl Scored {
+impl Scored<'_> {
     fn meanings(&self, chunk_weight: f32) -> Vec<Meaning> {
         let of = |likeness: &ChunkLikeness| {
             let mean = chunk_weight * likeness.whole + (1.0 - chunk_weight) * likeness.sentence;
@@ -82,7 +82,7 @@ impl Scored {
 }
 
 /// Scores the best chunks again by their best sentences, less what these have in common with others. None of the rest comes before them.
-fn take_off_what_is_common(scored: &[Scored], meanings: &mut [Vec<Meaning>], request: &EmbeddingRequest<'_>) {
+fn take_off_what_is_common(scored: &[Scored<'_>], meanings: &mut [Vec<Meaning>], request: &EmbeddingRequest<'_>) {
     let sample = sample(scored);
     let mut best: Vec<(usize, usize, f32)> = meanings
         .iter()
@@ -124,7 +124,7 @@ fn take_off_what_is_common(scored: &[Scored], meanings: &mut [Vec<Meaning>], req
 }
 
 /// Sentences from all over a memory, equally far from each other.
-fn sample(scored: &[Scored]) -> Vec<Sampled> {
+fn sample(scored: &[Scored<'_>]) -> Vec<Sampled> {
     let counts: Vec<usize> =
         scored.iter().map(|extent| extent.index.sentences_of(extent.likeness.len()).start).collect();
     let all: usize = counts.iter().sum();

@@ -81,9 +81,9 @@ impl WordIndex {
         }
     }
 
-    /// Words of the first `live` chunks.
-    pub(super) fn words(&self, live: u32) -> u64 {
-        self.lengths.iter().take(live as usize).map(|words| u64::from(*words)).sum()
+    /// Words of these chunks.
+    pub(super) fn words(&self, chunks: impl Iterator<Item = usize>) -> u64 {
+        chunks.filter_map(|chunk| self.lengths.get(chunk)).map(|words| u64::from(*words)).sum()
     }
 
     /// Words of a chunk.

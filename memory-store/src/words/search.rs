@@ -47,10 +47,10 @@ struct Found<'a> {
 fn find<'a>(index: &WordIndex, extent: &'a LiveExtent, terms: &[(u32, f64)]) -> Found<'a> {
     let mut postings = Vec::new();
     for (at, (term, _)) in (0..).zip(terms) {
-        let live = index.postings(*term).take_while(|posting| posting.chunk < extent.live);
+        let live = index.postings(*term).filter(|posting| extent.shows(posting.chunk as usize));
         postings.extend(live.map(|posting| (at, posting, index.length(posting.chunk))));
     }
-    Found { extent, words: index.words(extent.live), postings }
+    Found { extent, words: index.words(extent.shown()), postings }
 }
 
 /// Scores of chunks with a part of those beside them in their documents.
@@ -135,7 +135,7 @@ pub(crate) fn search(
     let spread = Spread::new(&found, &scores, f64::from(request.neighbours));
     let mut hits = Vec::new();
     for (at, Found { extent, .. }) in found.iter().enumerate() {
-        let scored = (0..extent.live as usize).map(|chunk| (chunk, spread.score(at, chunk)));
+        let scored = extent.shown().map(|chunk| (chunk, spread.score(at, chunk)));
         let scored = scored.filter(|(_, score)| *score > 0.0);
         let first = extent.extent.first_chunk;
         hits.extend(scored.map(|(chunk, score)| TermHit { chunk: ChunkId(first + chunk as u64), score: score as f32 }));

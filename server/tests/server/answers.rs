@@ -1,6 +1,6 @@
 //! Search, generate, score.
 
-use mnemon_client::{Client, Code, v1};
+use mnemon_client::{Client, Code, IngestOptions, v1};
 use mnemon_server::{Server, Settings};
 
 use crate::world::*;
@@ -76,6 +76,59 @@ async fn documents(client: &Client, request: v1::SearchRequest) -> Vec<String> {
     found
 }
 
+/// A conversation is one document that grows turn by turn.
+#[tokio::test]
+async fn turns_are_told_and_filtered() {
+    let world = World::new().await;
+    let client = &world.client;
+    client.create_memory("m", "").await.unwrap();
+    for (speaker, date, text) in [
+        ("Anna", "2024-05-01", "The lighthouse keeper sang all night to the sea, and to the gulls.\n"),
+        ("Ben", "2024-06-01", "Nobody heard the violin in the harbour, as far as I can tell from here.\n"),
+        ("Anna", "2024-06-02", "The lighthouse is dark today; let us ask the keeper what became of it.\n"),
+        ("", "", "Nobody says so, but the lighthouse was sold a long time ago to a stranger.\n"),
+    ] {
+        let labels = [("speaker", speaker), ("date", date)].into_iter().filter(|(_, value)| !value.is_empty());
+        let turn = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let options = IngestOptions { mode: v1::IngestMode::Append, turn, ..Default::default() };
+        client.ingest("m", "talk", options, text.as_bytes(), |_| {}).await.unwrap();
+    }
+    let said_at = |chunk: &v1::Chunk, at: u32, key: &str| {
+        let turn = chunk.turns.iter().rfind(|turn| turn.start <= at);
+        turn.and_then(|turn| turn.metadata.get(key)).cloned().unwrap_or_default()
+    };
+    for (word, speaker, date) in
+        [("violin", "Ben", "2024-06-01"), ("gulls", "Anna", "2024-05-01"), ("stranger", "", "")]
+    {
+        let hits = client.search(&["m"], word, 1, true).await.unwrap();
+        let (chunk, at) = (hits[0].chunk.as_ref().unwrap(), hits[0].highlights[0].start);
+        assert_eq!(
+            (said_at(chunk, at, "speaker"), said_at(chunk, at, "date")),
+            (speaker.into(), date.into()),
+            "{word}"
+        );
+    }
+    let has = |chunk: &v1::Chunk, key: &str, value: &str| {
+        chunk.turns.iter().any(|turn| turn.metadata.get(key).is_some_and(|has| has == value))
+    };
+    let ben = v1::DocumentFilter { metadata: [("speaker".to_owned(), "Ben".to_owned())].into(), ..Default::default() };
+    let may = v1::DocumentFilter { until: "2024-05".into(), ..Default::default() };
+    for (filter, key, value) in [(ben, "speaker", "Ben"), (may, "date", "2024-05-01")] {
+        let found = client.search_with(searched("the", filter)).await.unwrap();
+        assert!(!found.is_empty());
+        assert!(found.iter().all(|hit| has(hit.chunk.as_ref().unwrap(), key, value)), "{key}");
+    }
+    // What an answer cites tells as well.
+    let (.., messages) = whole(client, request("the violin in", from(&["m"]))).await;
+    let finish = messages.last().unwrap().finish.clone().unwrap();
+    assert!(finish.citations.iter().any(|citation| has(citation.chunk.as_ref().unwrap(), "speaker", "Ben")));
+
+    let turn = (0..17).map(|at| (at.to_string(), String::new())).collect();
+    let options = IngestOptions { mode: v1::IngestMode::Append, turn, ..Default::default() };
+    let error = client.ingest("m", "talk", options, "no".as_bytes(), |_| {}).await.unwrap_err();
+    assert_status(&error, Code::InvalidArgument, "17 pairs", "start.turn");
+}
+
 #[tokio::test]
 async fn searches_see_the_documents_that_a_filter_keeps() {
     let world = World::new().await;
@@ -89,7 +142,7 @@ async fn searches_see_the_documents_that_a_filter_keeps() {
     ] {
         let labels = [("speaker", speaker), ("date", date)].into_iter().filter(|(_, value)| !value.is_empty());
         let metadata = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let options = mnemon_client::IngestOptions { metadata, ..Default::default() };
+        let options = IngestOptions { metadata, ..Default::default() };
         client.ingest("m", id, options, "the lighthouse keeper sang".as_bytes(), |_| {}).await.unwrap();
     }
     let filter = v1::DocumentFilter::default;

@@ -25,12 +25,21 @@ async fn made_by_another() -> TempDir {
     let server = serve_model(settings(data.path()), storage, other_model()).await;
     let client = connect(&server).await;
     client.create_memory("m", "about").await.unwrap();
-    let options = IngestOptions { metadata: metadata(), ..Default::default() };
-    client.ingest("m", "a", options, text(1, 9000).as_bytes(), |_| {}).await.unwrap();
+    ingest_turns(&client, "m", "a", &text(1, 9000)).await;
     ingest(&client, "m", "b", &text(2, 20_000)).await;
     drop(client);
     server.stop().await.unwrap();
     data
+}
+
+/// A document in three parts, of which one is of no turn.
+async fn ingest_turns(client: &Client, memory: &str, id: &str, text: &str) {
+    for (speaker, part) in [("Anna", 0..3333), ("", 3333..5000), ("Ben", 5000..text.len())] {
+        let turn = HashMap::from([("speaker".to_owned(), speaker.to_owned())]);
+        let turn = if speaker.is_empty() { HashMap::new() } else { turn };
+        let options = IngestOptions { mode: v1::IngestMode::Append, metadata: metadata(), turn, ..Default::default() };
+        client.ingest(memory, id, options, &text.as_bytes()[part], |_| {}).await.unwrap();
+    }
 }
 
 fn metadata() -> HashMap<String, String> {
@@ -74,7 +83,7 @@ async fn kept_text_is_read_by_the_model_being_served() {
     assert_eq!((new.fingerprint, new.description.as_str()), (served.to_hex(), "about"));
     let (a, b) = (client.get_document("v2", "a").await.unwrap(), client.get_document("v2", "b").await.unwrap());
     assert!(a.complete && b.complete && a.metadata == metadata() && b.metadata.is_empty());
-    ingest(client, "v2", "a-again", &text(1, 9000)).await;
+    ingest_turns(client, "v2", "a-again", &text(1, 9000)).await;
     ingest(client, "v2", "b-again", &text(2, 20_000)).await;
 
     let taken = client.reencode_memory(request("v2", false), |_| {}).await.unwrap_err();
