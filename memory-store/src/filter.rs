@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::records::{DocumentRecord, document_key};
 use crate::state::LiveExtent;
-use crate::{Recall as _, Result, Snapshot};
+use crate::{Recall as _, Result, Snapshot, Turn};
 
 /// What is known of a document.
 struct Labels {
@@ -68,12 +68,13 @@ impl Snapshot {
         for (index, turns) in self.core.turns(self.geometry(), &extent.extent)?.iter() {
             let Some(hidden) = hidden.get_mut(*index as usize) else { break };
             let begins_with_none = turns.first().is_none_or(|turn| turn.start > 0);
-            *hidden = !(begins_with_none && document.is_kept)
-                && !turns.iter().any(|turn| {
-                    let metadata = turn.over(&document.metadata);
-                    let (id, updated_unix_ms) = (extent.extent.document_id.as_ref(), document.updated_unix_ms);
-                    keep(DocumentLabels { id, metadata: &metadata, updated_unix_ms })
-                });
+            let is_kept = |turn: &Turn| {
+                let metadata = turn.over(&document.metadata);
+                let (id, updated_unix_ms) = (extent.extent.document_id.as_ref(), document.updated_unix_ms);
+                keep(DocumentLabels { id, metadata: &metadata, updated_unix_ms })
+            };
+            let shows = begins_with_none && document.is_kept || turns.iter().any(is_kept);
+            *hidden = !shows;
         }
         let is_hidden = hidden.iter().any(|hidden| *hidden);
         let shows = hidden.iter().any(|hidden| !*hidden);

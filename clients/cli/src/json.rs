@@ -127,6 +127,7 @@ pub(crate) fn hits(hits: &[v1::SearchHit]) -> Value {
             "keys": hit.keys,
             "meaning": hit.meaning,
             "highlights": highlights,
+            "sentence": hit.sentence.map(|at| [at.start, at.end]),
         })
     };
     hits.iter().map(hit).collect()

@@ -41,7 +41,10 @@ pub(crate) fn hits(ui: &Ui, hits: &[v1::SearchHit]) -> io::Result<()> {
     }
     for hit in hits {
         let Some(chunk) = &hit.chunk else { continue };
-        let from = before_first(chunk, &hit.highlights);
+        let from = match hit.sentence {
+            Some(sentence) if chunk.text.is_char_boundary(sentence.start as usize) => sentence.start as usize,
+            _ => before_first(chunk, &hit.highlights),
+        };
         heading(ui, &format!("{:>7.3}", hit.score), f64::from(hit.score), (chunk, from))?;
         let found = hit.highlights.iter().filter_map(|at| chunk.text.get(at.start as usize..at.end as usize));
         let found: BTreeSet<&str> = found.collect();
@@ -98,7 +101,7 @@ fn text_from(chunk: &v1::Chunk, from: usize) -> String {
         let said: Vec<&str> =
             ["date", "speaker"].iter().filter_map(|key| turn.metadata.get(*key)).map(String::as_str).collect();
         if !said.is_empty() {
-            shown += &format!("— {}: ", said.join(" "));
+            shown += &["— ", &said.join(" "), ": "].concat();
         }
         at = start;
     }

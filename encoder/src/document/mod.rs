@@ -342,7 +342,9 @@ impl DocumentEncoder {
         if self.appends && goes_on && turns.first().is_none_or(|(at, _)| *at > stored) {
             reading.packer.push_turn(stored, BTreeMap::new());
         }
-        turns.into_iter().for_each(|(at, metadata)| reading.packer.push_turn(at, metadata));
+        for (at, metadata) in turns {
+            reading.packer.push_turn(at, metadata);
+        }
         Ok(reading)
     }
 
@@ -382,7 +384,9 @@ impl DocumentEncoder {
         };
         let tokens = (tokens, next_token, continuation.skip_tokens);
         let mut input = Input::new(model(), safe, continuation.before, tokens, state.bytes);
-        continuation.turns.into_iter().for_each(|(at, metadata)| packer.push_turn(at, metadata));
+        for (at, metadata) in continuation.turns {
+            packer.push_turn(at, metadata);
+        }
         if self.appends {
             packer.push_text(&continuation.kept_text);
             packer.push_text(&continuation.text);

@@ -1,6 +1,7 @@
 //! Chunks that stand side by side become one passage.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use mnemon_memory_store::{ChunkId, Recall};
 
@@ -31,20 +32,30 @@ pub struct Passage {
 }
 
 impl Passage {
-    /// Where the sentence stands that is most like the query: a chunk, and how far in its text the middle of that sentence is, 0 to 1. `None` where
-    /// embeddings were not compared, or its sentences are others now that they were embedded with more text around them.
+    /// Where the sentence stands that is most like the query: a chunk, and how far in its text the middle of that sentence is, 0 to 1. `None` as for
+    /// [`sentence`](Self::sentence).
     ///
     /// # Errors
     /// Those of the view.
     pub fn place(&self, recall: &dyn Recall) -> Result<Option<(ChunkId, f32)>> {
+        let sentence = self.sentence(recall)?;
+        Ok(sentence.map(|(chunk, range, len)| (chunk, (range.start + range.end) as f32 / (2 * len) as f32)))
+    }
+
+    /// The sentence that is most like the query: a chunk, the bytes of its text, and how many that text has. `None` where embeddings were not
+    /// compared, or its sentences are others now that they were embedded with more text around them.
+    ///
+    /// # Errors
+    /// Those of the view.
+    pub fn sentence(&self, recall: &dyn Recall) -> Result<Option<(ChunkId, Range<usize>, usize)>> {
         let Some((chunk, place, count)) = self.sentence else { return Ok(None) };
         let around = recall.neighbours(&[chunk], 1, 1)?.concat();
         let texts: Vec<String> = recall.describe(&around)?.into_iter().map(|info| info.text).collect();
         let Some(at) = around.iter().position(|other| *other == chunk) else { return Ok(None) };
         let inside = sentences_in(&texts, at);
         let len = texts[at].len();
-        let middle = inside.get(place as usize).filter(|_| inside.len() == count as usize && len > 0);
-        Ok(middle.map(|range| (chunk, (range.start + range.end) as f32 / (2 * len) as f32)))
+        let sentence = inside.get(place as usize).filter(|_| inside.len() == count as usize && len > 0);
+        Ok(sentence.map(|range| (chunk, range.clone(), len)))
     }
 }
 

@@ -66,7 +66,7 @@ fn chunk(geometry: &KvGeometry, at: (u64, u64), number: u64) -> KvChunk {
     let numbers = |shift: u64| (0..16).map(|i| ((i * 7 + number * 5 + shift) % 13) as f32 - 6.0).collect::<Vec<_>>();
     let layers = geometry.layers.len().min(4) as u64;
     KvChunk {
-        turns: if number % 3 == 0 { vec![turn(number)] } else { Vec::new() },
+        turns: if number.is_multiple_of(3) { vec![turn(number)] } else { Vec::new() },
         span: SourceSpan {
             token_start: at.0,
             token_end: at.0 + 4,

@@ -2,7 +2,6 @@
 //! time, with passages chosen again as the text grows.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashSet},
     ops::Range,
     sync::Arc,
@@ -451,8 +450,7 @@ impl PassageReader {
         let mut last: Option<(u64, u64, Said)> = None;
         for passage in ordered {
             for (place, info) in passage.chunks.iter().enumerate() {
-                for (part, metadata) in said_parts(&self.model, info, passage.shown(place)) {
-                    let said = Said::of(&metadata);
+                for (part, said) in said_parts(&self.model, info, passage.shown(place)) {
                     let starts_at = info.span.token_start + part.start as u64;
                     let before =
                         last.as_ref().filter(|(document, end, _)| (*document, *end) == (info.document, starts_at));
@@ -489,7 +487,7 @@ impl PassageReader {
         for passage in passages {
             for (place, info) in passage.chunks.iter().enumerate() {
                 let parts = said_parts(&self.model, info, passage.shown(place));
-                dates.extend(parts.iter().map(|(_, metadata)| Said::of(metadata).date.unwrap_or_default()));
+                dates.extend(parts.into_iter().map(|(_, said)| said.date.unwrap_or_default()));
             }
         }
         let shows_all = self.from.options.neighbours.is_some();
@@ -576,13 +574,9 @@ impl Said {
     }
 }
 
-/// The turns of a chunk within its tokens `shown`, with the metadata of each; a token across a border belongs to the turn that ends.
-fn said_parts<'a>(
-    model: &Model,
-    info: &'a ChunkInfo,
-    shown: Range<usize>,
-) -> Vec<(Range<usize>, Cow<'a, BTreeMap<String, String>>)> {
-    let mut parts = vec![(shown.start, info.metadata_at(0))];
+/// Who said what of the tokens `shown` of a chunk, in order; a token across a border belongs to the turn that ends.
+fn said_parts(model: &Model, info: &ChunkInfo, shown: Range<usize>) -> Vec<(Range<usize>, Said)> {
+    let mut parts = vec![(shown.start, 0)];
     for turn in info.turns.iter().filter(|turn| turn.start > 0) {
         let start = tokens_before(model, info, turn.start as usize);
         if start >= shown.end {
@@ -591,10 +585,11 @@ fn said_parts<'a>(
         if start <= shown.start {
             parts.clear();
         }
-        parts.push((start.max(shown.start), info.metadata_at(turn.start as usize)));
+        parts.push((start.max(shown.start), turn.start as usize));
     }
     let ends: Vec<usize> = parts.iter().skip(1).map(|(start, _)| *start).chain([shown.end]).collect();
-    parts.into_iter().zip(ends).map(|((start, metadata), end)| (start..end, metadata)).collect()
+    let said = |((start, byte), end): ((usize, usize), usize)| (start..end, Said::of(&info.metadata_at(byte)));
+    parts.into_iter().zip(ends).map(said).collect()
 }
 
 /// The day that a passage begins with, if its date begins as ISO 8601 has it (`2026-11-26`): such days sort as texts.

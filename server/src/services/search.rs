@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mnemon_encoder::{Error, Passage, SearchBy, SearchOptions, search_text};
-use mnemon_memory_store::WordMatcher;
+use mnemon_memory_store::{Recall, WordMatcher};
 use mnemon_proto::v1;
 use mnemon_runtime::Turn;
 use tonic::Status;
@@ -54,9 +54,28 @@ pub(super) async fn answer(
     let query = request.query;
     let hits = tasks::store(&parts.common, move || {
         let matcher = WordMatcher::new(&query);
-        Ok::<_, mnemon_memory_store::Error>(found.iter().map(|passage| hit(passage, &chunks, &matcher)).collect())
+        let hit = |passage: &Passage| {
+            let mut hit = hit(passage, &chunks, &matcher);
+            hit.sentence = sentence(passage, recalled.as_ref(), &chunks)?;
+            Ok(hit)
+        };
+        found.iter().map(hit).collect::<Result<_, Error>>()
     });
     Ok(v1::SearchResponse { hits: hits.await? })
+}
+
+/// The sentence of a passage that was found by its meaning, as bytes of the passage's text.
+fn sentence(
+    passage: &Passage,
+    recall: &dyn Recall,
+    chunks: &HashMap<u64, v1::Chunk>,
+) -> Result<Option<v1::Highlight>, Error> {
+    let sentence = passage.sentence(recall)?;
+    Ok(sentence.map(|(chunk, range, _)| {
+        let before = passage.chunks.iter().take_while(|other| **other != chunk);
+        let before: usize = before.filter_map(|chunk| chunks.get(&chunk.0)).map(|chunk| chunk.text.len()).sum();
+        v1::Highlight { start: (before + range.start) as u32, end: (before + range.end) as u32 }
+    }))
 }
 
 /// A passage as the contract shows it.
@@ -84,6 +103,7 @@ fn hit(passage: &Passage, chunks: &HashMap<u64, v1::Chunk>, matcher: &WordMatche
         highlights: matcher.matches(text).into_iter().take(HIGHLIGHTS_MAX).map(highlight).collect(),
         chunk: joined,
         chunk_ids,
+        sentence: None,
     }
 }
 

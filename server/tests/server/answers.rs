@@ -247,6 +247,9 @@ async fn what_memories_hold_is_embedded_and_found_by_meaning() {
         let hits = client.search_with(by_meaning(text)).await.unwrap();
         assert_eq!(hits[0].chunk.as_ref().unwrap().document_id, id);
         assert!(hits.iter().all(|hit| hit.meaning.is_some() && hit.words.is_none() && hit.keys.is_none()));
+        let at = hits[0].sentence.unwrap();
+        let sentence = &hits[0].chunk.as_ref().unwrap().text[at.start as usize..at.end as usize];
+        assert!(sentence.len() > 8 && text.contains(sentence.trim()), "{sentence:?}");
         let all = client.search_with(searched(text, v1::DocumentFilter::default())).await.unwrap();
         assert_eq!(all[0].chunk.as_ref().unwrap().document_id, id);
         assert!(all[0].meaning.is_some() && all[0].words.is_some() && all[0].keys.is_none());

@@ -135,7 +135,9 @@ async fn read(walk: &Walk, info: &DocumentInfo) -> Result<bool, Failed> {
         job.action = match piece {
             None => Action::Finish,
             Some(Piece { turn, text }) => {
-                turn.into_iter().for_each(|turn| job.encoder.begin_turn(turn));
+                if let Some(turn) = turn {
+                    job.encoder.begin_turn(turn);
+                }
                 Action::Push(text)
             }
         };
@@ -226,7 +228,9 @@ impl Text {
                 other => other?,
             };
             self.next_ordinal += page.len() as u64;
-            page.into_iter().for_each(|chunk| self.take(chunk));
+            for chunk in page {
+                self.take(chunk);
+            }
         }
         Ok(self.ready.pop_front())
     }
@@ -245,7 +249,7 @@ impl Text {
             let starts = metadata != self.turn;
             match self.ready.back_mut() {
                 Some(last) if !starts && last.text.len() + text.len() <= PIECE_BYTES => {
-                    last.text.extend_from_slice(text)
+                    last.text.extend_from_slice(text);
                 }
                 _ if text.is_empty() => {}
                 _ => self.ready.push_back(Piece { turn: starts.then(|| metadata.clone()), text: text.to_vec() }),
