@@ -41,37 +41,8 @@ fn crc(bytes: &[u8]) -> u32 {
     })
 }
 
-#[test]
-fn a_chunk_blob_tells_everything_about_its_chunks() {
-    let storage = Arc::new(InMemoryStorage::new());
-    let store = open(Arc::clone(&storage) as Arc<dyn Storage>);
-    let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
-    let written = write_document(&memory, "a/book", 2, 1);
-    let info = storage.list_blobs().unwrap().remove(0);
-    assert_eq!(info.name, "chunks-0000000000000001");
-    let blob = storage.read_blob(&info.name, 0, info.bytes as usize).unwrap();
-
-    let mut header = Fields(&blob);
-    assert_eq!(header.take(8), b"MNMNCHNK");
-    let (format, body, fields) = (header.u32(), header.u32() as usize, header.u32() as usize);
-    assert_eq!((format, body % 64), (4, 0));
-    assert_eq!(crc(&blob[..20 + fields]), u32::from_le_bytes(blob[20 + fields..24 + fields].try_into().unwrap()));
-    assert_eq!((header.u64(), header.u64(), header.text(), header.text()), (1, 1, "tenant", "books"));
-    assert_eq!(header.take(32), [7; 32]);
-    // Two layers, 2 heads of 8 values, binary32, chunks of 8 tokens, an entry for each token.
-    let geometry = (header.u32(), header.u32(), header.u32(), header.u32(), header.u32());
-    assert_eq!(geometry, (2, 1, 3, 2, 8));
-    assert_eq!((header.take(1), header.u32(), header.take(3)), (&[0][..], 8, &[0, 0, 0][..]));
-    assert_eq!((header.text(), header.text()), ("test model", "for tests"));
-    assert_eq!((header.u64(), header.text(), header.u32()), (1, "a/book", 0));
-    let (first_chunk, ordinal, token, byte) = (header.u64(), header.u64(), header.u64(), header.u64());
-    assert_eq!((first_chunk, ordinal, token, byte), (1, 0, 0, 0));
-    assert_eq!(header.u32(), 2);
-    let body_bytes = header.u64() as usize;
-    assert_eq!(header.u64(), 0, "nothing was committed before");
-
-    // Two chunks of the words w1-0 to w1-7 and w2-0 to w2-7.
-    let section = &blob[body + body_bytes..blob.len() - (3 * 12 + 4 + 4 + 8)];
+/// The index of words of two chunks, w1-0 to w1-7 and w2-0 to w2-7.
+fn assert_words(section: &[u8]) {
     let mut words = Fields(section);
     assert_eq!((words.take(4), words.take(4)), (&b"WORD"[..], &[1, 0, 0, 0][..]));
     let (chunks, terms, lists, postings) = (words.u32(), words.u32() as usize, words.u32(), words.u32());
@@ -112,6 +83,40 @@ fn a_chunk_blob_tells_everything_about_its_chunks() {
     assert_eq!(found[&crc(b"7")], [(0, 1), (1, 1)]);
     // Compounds have parts: the letter and the digit of `w1` and `w2`.
     assert_eq!(found[&crc(b"w")], [(0, 8), (1, 8)]);
+}
+
+#[test]
+fn a_chunk_blob_tells_everything_about_its_chunks() {
+    let storage = Arc::new(InMemoryStorage::new());
+    let store = open(Arc::clone(&storage) as Arc<dyn Storage>);
+    let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
+    let written = write_document(&memory, "a/book", 2, 1);
+    let info = storage.list_blobs().unwrap().remove(0);
+    assert_eq!(info.name, "chunks-0000000000000001");
+    let blob = storage.read_blob(&info.name, 0, info.bytes as usize).unwrap();
+
+    let mut header = Fields(&blob);
+    assert_eq!(header.take(8), b"MNMNCHNK");
+    let (format, body, fields) = (header.u32(), header.u32() as usize, header.u32() as usize);
+    assert_eq!((format, body % 64), (4, 0));
+    assert_eq!(crc(&blob[..20 + fields]), u32::from_le_bytes(blob[20 + fields..24 + fields].try_into().unwrap()));
+    assert_eq!((header.u64(), header.u64(), header.text(), header.text()), (1, 1, "tenant", "books"));
+    assert_eq!(header.take(32), [7; 32]);
+    // Two layers, 2 heads of 8 values, binary32, chunks of 8 tokens, an entry for each token.
+    let geometry = (header.u32(), header.u32(), header.u32(), header.u32(), header.u32());
+    assert_eq!(geometry, (2, 1, 3, 2, 8));
+    assert_eq!((header.take(1), header.u32(), header.take(3)), (&[0][..], 8, &[0, 0, 0][..]));
+    assert_eq!((header.text(), header.text()), ("test model", "for tests"));
+    assert_eq!((header.u64(), header.text(), header.u32()), (1, "a/book", 0));
+    let (first_chunk, ordinal, token, byte) = (header.u64(), header.u64(), header.u64(), header.u64());
+    assert_eq!((first_chunk, ordinal, token, byte), (1, 0, 0, 0));
+    assert_eq!(header.u32(), 2);
+    let body_bytes = header.u64() as usize;
+    assert_eq!(header.u64(), 0, "nothing was committed before");
+
+    // Two chunks of the words w1-0 to w1-7 and w2-0 to w2-7.
+    let section = &blob[body + body_bytes..blob.len() - (3 * 12 + 4 + 4 + 8)];
+    assert_words(section);
 
     let mut footer = Fields(&blob[body + body_bytes + section.len()..]);
     let places: Vec<_> = (0..3).map(|_| (footer.u32() as usize, footer.u32(), footer.u32())).collect();

@@ -295,7 +295,7 @@ fn write_turns(memory: &Memory, id: &str, metadata: BTreeMap<String, String>, ch
     let mut at = (0, 0);
     for (text, turns) in chunks {
         let mut chunk = common::chunk(memory.geometry(), at, 3, 1);
-        chunk.text = (*text).to_owned();
+        (*text).clone_into(&mut chunk.text);
         chunk.turns.clone_from(turns);
         chunk.span.byte_end = at.1 + text.len() as u64;
         at = (chunk.span.token_end, chunk.span.byte_end);
