@@ -299,6 +299,73 @@ fn turns_of_a_conversation() {
     assert!(speakers(&cut).iter().all(|speaker| speaker == "Anna"));
 }
 
+/// Chunks of these tests are some thirty bytes: turns start and end at their borders, within them, and several in one.
+#[test]
+fn turns_of_any_length_stay_where_they_are() {
+    let model = a_model(Kind::KeyShift);
+    for seed in 0..24_u64 {
+        let said: Vec<(&str, String)> = (0..14)
+            .map(|at| {
+                let speaker = ["", "Anna", "Bob"][((seed * 7 + at * at + at * seed) % 3) as usize];
+                (speaker, long_text(1 + ((seed * 31 + at * 17) % 70) as usize, seed * 100 + at))
+            })
+            .collect();
+        let expected: Vec<&str> = said.iter().flat_map(|(speaker, text)| vec![*speaker; text.len()]).collect();
+        let store = stores::in_memory();
+        let appended = stores::memory_for(&store, &model, "memory");
+        for (speaker, text) in &said {
+            let mut encoder = open(DocumentEncoder::append, &model, &appended);
+            if !speaker.is_empty() {
+                encoder.begin_turn(spoken_by(speaker));
+            }
+            read_all(encoder, text.as_bytes(), 100);
+        }
+        assert_eq!(speakers(&appended), expected, "{seed}");
+        let store = stores::in_memory();
+        let at_once = stores::memory_for(&store, &model, "memory");
+        let mut encoder = open(DocumentEncoder::create, &model, &at_once);
+        for (speaker, text) in &said {
+            // One that is not filled is none.
+            encoder.begin_turn(spoken_by("nobody"));
+            encoder.begin_turn(if speaker.is_empty() { [].into() } else { spoken_by(speaker) });
+            feed(&mut encoder, text.as_bytes(), 100, |_| false);
+        }
+        encoder.finish().unwrap();
+        assert!(stored(&at_once, "document") == stored(&appended, "document"), "{seed}");
+    }
+}
+
+/// What is sent again and goes on: the last turn that is told is that of what is new.
+#[test]
+fn a_turn_that_is_sent_again_goes_on() {
+    let model = a_model(Kind::Sinks);
+    let (said, more) = (long_text(700, 1), long_text(300, 2));
+    let whole = format!("{said}{more}");
+    for (told, speaker) in [(Some("Anna"), "Anna"), (Some("Bob"), "Bob"), (None, "")] {
+        let store = stores::in_memory();
+        let memory = stores::memory_for(&store, &model, "memory");
+        let mut encoder = open(DocumentEncoder::create, &model, &memory);
+        encoder.begin_turn(spoken_by("Anna"));
+        read_all(encoder, said.as_bytes(), 100);
+        // An append that dies before it commits anything new.
+        let mut encoder = open(DocumentEncoder::append, &model, &memory);
+        encoder.begin_turn(spoken_by("Bob"));
+        feed(&mut encoder, &more.as_bytes()[..40], 100, |_| false);
+        while encoder.step().unwrap().is_some() {}
+        encoder.commit().unwrap();
+        drop(encoder);
+        assert!(memory.document("document").unwrap().complete);
+        let mut encoder = open(DocumentEncoder::resume, &model, &memory);
+        if let Some(told) = told {
+            encoder.begin_turn(spoken_by(told));
+        }
+        read_all(encoder, whole.as_bytes(), 100);
+        let mut expected = vec!["Anna"; said.len()];
+        expected.resize(whole.len(), speaker);
+        assert_eq!(speakers(&memory), expected, "{told:?}");
+    }
+}
+
 /// An append that dies keeps what was durable before, and can be resumed with the whole text, or followed by another.
 #[test]
 fn interrupted_appends() {

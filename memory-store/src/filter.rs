@@ -13,6 +13,7 @@ use crate::{Recall as _, Result, Snapshot, Turn};
 struct Labels {
     metadata: BTreeMap<String, String>,
     updated_unix_ms: u64,
+    has_turns: bool,
     /// Whether what is of no turn is kept.
     is_kept: bool,
 }
@@ -41,31 +42,35 @@ impl Snapshot {
                 let record = self.core.storage.get(&document_key(self.cell.number, id))?;
                 let record =
                     record.map(|record| DocumentRecord::decode(&record, &format!("the record of document {id}")));
-                let (metadata, updated_unix_ms) = match record.transpose()?.filter(|record| record.number == number) {
-                    Some(record) => (record.metadata, record.updated_unix_ms),
-                    None => (self.metadata_of(number)?, 0),
-                };
+                let (metadata, updated_unix_ms, has_turns) =
+                    match record.transpose()?.filter(|record| record.number == number) {
+                        Some(record) => (record.metadata, record.updated_unix_ms, record.has_turns),
+                        None => (self.metadata_of(number)?, 0, true),
+                    };
                 let is_kept = keep(DocumentLabels { id, metadata: &metadata, updated_unix_ms });
-                Ok((number, Labels { metadata, updated_unix_ms, is_kept }))
+                Ok((number, Labels { metadata, updated_unix_ms, has_turns, is_kept }))
             })
             .collect::<Result<_>>()?;
         let left = |extent: &LiveExtent| self.left(extent, &documents[&extent.extent.document], keep);
-        let left: Vec<Option<LiveExtent>> = self.state.extents.par_iter().map(left).collect::<Result<_>>()?;
-        let left: Vec<LiveExtent> = left.into_iter().flatten().collect();
-        let kept: HashSet<u64> = left.iter().map(|extent| extent.extent.document).collect();
+        let mut left: Vec<LiveExtent> = self.state.extents.par_iter().map(left).collect::<Result<_>>()?;
+        let shown = left.iter().filter(|extent| extent.shown().next().is_some());
+        let kept: HashSet<u64> = shown.map(|extent| extent.extent.document).collect();
+        // What stands beside what is shown stays within reach.
+        left.retain(|extent| kept.contains(&extent.extent.document));
         let state = self.state.with_extents(left, kept.len() as u64);
         Ok(Self::new(Arc::clone(&self.core), Arc::clone(&self.cell), Arc::new(state)))
     }
 
-    /// What is left of an extent; `None` for nothing.
+    /// An extent that hides what is not kept.
     fn left(
         &self,
         extent: &LiveExtent,
         document: &Labels,
         keep: &(dyn Fn(DocumentLabels<'_>) -> bool + Sync),
-    ) -> Result<Option<LiveExtent>> {
+    ) -> Result<LiveExtent> {
         let mut hidden = vec![!document.is_kept; extent.live as usize];
-        for (index, turns) in self.core.turns(self.geometry(), &extent.extent)?.iter() {
+        let turns = if document.has_turns { self.core.turns(self.geometry(), &extent.extent)? } else { Arc::default() };
+        for (index, turns) in turns.iter() {
             let Some(hidden) = hidden.get_mut(*index as usize) else { break };
             let begins_with_none = turns.first().is_none_or(|turn| turn.start > 0);
             let is_kept = |turn: &Turn| {
@@ -76,9 +81,9 @@ impl Snapshot {
             let shows = begins_with_none && document.is_kept || turns.iter().any(is_kept);
             *hidden = !shows;
         }
-        let is_hidden = hidden.iter().any(|hidden| *hidden);
-        let shows = hidden.iter().any(|hidden| !*hidden);
-        Ok(shows.then(|| LiveExtent { hidden: is_hidden.then(|| hidden.into()), ..extent.clone() }))
+        let mut left = extent.clone();
+        left.hide(self.geometry(), hidden);
+        Ok(left)
     }
 
     /// Metadata of a document by its number.

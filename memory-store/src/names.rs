@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Error, Result};
+use crate::{Error, Result, Turn};
 
 /// Longest name of a tenant or memory, in bytes.
 pub const MAX_NAME_BYTES: usize = 128;
@@ -56,8 +56,24 @@ pub(crate) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<()> 
     Ok(())
 }
 
+/// Refuses turns that do not start one after the other within a text.
+pub(crate) fn check_turns(text: &str, turns: &[Turn]) -> Result<()> {
+    let mut from = 0;
+    for turn in turns {
+        let start = turn.start as usize;
+        let in_order = start == 0 && from == 0 || start >= from && start < text.len();
+        if !in_order || !text.is_char_boundary(start) {
+            let why = format!("one that starts at byte {start} of {} bytes of text", text.len());
+            return Err(Error::Invalid { what: "turns", why });
+        }
+        check_turn(&turn.metadata)?;
+        from = start + 1;
+    }
+    Ok(())
+}
+
 /// Refuses metadata of a turn that is too large: it stands in each chunk of the turn.
-pub(crate) fn check_turn(metadata: &BTreeMap<String, String>) -> Result<()> {
+fn check_turn(metadata: &BTreeMap<String, String>) -> Result<()> {
     let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
     if metadata.len() > TURN_ENTRIES_MAX || bytes > TURN_BYTES_MAX || metadata.keys().any(String::is_empty) {
         let why = format!(

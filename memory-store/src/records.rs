@@ -207,6 +207,8 @@ pub(crate) struct DocumentRecord {
     pub(crate) lost_chunks: u64,
     /// Its own time to live. Absent when there is none, and in older records.
     pub(crate) ttl_ms: Option<u64>,
+    /// Whether any of its chunks may be of a turn. Absent when none is, and in older records.
+    pub(crate) has_turns: bool,
 }
 
 impl DocumentRecord {
@@ -216,11 +218,14 @@ impl DocumentRecord {
         out.u64(self.chunks).u64(self.tokens).u64(self.bytes);
         out.u64(self.resume.safe_byte).u64(self.resume.safe_token).u8(u8::from(self.resume.complete));
         out.map(&self.metadata);
-        if self.lost_chunks > 0 || self.ttl_ms.is_some() {
+        if self.lost_chunks > 0 || self.ttl_ms.is_some() || self.has_turns {
             out.u64(self.lost_chunks);
         }
-        if let Some(ttl_ms) = self.ttl_ms {
-            out.u64(ttl_ms);
+        if self.ttl_ms.is_some() || self.has_turns {
+            out.u64(self.ttl_ms.unwrap_or(0));
+        }
+        if self.has_turns {
+            out.u8(1);
         }
         out.checked()
     }
@@ -239,6 +244,7 @@ impl DocumentRecord {
             metadata: input.map()?,
             lost_chunks: if input.is_empty() { 0 } else { input.number()? },
             ttl_ms: if input.is_empty() { None } else { Some(input.u64()?).filter(|ttl_ms| *ttl_ms > 0) },
+            has_turns: !input.is_empty() && input.u8()? != 0,
         };
         input.end()?;
         Ok(record)

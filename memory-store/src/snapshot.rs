@@ -147,7 +147,7 @@ impl Snapshot {
     fn parts(&self, exact: bool) -> Vec<Part<'_>> {
         let mut parts: Vec<Part<'_>> = Vec::new();
         for segment in &self.state.segments {
-            if exact {
+            if exact || segment.is_sparse() {
                 let starts = (0..segment.segment.entries).step_by(SCAN_TASK_ENTRIES as usize);
                 parts.extend(starts.map(|start| Part::Scan(segment, start..start.saturating_add(SCAN_TASK_ENTRIES))));
             } else {
@@ -234,7 +234,7 @@ impl Snapshot {
         params: SearchParams<'_>,
     ) -> Result<Vec<Vec<Hit>>> {
         let graph = self.core.graph(&self.cell, &segment.segment, task.of.key_head)?;
-        // Only deletion needs the look-up for each result.
+        // Only deletion, and views of some turns, need the look-up for each result.
         let shows = |(extent, index): (&LiveExtent, usize)| extent.shows(index);
         let live = |entry: u32| self.state.find(graph.chunk_of(entry).0).is_some_and(shows);
         let params = SearchParams { live: if segment.all_live() { None } else { Some(&live) }, ..params };

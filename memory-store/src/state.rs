@@ -11,7 +11,7 @@ use crate::{EntryPolicy, KvGeometry};
 pub(crate) struct LiveExtent {
     pub(crate) extent: Arc<Extent>,
     pub(crate) live: u32,
-    /// Entries of these chunks, for each key head.
+    /// Entries of the chunks that are shown, for each key head.
     pub(crate) entries: u32,
     /// Number of the segment that indexes it; 0 while it is in the tail.
     pub(crate) segment: u64,
@@ -26,6 +26,15 @@ impl LiveExtent {
         Self { extent, live, entries, segment: 0, hidden: None }
     }
 
+    /// Shows no chunk whose place in `hidden`, `[live]`, says so.
+    pub(crate) fn hide(&mut self, geometry: &KvGeometry, hidden: Vec<bool>) {
+        if hidden.contains(&true) {
+            self.hidden = Some(hidden.into());
+            let entries = |index| entries_of(geometry.entry_policy, self.extent.chunk_tokens(index));
+            self.entries = self.shown().map(entries).sum::<usize>() as u32;
+        }
+    }
+
     /// Whether the chunk at `index` is live and shown.
     pub(crate) fn shows(&self, index: usize) -> bool {
         index < self.live as usize && self.hidden.as_ref().is_none_or(|hidden| !hidden[index])
@@ -36,6 +45,9 @@ impl LiveExtent {
         (0..self.live as usize).filter(|index| self.shows(*index))
     }
 }
+
+/// Of a segment of which less than one chunk in so many is shown all entries are compared.
+const SPARSE: u64 = 8;
 
 /// A sealed segment: one graph for each key head.
 pub(crate) struct Segment {
@@ -71,6 +83,11 @@ pub(crate) struct LiveSegment {
 impl LiveSegment {
     pub(crate) fn all_live(&self) -> bool {
         self.live_chunks == self.segment.chunks
+    }
+
+    /// So little of it is shown that a walk would pass most of it before it met enough.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.live_chunks * SPARSE < self.segment.chunks
     }
 
     /// More than half of it is dead: better indexed anew.

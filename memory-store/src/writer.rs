@@ -7,7 +7,7 @@ use crate::core::Number;
 use crate::extent::{Extent, ExtentBuilder, ExtentOwner};
 use crate::limits::check_ttl;
 use crate::memory::Change;
-use crate::names::check_turn;
+use crate::names::check_turns;
 use crate::quota::{Growth, Held, check_quotas, is_bounded};
 use crate::records::{DocumentRecord, document_key};
 use crate::state::{LiveExtent, MemoryState, entries_of};
@@ -35,6 +35,8 @@ pub struct Writer {
     pending: Vec<(Arc<Extent>, u32)>,
     buffer: ExtentBuilder,
     last_chunk: Option<ChunkId>,
+    /// Whether a chunk that was appended is of a turn.
+    has_turns: bool,
     /// A commit failed: whether records refer to the pending blobs is for the next opening to tell.
     uncertain: bool,
 }
@@ -59,6 +61,7 @@ impl Writer {
             pending: Vec::new(),
             buffer: ExtentBuilder::new(0, 0, 0),
             last_chunk: None,
+            has_turns: false,
             uncertain: false,
             memory,
         };
@@ -189,7 +192,9 @@ impl Writer {
             self.spill()?;
         }
         let starts = representative_starts(self.memory.geometry(), &chunk);
-        self.buffer.push(self.memory.geometry(), &chunk, &starts)
+        self.buffer.push(self.memory.geometry(), &chunk, &starts)?;
+        self.has_turns |= !chunk.turns.is_empty();
+        Ok(())
     }
 
     /// Writes the buffer to a blob.
@@ -349,6 +354,7 @@ impl Writer {
             metadata: metadata.unwrap_or_else(|| self.metadata.clone()),
             lost_chunks: 0,
             ttl_ms: self.ttl_ms,
+            has_turns: self.has_turns || old.is_some_and(|old| old.has_turns),
         }
     }
 
@@ -393,16 +399,7 @@ fn check_chunk(geometry: &KvGeometry, chunk: &KvChunk) -> Result<()> {
         let len = chunk.text.len();
         return invalid(format!("{len} bytes of text, but a span from {} to {}", span.byte_start, span.byte_end));
     }
-    let mut from = 0;
-    for turn in &chunk.turns {
-        let start = turn.start as usize;
-        let in_order = start == 0 && from == 0 || start >= from && start < chunk.text.len();
-        if !in_order || !chunk.text.is_char_boundary(start) {
-            return invalid(format!("a turn that starts at byte {start} of {} bytes of text", chunk.text.len()));
-        }
-        check_turn(&turn.metadata)?;
-        from = start + 1;
-    }
+    check_turns(&chunk.text, &chunk.turns)?;
     let (slots, heads, dim) = (geometry.layers.len(), geometry.kv_heads as usize, geometry.head_dim as usize);
     let check = |what: &str, layers: &[Vec<f32>], len: usize| {
         if layers.len() != slots {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use common::{open, small_spec, write_document};
 use mnemon_memory_store::{
-    ChunkId, EmbeddingHits, EmbeddingRequest, Embeddings, Error, Fingerprint, InMemoryStorage, Meaning, Memory, Recall,
-    Storage, Store, UnionRecall, check,
+    ChunkId, EmbeddingHits, EmbeddingRequest, Embeddings, Error, Fingerprint, InMemoryStorage, KvChunk, Meaning,
+    Memory, Recall, Storage, Store, UnionRecall, check,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -102,6 +102,26 @@ fn books() -> (Arc<InMemoryStorage>, Store, Memory) {
 
 fn vector_blobs(storage: &InMemoryStorage) -> usize {
     storage.list_blobs().unwrap().iter().filter(|blob| blob.name.starts_with("vectors-")).count()
+}
+
+/// What a view of some turns hides is no candidate for being scored again.
+#[test]
+fn what_is_hidden_takes_no_place() {
+    let (_storage, _store, memory) = books();
+    let written = write_document(&memory, "a", 200, 1);
+    embed_all(&memory, &EMBEDDER);
+    let speaker = |chunk: &KvChunk| chunk.turns.first().map(|turn| turn.metadata["speaker"].clone());
+    // The second chunk of a blob has no sentences.
+    let speakers: Vec<String> = written.iter().step_by(BLOB_CHUNKS).filter_map(speaker).step_by(14).collect();
+    assert_eq!(speakers.len(), 5);
+    let view = memory.snapshot().unwrap();
+    let view =
+        view.of_documents(&|labels| labels.metadata.get("speaker").is_some_and(|by| speakers.contains(by))).unwrap();
+    for query in 0..20 {
+        let found = search_less_common(&view, &unit(1000 + query), 0.5, 9, &[]).hits;
+        assert_eq!(found.len(), 5);
+        assert!(found.windows(2).all(|pair| pair[0].meaning.score > pair[1].meaning.score), "{query}: {found:?}");
+    }
 }
 
 #[test]

@@ -7,10 +7,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use mnemon_memory_store::WriterState;
 
 use super::reader::Reader;
-use crate::Result;
-
-/// Most readers that are held of a document while it is read: more are needed where the tokenizer goes back further.
-const RECENT_MAX: usize = 8;
 
 /// Readers of documents that may be appended to, those used last in front. They are worth time alone: a document whose reader is not here
 /// is read again from a window before its end, with the same outcome to the last bit.
@@ -60,6 +56,11 @@ impl KeptReaders {
     pub(super) fn keep(&self, document: DocumentPlace, state: WriterState, reader: Reader) {
         let mut kept = self.lock();
         kept.retain(|other| other.document != document);
+        let bytes = reader.held_bytes();
+        if bytes > self.bytes_max {
+            tracing::debug!(bytes, at_most = self.bytes_max, "a reader is too large to be kept");
+            return;
+        }
         kept.push_front(Kept { document, state, reader });
         let mut held = 0;
         kept.retain(|kept| {
@@ -70,27 +71,5 @@ impl KeptReaders {
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Readers at the beginnings of the last segments of a document that is being read: the tokenizer may go back behind the last one.
-#[derive(Default)]
-pub(super) struct Recent(VecDeque<Reader>);
-
-impl Recent {
-    /// A segment begins; readers that have read less than `from` tokens are not needed any more.
-    pub(super) fn push(&mut self, reader: &Reader, from: u64) -> Result<()> {
-        let Some(reader) = reader.duplicate()? else { return Ok(()) };
-        self.0.push_back(reader);
-        while self.0.len() > RECENT_MAX || self.0.front().is_some_and(|reader| reader.next_token() < from) {
-            self.0.pop_front();
-        }
-        Ok(())
-    }
-
-    /// The one that has read so many tokens.
-    pub(super) fn take(&mut self, tokens: u64) -> Option<Reader> {
-        let at = self.0.iter().position(|reader| reader.next_token() == tokens)?;
-        self.0.remove(at)
     }
 }

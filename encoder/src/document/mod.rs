@@ -14,12 +14,12 @@ use mnemon_memory_store::{ChunkId, DocumentWriter, KvGeometry, OpenMemory, Recal
 use mnemon_runtime::{Captured, Model};
 
 use self::input::Input;
+use self::kept::DocumentPlace;
 pub use self::kept::KeptReaders;
-use self::kept::{DocumentPlace, Recent};
 use self::own::OwnChunks;
 use self::pack::Packer;
 use self::reader::Reader;
-use self::stored::{Comparison, Continuation};
+use self::stored::{Comparison, Continuation, Kept};
 use crate::{EncodeOptions, Error, Progress, Result, SafePoint};
 
 /// Bytes that one push takes at most.
@@ -62,12 +62,12 @@ pub struct DocumentEncoder {
 struct Reading {
     input: Input,
     reader: Reader,
-    /// How it was at the last segments' beginnings, if it is to be kept.
-    recent: Recent,
+    /// How it was where an append would go on, if that is known.
+    beginning: Option<Box<Reader>>,
     packer: Packer,
     /// Tokens whose chunks are in the store already; they are read again only for the window.
     keep_tokens: u64,
-    /// Nothing is committed before that many bytes are in chunks: what was durable once stays durable.
+    /// Nothing is committed before more than that many bytes are in chunks: what was durable once stays durable, and whole while it is all there is.
     commit_from_bytes: u64,
     /// Tokens and bytes in chunks, and tokens when last committed.
     packed_tokens: u64,
@@ -337,14 +337,18 @@ impl DocumentEncoder {
     fn start(&mut self) -> Result<Reading> {
         let mut reading = self.start_reading()?;
         let stored = self.writer.state().bytes;
-        let turns: Vec<_> = self.turns.drain(..).filter(|(at, _)| *at >= stored).collect();
+        let new = self.turns.partition_point(|(at, _)| *at < stored);
+        let (before, new) = self.turns.split_at(new);
         let goes_on = reading.packer.last_turn().is_some_and(|turn| !turn.is_empty());
-        if self.appends && goes_on && turns.first().is_none_or(|(at, _)| *at > stored) {
-            reading.packer.push_turn(stored, BTreeMap::new());
+        if self.appends && (goes_on || !before.is_empty()) {
+            // Of text that is sent again the last turn that was told goes on; what is appended is of none unless it is told.
+            let turn = before.last().map_or_else(BTreeMap::new, |(_, metadata)| metadata.clone());
+            reading.packer.push_turn(stored, turn);
         }
-        for (at, metadata) in turns {
-            reading.packer.push_turn(at, metadata);
+        for (at, metadata) in new {
+            reading.packer.push_turn(*at, metadata.clone());
         }
+        self.turns.clear();
         Ok(reading)
     }
 
@@ -366,7 +370,7 @@ impl DocumentEncoder {
             &state,
             &self.model,
             &self.options,
-            (keep_tokens, self.appends, kept.as_ref().map(Reader::first_kept)),
+            Kept { keep_tokens, roll_back: self.appends, first_of_reader: kept.as_ref().map(Reader::first_kept) },
         )?;
         let Continuation { first_token, keep_bytes, safe, mut tokens, .. } = continuation;
         tracing::debug!(document = self.document_id, first_token, keep_tokens, "continuing a document");
@@ -403,8 +407,11 @@ impl DocumentEncoder {
         let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
         self.tokens_read += ids.len() as u64;
         if self.kept.is_some() {
+            // Until the text ends, tokens wait that no further text changes.
             let segment = self.options.segment_tokens as u64;
-            reading.recent.push(&reading.reader, reading.input.safe_token() / segment * segment)?;
+            if reading.reader.next_token() == reading.input.safe_token() / segment * segment {
+                reading.beginning = reading.reader.duplicate()?.map(Box::new);
+            }
         }
         let captured = reading.reader.read(&ids)?;
         reading.packer.push_tokens(tokens.into_iter());
@@ -438,9 +445,9 @@ impl DocumentEncoder {
     fn keep(&mut self) {
         let (Some(reading), Some((readers, place))) = (&mut self.reading, self.kept.take()) else { return };
         let state = self.writer.state();
-        let reader = reading.recent.take(Continuation::keep_tokens(&state, &self.options, true));
-        if let Some(reader) = reader.filter(|reader| reader.next_token() > 0) {
-            readers.keep(place, state, reader);
+        let from = Continuation::keep_tokens(&state, &self.options, true);
+        if let Some(reader) = reading.beginning.take().filter(|reader| from > 0 && reader.next_token() == from) {
+            readers.keep(place, state, *reader);
         }
     }
 
@@ -448,7 +455,7 @@ impl DocumentEncoder {
     fn commit_packed(&mut self, complete: bool) -> Result<()> {
         let Some(reading) = &mut self.reading else { return Ok(()) };
         if !complete
-            && (reading.packed_tokens == reading.committed_tokens || reading.packed_bytes < reading.commit_from_bytes)
+            && (reading.packed_tokens == reading.committed_tokens || reading.packed_bytes <= reading.commit_from_bytes)
         {
             return Ok(());
         }
@@ -486,7 +493,7 @@ impl Reading {
         Self {
             input,
             reader,
-            recent: Recent::default(),
+            beginning: None,
             packer,
             keep_tokens,
             commit_from_bytes,

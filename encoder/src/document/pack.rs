@@ -37,6 +37,10 @@ impl Packer {
 
     /// A turn starts at byte `at` of the document, behind those that are known; one that goes on is told once.
     pub(super) fn push_turn(&mut self, at: u64, metadata: BTreeMap<String, String>) {
+        // A turn without text is none.
+        if self.turns.back().is_some_and(|(last, _)| *last == at) {
+            self.turns.pop_back();
+        }
         if self.turns.back().is_none_or(|(_, last)| *last != metadata) {
             self.turns.push_back((at, metadata));
         }

@@ -36,6 +36,17 @@ pub(super) struct Continuation {
     pub(super) first_segment: Vec<u32>,
 }
 
+/// What of a document is kept, and what has been read of it.
+#[derive(Clone, Copy)]
+pub(super) struct Kept {
+    /// See [`Continuation::keep_tokens`].
+    pub(super) keep_tokens: u64,
+    /// Whether the text may go on otherwise than it did.
+    pub(super) roll_back: bool,
+    /// Of a reader that has read `keep_tokens` tokens, the first one that it did not hand over.
+    pub(super) first_of_reader: Option<u64>,
+}
+
 impl Continuation {
     /// Tokens whose chunks stay in the store. With `roll_back`, tokens after the safe point may change with the text that follows: their
     /// segments are read again. Without, everything stored stays.
@@ -52,8 +63,9 @@ impl Continuation {
         state: &WriterState,
         model: &Arc<Model>,
         options: &EncodeOptions,
-        (keep_tokens, roll_back, first_of_reader): (u64, bool, Option<u64>),
+        from: Kept,
     ) -> Result<Self> {
+        let Kept { keep_tokens, roll_back, first_of_reader } = from;
         let segment = options.segment_tokens as u64;
         let chunk = u64::from(memory.geometry().chunk_tokens);
         let safe = SafePoint { byte: state.resume.safe_byte, token: state.resume.safe_token };
@@ -72,11 +84,12 @@ impl Continuation {
         for_each_chunk(memory, document_id, first_ordinal, u64::MAX, |info| {
             text_start.get_or_insert(info.span.byte_start);
             text.push_str(&info.text);
-            let start = |turn: &Turn| info.span.byte_start + u64::from(turn.start);
-            turns.extend(info.turns.iter().map(|turn| (start(turn), turn.metadata.clone())));
-            if info.turns.is_empty() && !turns.is_empty() {
+            // What stands before the first turn of a chunk is of none.
+            if !turns.is_empty() && info.turns.first().is_none_or(|turn| turn.start > 0) {
                 turns.push((info.span.byte_start, BTreeMap::new()));
             }
+            let start = |turn: &Turn| info.span.byte_start + u64::from(turn.start);
+            turns.extend(info.turns.iter().map(|turn| (start(turn), turn.metadata.clone())));
             if info.span.token_start == keep_tokens {
                 keep_bytes = info.span.byte_start;
             }

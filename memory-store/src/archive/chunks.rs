@@ -4,6 +4,7 @@ use super::reader::{Current, refused};
 use crate::blob::inspect_chunk;
 use crate::codec::Decoder;
 use crate::extent::{ChunkPlace, Layout, decode_meta};
+use crate::names::check_turns;
 use crate::numbers::side_is_finite;
 use crate::records::ExtentRecord;
 use crate::state::entries_of;
@@ -16,6 +17,8 @@ pub struct ArchiveChunks {
     pub(super) byte_start: u64,
     pub(super) places: Vec<ChunkPlace>,
     pub(super) body: Vec<u8>,
+    /// Whether any of them is of a turn.
+    pub(super) has_turns: bool,
 }
 
 impl std::fmt::Debug for ArchiveChunks {
@@ -91,6 +94,7 @@ fn check_chunks(
     let (document, blob, blob_bytes, body_start) = (0, 0, 0, 0);
     let record =
         ExtentRecord { blob, blob_bytes, body_start, document, first_ordinal, token_start, byte_start, live, places };
+    let mut has_turns = false;
     for (index, pair) in record.places.windows(2).enumerate() {
         let tokens = (pair[1].tokens - pair[0].tokens) as usize;
         if tokens > geometry.chunk_tokens as usize {
@@ -102,13 +106,14 @@ fn check_chunks(
         if let Some(fault) = faults.into_iter().next() {
             return refused(&format!("a chunk: {fault}"));
         }
-        check_numbers(stored, tokens, geometry)?;
+        has_turns |= check_chunk(stored, tokens, geometry)?;
     }
-    Ok(ArchiveChunks { first_ordinal, token_start, byte_start, places: record.places, body: body.to_vec() })
+    let body = body.to_vec();
+    Ok(ArchiveChunks { first_ordinal, token_start, byte_start, places: record.places, body, has_turns })
 }
 
-/// What a writer checks of a chunk and a checksum does not tell.
-fn check_numbers(stored: &[u8], tokens: usize, geometry: &KvGeometry) -> Result<()> {
+/// What a writer checks of a chunk and a checksum does not tell; whether it is of a turn.
+fn check_chunk(stored: &[u8], tokens: usize, geometry: &KvGeometry) -> Result<bool> {
     let layout = Layout::new(geometry, tokens);
     for part in layout.parts() {
         let data = &stored[part.offset..][..part.bytes];
@@ -117,6 +122,9 @@ fn check_numbers(stored: &[u8], tokens: usize, geometry: &KvGeometry) -> Result<
         }
     }
     let (meta, _) = decode_meta(&stored[layout.meta_offset()..], "meta")?;
+    if check_turns(&meta.text, &meta.turns).is_err() {
+        return refused("the turns of a chunk are not in order, or too large");
+    }
     let starts = &meta.entry_starts;
     let sound = match geometry.entry_policy {
         EntryPolicy::Representative { .. } => {
@@ -129,5 +137,5 @@ fn check_numbers(stored: &[u8], tokens: usize, geometry: &KvGeometry) -> Result<
         }
         _ => starts.is_empty(),
     };
-    if sound { Ok(()) } else { refused("the entries of a chunk are inconsistent") }
+    if sound { Ok(!meta.turns.is_empty()) } else { refused("the entries of a chunk are inconsistent") }
 }

@@ -93,6 +93,7 @@ struct Current {
     id: Arc<str>,
     document: ArchiveDocument,
     builder: ExtentBuilder,
+    has_turns: bool,
 }
 
 impl Import {
@@ -237,7 +238,7 @@ impl Target {
         self.complete_document(core)?;
         let number = core.number(Number::Document, 1)?;
         let id = Arc::from(document.id.as_str());
-        self.current = Some(Current { number, id, document, builder: ExtentBuilder::new(0, 0, 0) });
+        self.current = Some(Current { number, id, document, builder: ExtentBuilder::new(0, 0, 0), has_turns: false });
         Ok(())
     }
 
@@ -247,6 +248,7 @@ impl Target {
         let (mut ordinal, mut tokens_at, mut bytes_at) = (chunks.first_ordinal, chunks.token_start, chunks.byte_start);
         for (tokens, bytes, stored) in chunks.chunks() {
             let Some(current) = &mut self.current else { return Ok(()) };
+            current.has_turns |= chunks.has_turns;
             let builder = &current.builder;
             // As a writer: blobs of bounded size, of whole segments.
             let most_chunks = (options.seal_entries / 4 / entries_of(policy, tokens as usize).max(1)).max(1);
@@ -296,7 +298,7 @@ impl Target {
     /// Writes what is left of the document at hand, and its record.
     fn complete_document(&mut self, core: &Core) -> Result<()> {
         self.spill(core)?;
-        let Some(Current { number, id, document, .. }) = self.current.take() else { return Ok(()) };
+        let Some(Current { number, id, document, has_turns, .. }) = self.current.take() else { return Ok(()) };
         let record = DocumentRecord {
             number,
             created_unix_ms: document.created_unix_ms,
@@ -309,6 +311,7 @@ impl Target {
             metadata: document.metadata,
             lost_chunks: document.lost_chunks,
             ttl_ms: document.ttl_ms,
+            has_turns,
         };
         self.documents += 1;
         self.expiries.set(id, record.expires_unix_ms(self.archived.limits.document_ttl_ms));

@@ -489,6 +489,8 @@ fn check_documents(
             metadata: identity.metadata.clone(),
             lost_chunks: 0,
             ttl_ms: None,
+            // They are in the blobs, where there are any.
+            has_turns: true,
         });
         last = last.max(record.sequence);
         if record.chunks != chunks {

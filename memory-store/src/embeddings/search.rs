@@ -88,6 +88,7 @@ fn take_off_what_is_common(scored: &[Scored<'_>], meanings: &mut [Vec<Meaning>],
         .iter()
         .enumerate()
         .flat_map(|(at, meanings)| meanings.iter().enumerate().map(move |(chunk, meaning)| (at, chunk, meaning.score)))
+        .filter(|(at, chunk, _)| scored[*at].extent.shows(*chunk))
         .collect();
     if best.len() > CANDIDATES {
         best.select_nth_unstable_by(CANDIDATES, |a, b| b.2.total_cmp(&a.2).then((a.0, a.1).cmp(&(b.0, b.1))));

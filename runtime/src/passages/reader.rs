@@ -456,7 +456,11 @@ impl PassageReader {
                         last.as_ref().filter(|(document, end, _)| (*document, *end) == (info.document, starts_at));
                     let line = match before {
                         Some((_, _, before)) if *before == said => String::new(),
-                        Some((_, _, before)) => said.line(is_dated && before.date != said.date),
+                        Some((_, _, before)) => {
+                            let line = said.line(is_dated && before.date != said.date);
+                            // Nobody is known to say it, but no longer the one before.
+                            if line.is_empty() { BETWEEN.to_owned() } else { line }
+                        }
                         None => {
                             let is_dated = is_dated && !self.says_its_date(passage)?;
                             // A stored passage follows without a gap unless it is introduced: each read stretch costs a pass.
@@ -582,10 +586,9 @@ fn said_parts(model: &Model, info: &ChunkInfo, shown: Range<usize>) -> Vec<(Rang
         if start >= shown.end {
             break;
         }
-        if start <= shown.start {
-            parts.clear();
-        }
-        parts.push((start.max(shown.start), turn.start as usize));
+        let start = start.max(shown.start);
+        parts.pop_if(|(last, _)| *last >= start);
+        parts.push((start, turn.start as usize));
     }
     let ends: Vec<usize> = parts.iter().skip(1).map(|(start, _)| *start).chain([shown.end]).collect();
     let said = |((start, byte), end): ((usize, usize), usize)| (start..end, Said::of(&info.metadata_at(byte)));

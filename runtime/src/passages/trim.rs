@@ -11,6 +11,9 @@ use crate::{Model, profile::Extent};
 /// Of sentences, those are shown that matter at least this share as much as the best.
 const MATTERS_SHARE: f32 = 0.5;
 
+/// Tokens of one character at most, less one.
+const CHARACTER_TOKENS: usize = 3;
+
 /// What is left out of a chunk at one end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cut {
@@ -181,10 +184,23 @@ fn bytes_of(model: &Model, info: &ChunkInfo, tokens: usize) -> Option<usize> {
     info.text.get(spaces..)?.starts_with(&text).then_some(spaces + text.len())
 }
 
-/// Tokens of a chunk that stand for its first `bytes` bytes; one that stands for more is among them.
+/// Tokens of a chunk that stand for its first `bytes` bytes; one that stands for more is among them. Where the tokenizer cannot tell, because
+/// it reads other text than is written, as many as are their share of the bytes.
 pub(super) fn tokens_before(model: &Model, info: &ChunkInfo, bytes: usize) -> usize {
-    let reaches = |tokens: &usize| bytes_of(model, info, *tokens).is_some_and(|reached| reached >= bytes);
-    (0..info.tokens.len()).find(reaches).unwrap_or(info.tokens.len())
+    let all = info.tokens.len();
+    let reached = |tokens: usize| bytes_of(model, info, tokens);
+    // Within a character no number of tokens ends at a byte of the text.
+    let near = |tokens: usize| (tokens..=all.min(tokens + CHARACTER_TOKENS)).find_map(reached);
+    let (mut low, mut high) = (0, all);
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        match near(middle) {
+            Some(reached) if reached < bytes => low = middle + 1,
+            Some(_) => high = middle,
+            None => return (bytes * all).div_ceil(info.text.len().max(1)).min(all),
+        }
+    }
+    low
 }
 
 #[cfg(test)]

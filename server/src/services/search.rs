@@ -81,18 +81,7 @@ fn sentence(
 /// A passage as the contract shows it.
 fn hit(passage: &Passage, chunks: &HashMap<u64, v1::Chunk>, matcher: &WordMatcher) -> v1::SearchHit {
     let chunk_ids: Vec<u64> = passage.chunks.iter().map(|chunk| chunk.0).collect();
-    let mut parts = chunk_ids.iter().filter_map(|id| chunks.get(id)).cloned();
-    let joined = parts.next().map(|first| {
-        parts.fold(first, |mut whole, next| {
-            let shift = whole.text.len() as u32;
-            whole.turns.extend(next.turns.into_iter().map(|turn| v1::Turn { start: turn.start + shift, ..turn }));
-            whole.text.push_str(&next.text);
-            if let (Some(span), Some(next)) = (&mut whole.span, next.span) {
-                (span.byte_end, span.token_end) = (next.byte_end, next.token_end);
-            }
-            whole
-        })
-    });
+    let joined = chunk_ids.iter().filter_map(|id| chunks.get(id)).cloned().reduce(joined);
     let text = joined.as_ref().map_or("", |chunk| chunk.text.as_str());
     let highlight = |range: std::ops::Range<usize>| v1::Highlight { start: range.start as u32, end: range.end as u32 };
     v1::SearchHit {
@@ -105,6 +94,25 @@ fn hit(passage: &Passage, chunks: &HashMap<u64, v1::Chunk>, matcher: &WordMatche
         chunk_ids,
         sentence: None,
     }
+}
+
+/// A chunk with the one that follows it.
+fn joined(mut whole: v1::Chunk, next: v1::Chunk) -> v1::Chunk {
+    let shift = whole.text.len() as u32;
+    let begins = next.turns.first().is_some_and(|turn| turn.start == 0);
+    let turns = (!begins).then(v1::Turn::default).into_iter().chain(next.turns);
+    for turn in turns.map(|turn| v1::Turn { start: turn.start + shift, ..turn }) {
+        // One that goes on is told once.
+        let last = whole.turns.last().map(|last| &last.metadata);
+        if last.map_or(!turn.metadata.is_empty(), |last| *last != turn.metadata) {
+            whole.turns.push(turn);
+        }
+    }
+    whole.text.push_str(&next.text);
+    if let (Some(span), Some(next)) = (&mut whole.span, next.span) {
+        (span.byte_end, span.token_end) = (next.byte_end, next.token_end);
+    }
+    whole
 }
 
 /// One search: reads the query with the model, then asks the index. A single step.
@@ -126,5 +134,32 @@ impl Job for SearchJob {
             })
             .map(|found| found.passages);
         Turn::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_of_joined_chunks_are_told_once() {
+        let turn = |start: u32, speaker: &str| v1::Turn {
+            start,
+            metadata: if speaker.is_empty() {
+                HashMap::new()
+            } else {
+                [("speaker".to_owned(), speaker.to_owned())].into()
+            },
+        };
+        let chunk = |chunk_id, turns| v1::Chunk { chunk_id, text: "0123456789".into(), turns, ..Default::default() };
+        for (first, second, expected) in [
+            (vec![turn(0, "Anna")], vec![turn(0, "Anna"), turn(4, "Ben")], vec![turn(0, "Anna"), turn(14, "Ben")]),
+            (vec![turn(3, "Anna")], vec![], vec![turn(3, "Anna"), turn(10, "")]),
+            (vec![], vec![turn(2, "Ben")], vec![turn(12, "Ben")]),
+            (vec![turn(0, "Anna")], vec![turn(5, "Anna")], vec![turn(0, "Anna"), turn(10, ""), turn(15, "Anna")]),
+        ] {
+            let whole = joined(chunk(1, first), chunk(2, second));
+            assert_eq!((whole.chunk_id, whole.text.len(), whole.turns), (1, 20, expected));
+        }
     }
 }

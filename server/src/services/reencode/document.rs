@@ -239,22 +239,23 @@ impl Text {
     fn take(&mut self, chunk: ChunkInfo) {
         let mut turns: Vec<(usize, BTreeMap<String, String>)> =
             chunk.turns.into_iter().map(|turn| (turn.start as usize, turn.metadata)).collect();
+        // What stands before the first one is of none.
         if turns.first().is_none_or(|(start, _)| *start > 0) {
-            let goes_on = if turns.is_empty() { BTreeMap::new() } else { self.turn.clone() };
-            turns.insert(0, (0, goes_on));
+            turns.insert(0, (0, BTreeMap::new()));
         }
         let ends: Vec<usize> = turns.iter().skip(1).map(|(start, _)| *start).chain([chunk.text.len()]).collect();
         for ((start, metadata), end) in turns.into_iter().zip(ends) {
             let text = chunk.text.as_bytes().get(start..end).unwrap_or_default();
-            let starts = metadata != self.turn;
-            match self.ready.back_mut() {
-                Some(last) if !starts && last.text.len() + text.len() <= PIECE_BYTES => {
-                    last.text.extend_from_slice(text);
+            for text in text.chunks(PIECE_BYTES) {
+                let starts = metadata != self.turn;
+                match self.ready.back_mut() {
+                    Some(last) if !starts && last.text.len() + text.len() <= PIECE_BYTES => {
+                        last.text.extend_from_slice(text);
+                    }
+                    _ => self.ready.push_back(Piece { turn: starts.then(|| metadata.clone()), text: text.to_vec() }),
                 }
-                _ if text.is_empty() => {}
-                _ => self.ready.push_back(Piece { turn: starts.then(|| metadata.clone()), text: text.to_vec() }),
+                self.turn.clone_from(&metadata);
             }
-            self.turn = metadata;
         }
     }
 }

@@ -147,7 +147,10 @@ impl Target<'_> {
                 if let Some(last) = last.filter(|_| same) {
                     let stored = memory.document_chunks(document_id, chunks - 1, 1).map_err(told)?;
                     same = stored.first().is_some_and(|stored| {
-                        stored.span == last.span && stored.tokens == last.tokens && stored.text == last.text
+                        stored.span == last.span
+                            && stored.tokens == last.tokens
+                            && stored.text == last.text
+                            && stored.turns == last.turns
                     });
                 }
                 if same {
