@@ -17,6 +17,7 @@ use std::sync::{Arc, RwLock};
 use crate::codec::{Decoder, Encoder, NUMBER_MAX};
 use crate::embeddings::{self, EmbeddingIndex};
 use crate::geometry::KeySource;
+use crate::names::check_turns;
 use crate::numbers::{decode_side, encode_side};
 use crate::quant::Shape;
 use crate::records::ExtentRecord;
@@ -478,26 +479,24 @@ pub(crate) fn decode_meta(bytes: &[u8], what: &str) -> Result<(ChunkMeta, usize)
     let tokens = input.take(tokens.saturating_mul(4))?.as_chunks::<4>().0;
     let starts = input.take(starts.saturating_mul(2))?.as_chunks::<2>().0;
     let text = input.take(text)?.to_vec();
-    let turns = if input.is_empty() { Vec::new() } else { decode_turns(&mut input, text.len())? };
+    let text = String::from_utf8(text).map_err(|_| input.damaged("its text is not UTF-8"))?;
+    let turns = if input.is_empty() { Vec::new() } else { decode_turns(&mut input)? };
+    check_turns(&text, &turns).map_err(|error| input.damaged(&error.to_string()))?;
     let meta = ChunkMeta {
         ordinal,
         span,
         tokens: tokens.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect(),
         entry_starts: starts.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect(),
-        text: String::from_utf8(text).map_err(|_| input.damaged("its text is not UTF-8"))?,
+        text,
         turns,
     };
     input.end()?;
     Ok((meta, len))
 }
 
-fn decode_turns(input: &mut Decoder<'_>, text_bytes: usize) -> Result<Vec<Turn>> {
+fn decode_turns(input: &mut Decoder<'_>) -> Result<Vec<Turn>> {
     let count = input.count(8)?;
-    let turns = (0..count).map(|_| Ok(Turn { start: input.u32()?, metadata: input.map()? }));
-    let turns = turns.collect::<Result<Vec<_>>>()?;
-    let is_sound = turns.windows(2).all(|pair| pair[0].start < pair[1].start)
-        && turns.last().is_none_or(|last| last.start == 0 || (last.start as usize) < text_bytes);
-    if is_sound { Ok(turns) } else { Err(input.damaged("its turns are not in order")) }
+    (0..count).map(|_| Ok(Turn { start: input.u32()?, metadata: input.map()? })).collect()
 }
 
 /// Whose chunks a blob holds.

@@ -1,4 +1,4 @@
-//! How far documents were read, kept: what is appended to one costs no second reading of the window before it.
+//! Cache of readers, so that an append does not read the window before it a second time.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,10 +8,11 @@ use mnemon_memory_store::WriterState;
 
 use super::reader::Reader;
 
-/// Readers of documents that may be appended to, those used last in front. They are worth time alone: a document whose reader is not here
-/// is read again from a window before its end, with the same outcome to the last bit.
+/// LRU cache of readers at the resume points of documents. A miss costs time only: the document is read again from a receptive field before
+/// its end, and the stored bytes are identical.
 ///
-/// For one model, shared by all the documents that it reads. What was kept of a document that is deleted goes when others need its room.
+/// One cache per model, shared by all tenants; an entry is used only if the document's durable state is unchanged. Entries of deleted
+/// documents stay until they are evicted.
 pub struct KeptReaders {
     kept: Mutex<VecDeque<Kept>>,
     bytes_max: usize,
@@ -19,7 +20,7 @@ pub struct KeptReaders {
 
 struct Kept {
     document: DocumentPlace,
-    /// What was durable of the document when it was kept: one that was changed since is another text.
+    /// Durable state of the document when the entry was made.
     state: WriterState,
     reader: Reader,
 }
@@ -39,12 +40,12 @@ impl fmt::Debug for KeptReaders {
 }
 
 impl KeptReaders {
-    /// Keeps readers of at most so many bytes of keys and values.
+    /// Holds at most `bytes_max` bytes of keys and values.
     pub fn new(bytes_max: usize) -> Self {
         Self { kept: Mutex::default(), bytes_max }
     }
 
-    /// A reader of the document as it is durable, if it has read exactly `tokens` of it. It is not kept any more.
+    /// Removes the document's entry, and returns its reader if the state matches and it has read exactly `tokens` tokens.
     pub(super) fn take(&self, document: &DocumentPlace, state: &WriterState, tokens: u64) -> Option<Reader> {
         let mut kept = self.lock();
         let at = kept.iter().position(|kept| kept.document == *document)?;
@@ -52,7 +53,7 @@ impl KeptReaders {
         (kept.state == *state && kept.reader.next_token() == tokens).then_some(kept.reader)
     }
 
-    /// Keeps a reader in the place of those that were not used for longest.
+    /// Inserts a reader and evicts the least recently used beyond `bytes_max`.
     pub(super) fn keep(&self, document: DocumentPlace, state: WriterState, reader: Reader) {
         let mut kept = self.lock();
         kept.retain(|other| other.document != document);

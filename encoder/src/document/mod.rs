@@ -19,7 +19,7 @@ pub use self::kept::KeptReaders;
 use self::own::OwnChunks;
 use self::pack::Packer;
 use self::reader::Reader;
-use self::stored::{Comparison, Continuation, Kept};
+use self::stored::{Comparison, Continuation, ContinueFrom};
 use crate::{EncodeOptions, Error, Progress, Result, SafePoint};
 
 /// Bytes that one push takes at most.
@@ -49,7 +49,7 @@ pub struct DocumentEncoder {
     reading: Option<Reading>,
     /// Turns that start in what is pushed, with the bytes of the document at which they start, until reading begins.
     turns: Vec<(u64, BTreeMap<String, String>)>,
-    /// Where the reader stays for what is appended later.
+    /// Cache of readers, and the key of this document's.
     kept: Option<(Arc<KeptReaders>, DocumentPlace)>,
     tokens_read: u64,
     /// A commit is wanted also if there is nothing new.
@@ -62,12 +62,13 @@ pub struct DocumentEncoder {
 struct Reading {
     input: Input,
     reader: Reader,
-    /// How it was where an append would go on, if that is known.
+    /// Copy of the reader at the segment where an append would resume, once that segment is known.
     beginning: Option<Box<Reader>>,
     packer: Packer,
     /// Tokens whose chunks are in the store already; they are read again only for the window.
     keep_tokens: u64,
-    /// Nothing is committed before more than that many bytes are in chunks: what was durable once stays durable, and whole while it is all there is.
+    /// An append commits only once more than this many bytes are in chunks, so that no commit shortens the document or marks it incomplete
+    /// without adding text.
     commit_from_bytes: u64,
     /// Tokens and bytes in chunks, and tokens when last committed.
     packed_tokens: u64,
@@ -163,16 +164,16 @@ impl DocumentEncoder {
         Ok(())
     }
 
-    /// Goes on from a reader that was kept of this document, and keeps one for what is appended later: appending costs what is appended,
-    /// and at most two segments, instead of the window before it as well. What is stored is the same. To be called before the first push.
+    /// Resumes from a cached reader of this document if `readers` has one, and caches the reader when the document completes. An append
+    /// then reads its own text, the tail that is tokenized again and part of a segment, not a receptive field. Stored bytes are identical
+    /// either way. Call before the first push.
     pub fn keep_reader(&mut self, readers: Arc<KeptReaders>, tenant: &str) {
         let (memory, document_id) = (self.memory.name().to_owned(), self.document_id.clone());
         self.kept = Some((readers, DocumentPlace { tenant: tenant.to_owned(), memory, document_id }));
     }
 
-    /// What is pushed from here on is of a turn of its own, such as what one speaker says in a conversation: `metadata` tells who said it
-    /// and when, in at most 16 pairs of 2048 bytes together. Text that is stored already, when a document is taken again, stays of the
-    /// turns that it has. What is appended to a document without a turn is of none.
+    /// Starts a turn at the next byte pushed, such as one speaker's part of a conversation. `metadata` names the speaker and the date, say:
+    /// at most 16 pairs, 2048 bytes in total. Text that is already stored keeps its turns; text appended without a turn belongs to none.
     pub fn begin_turn(&mut self, metadata: BTreeMap<String, String>) {
         let at = self.progress().bytes_received;
         match &mut self.reading {
@@ -304,7 +305,7 @@ impl DocumentEncoder {
         }
     }
 
-    /// Tokens that the model was given, those that were read before included.
+    /// Tokens passed to the model by this encoder, including tokens read a second time.
     pub fn tokens_read(&self) -> u64 {
         self.tokens_read
     }
@@ -370,7 +371,11 @@ impl DocumentEncoder {
             &state,
             &self.model,
             &self.options,
-            Kept { keep_tokens, roll_back: self.appends, first_of_reader: kept.as_ref().map(Reader::first_kept) },
+            ContinueFrom {
+                keep_tokens,
+                roll_back: self.appends,
+                first_of_reader: kept.as_ref().map(Reader::first_kept),
+            },
         )?;
         let Continuation { first_token, keep_bytes, safe, mut tokens, .. } = continuation;
         tracing::debug!(document = self.document_id, first_token, keep_tokens, "continuing a document");
@@ -441,7 +446,7 @@ impl DocumentEncoder {
         Ok(())
     }
 
-    /// Keeps the reader as it was where an append will go on.
+    /// Caches the copy of the reader for the next append.
     fn keep(&mut self) {
         let (Some(reading), Some((readers, place))) = (&mut self.reading, self.kept.take()) else { return };
         let state = self.writer.state();

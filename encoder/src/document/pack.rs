@@ -35,7 +35,7 @@ impl Packer {
         self.text.push_str(text);
     }
 
-    /// A turn starts at byte `at` of the document, behind those that are known; one that goes on is told once.
+    /// Starts a turn at byte `at` of the document, after the earlier ones. Consecutive turns with equal metadata are merged.
     pub(super) fn push_turn(&mut self, at: u64, metadata: BTreeMap<String, String>) {
         // A turn without text is none.
         if self.turns.back().is_some_and(|(last, _)| *last == at) {

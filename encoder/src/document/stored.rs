@@ -36,9 +36,9 @@ pub(super) struct Continuation {
     pub(super) first_segment: Vec<u32>,
 }
 
-/// What of a document is kept, and what has been read of it.
+/// Where a continuation starts.
 #[derive(Clone, Copy)]
-pub(super) struct Kept {
+pub(super) struct ContinueFrom {
     /// See [`Continuation::keep_tokens`].
     pub(super) keep_tokens: u64,
     /// Whether the text may go on otherwise than it did.
@@ -63,9 +63,9 @@ impl Continuation {
         state: &WriterState,
         model: &Arc<Model>,
         options: &EncodeOptions,
-        from: Kept,
+        from: ContinueFrom,
     ) -> Result<Self> {
-        let Kept { keep_tokens, roll_back, first_of_reader } = from;
+        let ContinueFrom { keep_tokens, roll_back, first_of_reader } = from;
         let segment = options.segment_tokens as u64;
         let chunk = u64::from(memory.geometry().chunk_tokens);
         let safe = SafePoint { byte: state.resume.safe_byte, token: state.resume.safe_token };

@@ -4,7 +4,6 @@ use super::reader::{Current, refused};
 use crate::blob::inspect_chunk;
 use crate::codec::Decoder;
 use crate::extent::{ChunkPlace, Layout, decode_meta};
-use crate::names::check_turns;
 use crate::numbers::side_is_finite;
 use crate::records::ExtentRecord;
 use crate::state::entries_of;
@@ -122,9 +121,6 @@ fn check_chunk(stored: &[u8], tokens: usize, geometry: &KvGeometry) -> Result<bo
         }
     }
     let (meta, _) = decode_meta(&stored[layout.meta_offset()..], "meta")?;
-    if check_turns(&meta.text, &meta.turns).is_err() {
-        return refused("the turns of a chunk are not in order, or too large");
-    }
     let starts = &meta.entry_starts;
     let sound = match geometry.entry_policy {
         EntryPolicy::Representative { .. } => {

@@ -138,6 +138,22 @@ fn a_beginning_is_read_once() {
     }
 }
 
+/// Logits after a prompt of four tokens, these stretches and the text after them, without a reader.
+fn with_stretches(model: &Arc<Model>, prompt: &Prompt, stretches: Vec<Stretch>, texts: &[Vec<u32>]) -> Vec<f32> {
+    let mut attention = PassageAttention::new(model, 4, 500, &[0, 1], &[], 0);
+    let mut state = SequenceState::new(model);
+    model.forward(&prompt.before, &mut state, &mut attention, Logits::None).unwrap();
+    for (range, position) in attention.place(4, 0, stretches, model.rotary()).unwrap() {
+        attention.read_at(Some(range.clone()));
+        state.position = position;
+        model.forward(&texts[range].concat(), &mut state, &mut attention, Logits::None).unwrap();
+    }
+    attention.read_at(None);
+    state.position = 4 + texts.concat().len();
+    let wanted = model.forward(&prompt.after, &mut state, &mut attention, Logits::Last).unwrap().unwrap();
+    row(&wanted)
+}
+
 /// What stands before a passage is read, whether the passage is or not.
 #[test]
 fn dates_and_speakers_stand_before_their_passages() {
@@ -185,18 +201,8 @@ fn dates_and_speakers_stand_before_their_passages() {
                 stretches.push(Stretch { chunk: Some(info.id), len: info.tokens.len(), skipped: 0, stored });
                 texts.push(info.tokens.clone());
             }
-            let mut attention = PassageAttention::new(&model, 4, 500, &[0, 1], &[], 0);
-            let mut state = SequenceState::new(&model);
-            model.forward(&prompt.before, &mut state, &mut attention, Logits::None).unwrap();
-            for (range, position) in attention.place(4, 0, stretches, model.rotary()).unwrap() {
-                attention.read_at(Some(range.clone()));
-                state.position = position;
-                model.forward(&texts[range].concat(), &mut state, &mut attention, Logits::None).unwrap();
-            }
-            attention.read_at(None);
-            state.position = 4 + texts.concat().len();
-            let wanted = model.forward(&prompt.after, &mut state, &mut attention, Logits::Last).unwrap().unwrap();
-            assert_close(&found, &row(&wanted), &format!("{:?}, {passages} passages", options.mode));
+            let wanted = with_stretches(&model, &prompt, stretches, &texts);
+            assert_close(&found, &wanted, &format!("{:?}, {passages} passages", options.mode));
         }
     }
 }
@@ -251,18 +257,8 @@ fn turns_within_a_passage_are_introduced() {
             stretches.push(Stretch { chunk: Some(info.id), len: part.len(), skipped: part.start, stored });
             texts.push(info.tokens[part].to_vec());
         }
-        let mut attention = PassageAttention::new(&model, 4, 500, &[0, 1], &[], 0);
-        let mut state = SequenceState::new(&model);
-        model.forward(&prompt.before, &mut state, &mut attention, Logits::None).unwrap();
-        for (range, position) in attention.place(4, 0, stretches, model.rotary()).unwrap() {
-            attention.read_at(Some(range.clone()));
-            state.position = position;
-            model.forward(&texts[range].concat(), &mut state, &mut attention, Logits::None).unwrap();
-        }
-        attention.read_at(None);
-        state.position = 4 + texts.concat().len();
-        let wanted = model.forward(&prompt.after, &mut state, &mut attention, Logits::Last).unwrap().unwrap();
-        assert_close(&found, &row(&wanted), &format!("{:?}", options.mode));
+        let wanted = with_stretches(&model, &prompt, stretches, &texts);
+        assert_close(&found, &wanted, &format!("{:?}", options.mode));
     }
 }
 
