@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::blob::{inspect, restored_chunk};
 use crate::core::{Core, Number};
+use crate::embeddings::EmbeddingIndex;
 use crate::expiry::expire;
 use crate::extent::{Extent, ExtentBuilder, ExtentOwner};
 use crate::memory::Change;
@@ -17,7 +18,7 @@ use crate::{Error, Memory, Result, Store};
 /// What a compaction did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Compacted {
-    /// Bytes of the blobs before, index included.
+    /// Bytes of the blobs before, index and embeddings included.
     pub bytes_before: u64,
     /// Bytes of the blobs that are in use now. Those that a snapshot still shows go with it.
     pub bytes_after: u64,
@@ -98,6 +99,7 @@ impl Memory {
         };
         let blob = core.number(Number::Blob, 1)?;
         let extent = Arc::new(builder.write(&core.storage, &owner, blob, first.first_chunk)?);
+        self.join_embeddings(group, &extent)?;
         let merged = LiveExtent::new(&cell.spec.geometry, Arc::clone(&extent), extent.chunks());
 
         let _turn = lock(&cell.commit);
@@ -117,6 +119,24 @@ impl Memory {
         change.replace_extents(group, merged);
         // After an error, whether a record refers to the blob is for the next opening to tell.
         change.commit(core).map(|_| ())
+    }
+
+    /// Gives `joined` the embeddings of the blobs that it joins. Where chunks of these are dead there are none, to be made again: a
+    /// sentence at the end of what lives may have been made of text that is deleted.
+    fn join_embeddings(&self, group: &[LiveExtent], joined: &Extent) -> Result<()> {
+        let core = &self.shared.core;
+        let [first, ..] = group else { return Ok(()) };
+        if group.iter().any(|extent| extent.live < extent.extent.chunks()) {
+            return Ok(());
+        }
+        for embedder in first.extent.embedders()? {
+            let parts = group.iter().map(|extent| core.embeddings(&extent.extent, &embedder));
+            let parts: Option<Vec<_>> = parts.collect::<Result<_>>()?;
+            if let Some(index) = parts.and_then(|parts| EmbeddingIndex::join(&parts)) {
+                joined.write_embeddings(&core.storage, &embedder, &index)?;
+            }
+        }
+        Ok(())
     }
 
     /// Appends the first `live` chunks of `extent` as they are stored, after verifying all of its blob.
@@ -140,7 +160,7 @@ impl Memory {
 
 /// Bytes of all blobs, and number of chunk blobs.
 fn sizes(state: &MemoryState) -> (u64, u64) {
-    (state.totals.stored_bytes + state.totals.index_bytes, state.extents.len() as u64)
+    (state.totals.bytes(), state.extents.len() as u64)
 }
 
 /// Extents that are better written anew: runs of neighbours that fit one blob, and those with dead chunks.

@@ -13,11 +13,11 @@ use crate::extent::Extent;
 use crate::geometry::KeySource;
 use crate::index::{GraphIndex, GraphOwner, VectorIndex as _, read_graph};
 use crate::life::Life;
-use crate::quota::{Account, Accounts};
+use crate::quota::{Account, Accounts, Held};
 use crate::records::{NUMBERS, RESERVED_KEY, decode_reserved, encode_reserved};
 use crate::state::{MemoryState, Segment};
 use crate::storage::{Batch, Storage};
-use crate::sync::{lock, read};
+use crate::sync::{lock, read, write};
 use crate::tail::TailEntries;
 use crate::words::WordIndex;
 use crate::{ChunkId, ChunkKv, Error, Fingerprint, KvGeometry, MemorySpec, Result, StoreOptions, Turn};
@@ -94,6 +94,17 @@ impl Cell {
             return Err(Error::Damaged { what: format!("memory {}", self.name), why: why.clone() });
         }
         Ok(())
+    }
+
+    /// Counts again what it holds, after embeddings came, of which no commit tells.
+    pub(crate) fn recount(&self) {
+        let _turn = lock(&self.commit);
+        if self.check_alive().is_err() {
+            return;
+        }
+        let state = Arc::new(self.state().recounted());
+        let old = std::mem::replace(&mut *write(&self.state), Arc::clone(&state));
+        self.account.moved(Held::of(&old.totals), Held::of(&state.totals));
     }
 }
 

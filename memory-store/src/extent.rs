@@ -375,6 +375,22 @@ impl Extent {
         Ok(())
     }
 
+    /// Bytes of its embeddings.
+    pub(crate) fn embedding_bytes(&self) -> u64 {
+        read(&self.embeddings).iter().map(|blob| blob.bytes).sum()
+    }
+
+    /// Whose embeddings it has: those of damaged blobs are left out.
+    pub(crate) fn embedders(&self) -> Result<Vec<Fingerprint>> {
+        let blobs = read(&self.embeddings);
+        let mut embedders = Vec::new();
+        for blob in blobs.iter() {
+            let bytes = blob.read(0, blob.bytes as usize)?;
+            embedders.extend(EmbeddingIndex::decode(&bytes, self.number, &blob.name).ok().map(|(of, _)| of));
+        }
+        Ok(embedders)
+    }
+
     /// The embeddings of all chunks; `None` where there are none of `embedder`. Damaged ones are forgotten, so that they are made again.
     pub(crate) fn read_embeddings(&self, embedder: &Fingerprint) -> Result<Option<EmbeddingIndex>> {
         let decoded = {

@@ -46,6 +46,8 @@ pub struct MemoryInfo {
     pub index_bytes: u64,
     /// Of `stored_bytes`, those of indexes of words.
     pub word_bytes: u64,
+    /// Bytes of sentence embeddings, of all embedders.
+    pub embedding_bytes: u64,
     /// Search entries of one key head.
     pub entries: u64,
     /// Those of them that are not in a graph yet.

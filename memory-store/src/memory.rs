@@ -53,6 +53,7 @@ pub(crate) fn info(cell: &Cell, hidden: &[Arc<str>]) -> MemoryInfo {
         stored_bytes: totals.stored_bytes,
         index_bytes: totals.index_bytes,
         word_bytes: totals.word_bytes,
+        embedding_bytes: totals.embedding_bytes,
         entries: totals.entries,
         unsealed_entries: totals.tail_entries,
         sequence: state.sequence,

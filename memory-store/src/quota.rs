@@ -20,7 +20,7 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn of(totals: &Totals) -> Self {
-        Self { tokens: totals.tokens, bytes: totals.stored_bytes + totals.index_bytes }
+        Self { tokens: totals.tokens, bytes: totals.bytes() }
     }
 }
 

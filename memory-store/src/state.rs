@@ -105,8 +105,16 @@ pub(crate) struct Totals {
     pub(crate) stored_bytes: u64,
     pub(crate) index_bytes: u64,
     pub(crate) word_bytes: u64,
+    pub(crate) embedding_bytes: u64,
     pub(crate) entries: u64,
     pub(crate) tail_entries: u64,
+}
+
+impl Totals {
+    /// Bytes of all files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.stored_bytes + self.index_bytes + self.embedding_bytes
+    }
 }
 
 /// See the module.
@@ -166,12 +174,22 @@ impl MemoryState {
             }
             totals.stored_bytes += extent.file.bytes;
             totals.word_bytes += extent.words_section().1;
+            totals.embedding_bytes += extent.embedding_bytes();
             totals.entries += entries;
             if *segment == 0 {
                 totals.tail_entries += entries;
             }
         }
         Self { sequence, documents, extents, segments: live_segments, totals }
+    }
+
+    pub(crate) fn has_embeddings(&self) -> bool {
+        self.extents.iter().any(|extent| extent.extent.embedding_bytes() > 0)
+    }
+
+    /// The same, with sums that know the embeddings that came meanwhile.
+    pub(crate) fn recounted(&self) -> Self {
+        self.with_extents(self.extents.clone(), self.documents)
     }
 
     /// The same without some documents.

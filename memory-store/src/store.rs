@@ -418,6 +418,7 @@ fn unused_blobs(core: &Core, cells: &[Cell]) -> Result<Vec<BlobInfo>> {
         }
         extent.is_none()
     });
+    cells.iter().filter(|cell| cell.state().has_embeddings()).for_each(Cell::recount);
     Ok(blobs)
 }
 

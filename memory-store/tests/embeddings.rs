@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{open, small_spec, write_document};
+use common::{extend, open, small_spec, write_document};
 use mnemon_memory_store::{
     ChunkId, EmbeddingHits, EmbeddingRequest, Embeddings, Error, Fingerprint, InMemoryStorage, KvChunk, Meaning,
     Memory, Recall, Storage, Store, UnionRecall, check,
@@ -236,13 +236,66 @@ fn embeddings_go_with_their_chunks() {
     writer.commit(mnemon_memory_store::ResumePoint::default()).unwrap();
     drop(writer);
     assert_eq!(search(&memory.snapshot().unwrap(), &unit(1), 9, &[]).hits.len(), 1);
-    // Compaction rewrites the chunk blob, so its chunks are embedded again.
+    // What lived beside deleted text is embedded again.
     memory.compact().unwrap();
     assert_eq!((vector_blobs(&storage), memory.embedded_chunks(&EMBEDDER)), (0, 0));
     assert_eq!(embed_all(&memory, &EMBEDDER), 1);
     store.delete_memory("tenant", "books").unwrap();
     drop((memory, store));
     assert!(storage.list_blobs().unwrap().is_empty());
+}
+
+/// A compaction that joins blobs of chunks joins their vectors, and what these take counts.
+#[test]
+fn embeddings_are_joined_and_counted() {
+    let (storage, store, memory) = books();
+    let mut writer = memory.writer("a", [].into()).unwrap();
+    let written: Vec<KvChunk> = (0..4).flat_map(|at| extend(&mut writer, memory.geometry(), 1, at, at == 3)).collect();
+    drop(writer);
+    let vectors = |text: &str| [0, 1, 2].map(|more| unit(seed_of(text) + more));
+    for embedder in [EMBEDDER, OTHER] {
+        while let Some(next) = memory.unembedded(&embedder).unwrap() {
+            let [chunk, one, two] = vectors(&next.texts.concat());
+            let sentences = [one, two].concat();
+            let embeddings = Embeddings { dim: DIM, chunks: chunk, sentences, chunk_of_sentence: vec![0, 0] };
+            memory.embed(&next, &embedder, &embeddings).unwrap();
+        }
+    }
+    let bytes = |prefix: &str| {
+        let blobs = storage.list_blobs().unwrap().into_iter().filter(|blob| blob.name.starts_with(prefix));
+        blobs.map(|blob| blob.bytes).sum::<u64>()
+    };
+    assert_eq!((vector_blobs(&storage), memory.info().embedding_bytes), (8, bytes("vectors-")));
+    memory.update_limits(|limits| limits.max_bytes = Some(bytes("") + 1)).unwrap();
+    let mut writer = memory.writer("b", [].into()).unwrap();
+    writer.append(written[0].clone()).unwrap();
+    let refused = writer.commit(mnemon_memory_store::ResumePoint::default());
+    assert!(matches!(refused, Err(Error::Quota { what: "bytes", .. })), "{refused:?}");
+    drop(writer);
+
+    let done = memory.compact().unwrap();
+    assert_eq!((done.blobs_before, done.blobs_after, vector_blobs(&storage)), (4, 2, 4));
+    assert_eq!((done.bytes_after, memory.info().embedding_bytes), (bytes(""), bytes("vectors-")));
+    assert_eq!((memory.embedded_chunks(&EMBEDDER), memory.embedded_chunks(&OTHER)), (4, 4));
+    drop((memory, store));
+    let store = open(Arc::clone(&storage) as Arc<dyn Storage>);
+    let memory = store.memory("tenant", "books").unwrap();
+    assert_eq!(memory.info().embedding_bytes, bytes("vectors-"), "known when it is opened");
+
+    let query = unit(99);
+    let found = search(&memory.snapshot().unwrap(), &query, 4, &memory.snapshot().unwrap().chunks(4).unwrap()).also;
+    for (at, found) in found.into_iter().enumerate() {
+        let of = |at: usize| vectors(&written[at].text);
+        let [own, one, two] = of(at);
+        let [beside, ..] = of(at ^ 1);
+        let sum: Vec<f32> = own.iter().zip(&beside).map(|(own, beside)| own + 0.25 * beside).collect();
+        let whole = dot(&query, &sum) / dot(&sum, &sum).sqrt();
+        let expected = f32::midpoint(whole, dot(&query, &one).max(dot(&query, &two)));
+        let score = found.unwrap().score;
+        assert!((score - expected).abs() < 0.02, "{at}: {score} and {expected}");
+    }
+    memory.delete_document("a").unwrap();
+    assert_eq!((memory.info().embedding_bytes, bytes("vectors-")), (0, 0));
 }
 
 #[test]

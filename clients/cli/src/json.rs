@@ -20,6 +20,7 @@ pub(crate) fn memory(memory: &v1::Memory) -> Value {
         "stored_bytes": memory.stored_bytes,
         "index_bytes": memory.index_bytes,
         "word_bytes": memory.word_bytes,
+        "embedding_bytes": memory.embedding_bytes,
         "embedded_chunks": memory.embedded_chunks,
         "entries": memory.entries,
         "unsealed_entries": memory.unsealed_entries,

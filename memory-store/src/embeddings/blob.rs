@@ -1,6 +1,7 @@
 //! The vectors of one extent. The bytes are specified in `docs/format.md`.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{EMBEDDING_DIM_MAX, Embeddings};
 use crate::Fingerprint;
@@ -63,6 +64,19 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
+/// Lengths of the vectors of consecutive chunks, each with a part of those beside it.
+fn norms(vectors: &[&[f32]]) -> Box<[f32]> {
+    let norm = |at: usize| {
+        let beside = [at.checked_sub(1), Some(at + 1)].into_iter().flatten().filter_map(|at| vectors.get(at));
+        let mut sum = vectors[at].to_vec();
+        for other in beside {
+            sum.iter_mut().zip(*other).for_each(|(sum, value)| *sum += NEIGHBOURS * value);
+        }
+        dot(&sum, &sum).sqrt()
+    };
+    (0..vectors.len()).map(norm).collect()
+}
+
 impl EmbeddingIndex {
     /// Of vectors that were checked.
     pub(super) fn new(embeddings: &Embeddings) -> Self {
@@ -76,22 +90,41 @@ impl EmbeddingIndex {
             codes.extend(vector.iter().map(|value| (value * inverse).round().clamp(-127.0, 127.0) as i8));
         }
         let vectors: Vec<&[f32]> = chunks.chunks_exact(*dim).collect();
-        let norm = |at: usize| {
-            let beside = [at.checked_sub(1), Some(at + 1)].into_iter().flatten().filter_map(|at| vectors.get(at));
-            let mut sum = vectors[at].to_vec();
-            for other in beside {
-                sum.iter_mut().zip(*other).for_each(|(sum, value)| *sum += NEIGHBOURS * value);
-            }
-            dot(&sum, &sum).sqrt()
-        };
-        let norms = (0..vectors.len()).map(norm).collect();
         Self {
             dim: *dim,
             scales: scales.into(),
-            norms,
+            norms: norms(&vectors),
             chunk_of_sentence: chunk_of_sentence.clone().into(),
             codes: codes.into(),
         }
+    }
+
+    /// Those of consecutive extents as those of one, which holds all of their chunks. A sentence that stands across a border stays two.
+    /// `None` unless they have vectors of one length.
+    pub(crate) fn join(parts: &[Arc<Self>]) -> Option<Self> {
+        let dim = parts.first()?.dim;
+        if parts.iter().any(|part| part.dim != dim) {
+            return None;
+        }
+        let (mut scales, mut codes, mut chunk_of_sentence) = (Vec::new(), Vec::new(), Vec::new());
+        let halves: [fn(&Self) -> Range<usize>; 2] = [|part| 0..part.chunks(), |part| part.chunks()..part.scales.len()];
+        for half in halves {
+            for part in parts {
+                let Range { start, end } = half(part);
+                scales.extend_from_slice(&part.scales[start..end]);
+                codes.extend_from_slice(&part.codes[start * dim..end * dim]);
+            }
+        }
+        let mut before = 0;
+        for part in parts {
+            chunk_of_sentence.extend(part.chunk_of_sentence.iter().map(|chunk| chunk + before));
+            before += part.chunks() as u32;
+        }
+        let chunks: Vec<Vec<f32>> =
+            parts.iter().flat_map(|part| (0..part.chunks()).map(|at| part.vector(at))).collect();
+        let norms = norms(&chunks.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let (scales, codes, chunk_of_sentence) = (scales.into(), codes.into(), chunk_of_sentence.into());
+        Some(Self { dim, scales, norms, chunk_of_sentence, codes })
     }
 
     pub(crate) fn chunks(&self) -> usize {
@@ -158,7 +191,10 @@ impl EmbeddingIndex {
 
     /// The vector of a sentence.
     pub(super) fn sentence(&self, at: usize) -> Vec<f32> {
-        let at = self.chunks() + at;
+        self.vector(self.chunks() + at)
+    }
+
+    fn vector(&self, at: usize) -> Vec<f32> {
         self.codes[at * self.dim..(at + 1) * self.dim].iter().map(|code| self.scales[at] * f32::from(*code)).collect()
     }
 

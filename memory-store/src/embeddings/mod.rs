@@ -6,8 +6,9 @@
 //! | `search` | scores of all chunks by a scan |
 //!
 //! They are derived: a blob of embeddings belongs to one chunk blob, is named after it and the embedder, and needs no record. It is
-//! written beside readers and writers, any time after the chunks, and deleted with them. Where it is missing (an embedder that was
-//! turned on later, a compaction, an import) the chunks are embedded again; searches say how many chunks they looked at.
+//! written beside readers and writers, any time after the chunks, and deleted with them; a compaction joins those of the blobs that it joins.
+//! Where it is missing (an embedder that was turned on later, an import, a blob of which chunks were deleted) the chunks are embedded again; searches say
+//! how many chunks they looked at.
 
 mod blob;
 mod search;
@@ -78,7 +79,9 @@ impl Memory {
             return invalid("a vector is not finite");
         }
         let index = EmbeddingIndex::new(embeddings);
-        of.extent.write_embeddings(&self.shared.core.storage, embedder, &index)
+        of.extent.write_embeddings(&self.shared.core.storage, embedder, &index)?;
+        self.cell.recount();
+        Ok(())
     }
 
     /// Chunks with vectors of `embedder`.

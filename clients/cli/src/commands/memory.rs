@@ -169,7 +169,10 @@ async fn show(client: &Client, name: &str, ui: &Ui) -> Result<()> {
         format!("{}, {}", plural(memory.entries, "entry").replace("entrys", "entries"), bytes(memory.index_bytes)),
     ));
     if let Some(embedded) = memory.embedded_chunks {
-        rows.push(("embedded", format!("{} of {}", count(embedded), plural(memory.chunks, "chunk"))));
+        rows.push((
+            "embedded",
+            format!("{} of {}, {}", count(embedded), plural(memory.chunks, "chunk"), bytes(memory.embedding_bytes)),
+        ));
     }
     rows.push(("commits", count(memory.sequence)));
     rows.extend(limits::rows(&memory));
