@@ -34,7 +34,7 @@ const GAIN_SHARE: f32 = 0.15;
 /// The words that it adds weigh at least this multiple of the logarithm of the number of chunks: less may be chance (see `silence`).
 const GAIN_WEIGHT: f64 = 0.9;
 /// A passage that covers nothing more is shown if it has the words that the first one shares with the question, but for this part of their weight:
-/// it may say something else about the same, a later value, say.
+/// it may say something else about the same, a later value, say. So of several the last is.
 const RIVAL_LACKS: f64 = 0.2;
 /// At least this part of their weight stands in its own chunk; the rest may stand beyond its border.
 const RIVAL_HAS: f64 = 0.5;
@@ -179,10 +179,14 @@ pub fn select<'a>(
                     |words: &Words| weighed.weight(&words.near) >= PEER_SHARE * weighed.weight(&of_first);
                 let peer = words.first_that(&best, |words| !weighed.is_empty() && is_like_first(words) && adds(words));
                 let covering = || words.first_that(&covering, adds);
-                let rival = || words.first_that(&best, |words| is_rival(&weighed, &of_first, words));
+                let rival = || words.last_that(&best, |words| is_rival(&weighed, &of_first, words));
                 peer.or_else(covering).or_else(rival)
             }
-            // Without attention, or for the first one, nothing more is asked.
+            (Some(_), None) if !weighed.is_empty() => {
+                let best: Vec<(ChunkId, f32)> = free.by_ref().take(RIVALS).collect();
+                Candidates::of(recall, &weighed, best.iter(), &[])?.most_telling(&best, &weighed)
+            }
+            // Without attention nothing more is asked.
             _ => free.next(),
         };
         let Some((found, passage_score)) = next else { break };
@@ -238,10 +242,11 @@ fn adds_words(weighed: &Weighed<'_>, known: &BTreeSet<usize>, has: &BTreeSet<usi
     weighed.is_empty() || weighed.exceeds_luck(weighed.weight(has.difference(known)), GAIN_WEIGHT)
 }
 
-/// Whether a chunk has most of the words that a passage shares with the question, a part of them itself, if they are more than chance.
+/// Whether a chunk has most of the words that a passage shares with the question, a part of them itself, if they tell anything.
 fn is_rival(weighed: &Weighed<'_>, shared: &BTreeSet<usize>, words: &Words) -> bool {
     let all = weighed.weight(shared);
-    weighed.is_more_than_chance(shared, 1)
+    !shared.is_empty()
+        && weighed.tell(shared, 1)
         && weighed.weight(shared.difference(&words.near)) <= RIVAL_LACKS * all
         && weighed.weight(shared.intersection(&words.own)) >= RIVAL_HAS * all
 }
@@ -305,9 +310,30 @@ impl Candidates {
         Ok(Self(words.collect()))
     }
 
+    /// The best of these chunks; or, if chance may share its words, the best one that has all of them and so much more that it is none: "When does
+    /// the Drissa ferry leave?" finds the camp of Drissa first.
+    fn most_telling(&self, best: &[(ChunkId, f32)], weighed: &Weighed<'_>) -> Option<(ChunkId, f32)> {
+        let first = best.first().copied();
+        let has = &self.0.get(&first?.0)?.own;
+        if weighed.tell(has, 1) {
+            return first;
+        }
+        let tells = |words: &Words| words.own.is_superset(has) && weighed.tell(&words.own, 1);
+        self.first_that(best, tells).or(first)
+    }
+
     /// The first of these chunks whose words are as they should be.
     fn first_that(&self, chunks: &[(ChunkId, f32)], is_right: impl Fn(&Words) -> bool) -> Option<(ChunkId, f32)> {
         chunks.iter().find(|(chunk, _)| self.0.get(chunk).is_some_and(&is_right)).copied()
+    }
+
+    /// Likewise the one that was written last.
+    fn last_that(&self, chunks: &[(ChunkId, f32)], is_right: impl Fn(&Words) -> bool) -> Option<(ChunkId, f32)> {
+        chunks
+            .iter()
+            .filter(|(chunk, _)| self.0.get(chunk).is_some_and(&is_right))
+            .max_by_key(|(chunk, _)| *chunk)
+            .copied()
     }
 }
 

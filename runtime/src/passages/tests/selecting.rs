@@ -156,8 +156,33 @@ fn a_passage_with_the_same_words_is_shown_too() {
     assert_eq!(with_words(&[20, 21, 22], &[20, 21, 22], &[20, 21, 22], &one), [2, 3], "it may say something later");
     assert_eq!(with_words(&[20, 21, 22], &[20, 22], &[20, 21, 22], &one), [2], "about something else");
     assert_eq!(with_words(&[20, 21], &[20, 21], &[20, 21, 22], &one), [2, 3]);
-    assert_eq!(with_words(&[20], &[20], &[20, 21], &one), [2], "one word may be chance");
+    assert_eq!(with_words(&[20], &[20], &[20, 21, 22], &one), [2], "one word may be chance");
+    assert_eq!(with_words(&[20], &[20], &[20], &one), [2, 3], "but is all of the question");
     assert_eq!(with_words(&[20, 21], &[20, 21], &[], &one), [2], "where no words ask");
+}
+
+#[test]
+fn of_many_statements_the_last_comes_after_the_best() {
+    let mut chunks = vec![vec![vec![0.0, 0.0]]; 300];
+    chunks[7] = vec![vec![9.0, 0.0]];
+    let mut shelf = Shelf::by_hand(&[(0, 0)], 2, &chunks);
+    for chunk in [2, 7, 9, 11, 12] {
+        shelf.infos[chunk].tokens = vec![20, 21];
+    }
+    let profile = Profile { lexical_weight: 0.01, ..one_head(&shelf) };
+    let terms = [20, 21].map(|term| vec![term]);
+    let selection =
+        Selection { queries: &[1.0, 0.0], words: &[], terms: &terms, term_words: &words_of(&terms), group: GROUP };
+    let passages = select(&shelf, &profile, &selection, &PassageOptions::default()).unwrap().passages;
+    assert_eq!(passages.iter().map(|passage| passage.found.0).collect::<Vec<_>>(), [7, 12, 11, 9, 2]);
+}
+
+#[test]
+fn what_shares_a_word_by_chance_gives_way() {
+    let one = [1.0, 0.0];
+    assert_eq!(with_words(&[20], &[20, 21, 22], &[20, 21, 22], &one), [3], "to what has all");
+    assert_eq!(with_words(&[20], &[21, 22], &[20, 21, 22], &one)[0], 2, "not to what has others");
+    assert_eq!(with_words(&[20, 21], &[20, 21, 22], &[20, 21, 22], &one)[0], 2, "two words are no chance");
 }
 
 #[test]
