@@ -238,7 +238,6 @@ fn rendering_has_bounds() {
     };
     let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}";
     for (text, why) in [
-        (endless, "too many steps"),
         ("{{ raise_exception('Not so.') }}", "Not so."),
         ("{% if %}", "syntax error"),
         ("{{ ''[::-2] }}", "could not be rendered"),
@@ -246,6 +245,9 @@ fn rendering_has_bounds() {
         let error = render(text).unwrap_err();
         assert!(matches!(&error, Error::ChatTemplate { why: told } if told.contains(why)), "{text}: {error}");
     }
+    // Steps end first, or time on a machine that is busy.
+    let error = render(endless).unwrap_err().to_string();
+    assert!(error.contains("too many steps") || error.contains("longer than"), "{error}");
     assert_eq!(render("{{ strftime_now('%d %b %Y') }}{{ tools is none }}").unwrap(), "05 Mar 2026True");
 }
 
