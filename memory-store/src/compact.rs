@@ -124,16 +124,15 @@ impl Memory {
     /// Gives `joined` the embeddings of the blobs that it joins. Where chunks of these are dead there are none, to be made again: a
     /// sentence at the end of what lives may have been made of text that is deleted.
     fn join_embeddings(&self, group: &[LiveExtent], joined: &Extent) -> Result<()> {
-        let core = &self.shared.core;
         let [first, ..] = group else { return Ok(()) };
         if group.iter().any(|extent| extent.live < extent.extent.chunks()) {
             return Ok(());
         }
         for embedder in first.extent.embedders()? {
-            let parts = group.iter().map(|extent| core.embeddings(&extent.extent, &embedder));
+            let parts = group.iter().map(|extent| extent.extent.read_embeddings(&embedder));
             let parts: Option<Vec<_>> = parts.collect::<Result<_>>()?;
             if let Some(index) = parts.and_then(|parts| EmbeddingIndex::join(&parts)) {
-                joined.write_embeddings(&core.storage, &embedder, &index)?;
+                joined.write_embeddings(&self.shared.core.storage, &embedder, &index)?;
             }
         }
         Ok(())

@@ -102,9 +102,15 @@ impl Cell {
         if self.check_alive().is_err() {
             return;
         }
-        let state = Arc::new(self.state().recounted());
-        let old = std::mem::replace(&mut *write(&self.state), Arc::clone(&state));
-        self.account.moved(Held::of(&old.totals), Held::of(&state.totals));
+        self.replace_state(Arc::new(self.state().recounted()));
+    }
+
+    /// Shows another state from now on, and counts what it holds instead of the old one, which is returned.
+    pub(crate) fn replace_state(&self, state: Arc<MemoryState>) -> Arc<MemoryState> {
+        let holds = Held::of(&state.totals);
+        let old = std::mem::replace(&mut *write(&self.state), state);
+        self.account.moved(Held::of(&old.totals), holds);
+        old
     }
 }
 

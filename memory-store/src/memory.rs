@@ -16,7 +16,7 @@ use crate::records::{
 use crate::state::{LiveExtent, LiveSegment, MemoryState, Segment};
 use crate::storage::Batch;
 use crate::store::Shared;
-use crate::sync::{lock, write};
+use crate::sync::lock;
 use crate::{
     ChunkInfo, DocumentInfo, Error, Fingerprint, KvGeometry, MemoryInfo, MemoryLimits, MemorySpec, OpenMemory, Result,
     Snapshot, Writer,
@@ -400,8 +400,7 @@ impl<'a> Change<'a> {
         self.batch.put(memory_key(b'm', self.cell.number), record.encode());
         core.commit(&self.batch)?;
         let state = Arc::new(state);
-        let old = std::mem::replace(&mut *write(&self.cell.state), Arc::clone(&state));
-        self.cell.account.moved(Held::of(&old.totals), Held::of(&state.totals));
+        let old = self.cell.replace_state(Arc::clone(&state));
         self.cell.life.change(|times| {
             times.changed_unix_ms = self.changed_unix_ms;
             if let Some((limits, documents)) = self.limits {

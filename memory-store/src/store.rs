@@ -394,7 +394,7 @@ fn unknown_memory() -> NameRecord {
     NameRecord { number: 0, created_unix_ms: 0, spec, limits: MemoryLimits::default() }
 }
 
-/// Blobs that no record refers to. Embeddings are given to the chunks that they belong to.
+/// Blobs that no record refers to. Embeddings are given to the chunks that they belong to, and counted.
 fn unused_blobs(core: &Core, cells: &[Cell]) -> Result<Vec<BlobInfo>> {
     let mut used = HashSet::new();
     for cell in cells {

@@ -19,9 +19,7 @@ pub(crate) fn retire(core: &Core, cell: &Cell) {
     if let Err(error) = remove_memory_records(core, cell.number) {
         tracing::warn!(%error, "records of a deleted memory stay until the store is opened again");
     }
-    let empty = Arc::new(MemoryState::new(0, 0, Vec::new(), []));
-    let state = std::mem::replace(&mut *write(&cell.state), empty);
-    cell.account.moved(Held::of(&state.totals), Held::default());
+    let state = cell.replace_state(Arc::new(MemoryState::new(0, 0, Vec::new(), [])));
     for extent in &state.extents {
         extent.extent.file.doom();
     }

@@ -1,7 +1,6 @@
 //! The vectors of one extent. The bytes are specified in `docs/format.md`.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::{EMBEDDING_DIM_MAX, Embeddings};
 use crate::Fingerprint;
@@ -101,19 +100,17 @@ impl EmbeddingIndex {
 
     /// Those of consecutive extents as those of one, which holds all of their chunks. A sentence that stands across a border stays two.
     /// `None` unless they have vectors of one length.
-    pub(crate) fn join(parts: &[Arc<Self>]) -> Option<Self> {
+    pub(crate) fn join(parts: &[Self]) -> Option<Self> {
         let dim = parts.first()?.dim;
         if parts.iter().any(|part| part.dim != dim) {
             return None;
         }
         let (mut scales, mut codes, mut chunk_of_sentence) = (Vec::new(), Vec::new(), Vec::new());
-        let halves: [fn(&Self) -> Range<usize>; 2] = [|part| 0..part.chunks(), |part| part.chunks()..part.scales.len()];
-        for half in halves {
-            for part in parts {
-                let Range { start, end } = half(part);
-                scales.extend_from_slice(&part.scales[start..end]);
-                codes.extend_from_slice(&part.codes[start * dim..end * dim]);
-            }
+        let of_chunks = parts.iter().map(|part| (part, 0..part.chunks()));
+        let of_sentences = parts.iter().map(|part| (part, part.chunks()..part.scales.len()));
+        for (part, Range { start, end }) in of_chunks.chain(of_sentences) {
+            scales.extend_from_slice(&part.scales[start..end]);
+            codes.extend_from_slice(&part.codes[start * dim..end * dim]);
         }
         let mut before = 0;
         for part in parts {

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 
 /// Instructions that a template may take: those of known models take some thousands for a long conversation.
 const FUEL: u64 = 20_000_000;
-/// How long it may take.
+/// How long a template may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Longest text that it may make.
 const BYTES_MAX: usize = 256 << 20;
@@ -34,6 +34,8 @@ pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     /// By the names that templates have for them, such as `bos_token`.
     special_tokens: BTreeMap<String, Json>,
+    /// How long it may take.
+    pub(super) deadline: Duration,
 }
 
 impl ChatTemplate {
@@ -76,7 +78,7 @@ impl ChatTemplate {
         for (name, text) in texts {
             environment.add_template_owned(name, syntax::adapt(text)).map_err(|error| failed(&error))?;
         }
-        Ok(Self { environment: Arc::new(environment), special_tokens })
+        Ok(Self { environment: Arc::new(environment), special_tokens, deadline: DEADLINE })
     }
 
     /// The template of `chat_template.jinja`, or else that of `tokenizer_config.json` (a text, or a list of named texts of which `default`
@@ -181,7 +183,7 @@ impl ChatTemplate {
             ..merge_maps([Value::from_serialize(&more), Value::from_serialize(&self.special_tokens)])
         };
         let environment = Arc::clone(&self.environment);
-        within_deadline(move || {
+        within(self.deadline, move || {
             let mut written = Bounded(Vec::new());
             environment.get_template(name)?.render_captured_to(variables, &mut written)?;
             String::from_utf8(written.0).map_err(|error| Failure::new(ErrorKind::WriteFailure, error.to_string()))
@@ -225,7 +227,10 @@ impl io::Write for Bounded {
 }
 
 /// Runs a template in a thread of its own, which ends when its fuel is used up if it is not waited for.
-fn within_deadline(render: impl FnOnce() -> std::result::Result<String, Failure> + Send + 'static) -> Result<String> {
+fn within(
+    deadline: Duration,
+    render: impl FnOnce() -> std::result::Result<String, Failure> + Send + 'static,
+) -> Result<String> {
     let invalid = |why: String| Error::ChatTemplate { why };
     let (sender, receiver) = mpsc::sync_channel(1);
     thread::Builder::new()
@@ -235,10 +240,10 @@ fn within_deadline(render: impl FnOnce() -> std::result::Result<String, Failure>
             let _ = sender.send(render().map_err(|error| failed(&error)));
         })
         .map_err(|error| invalid(format!("no thread to render it in: {error}")))?;
-    match receiver.recv_timeout(DEADLINE) {
+    match receiver.recv_timeout(deadline) {
         Ok(rendered) => rendered,
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            Err(invalid(format!("it takes longer than {} seconds", DEADLINE.as_secs())))
+            Err(invalid(format!("it takes longer than {} seconds", deadline.as_secs())))
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(invalid("it could not be rendered".into())),
     }

@@ -177,14 +177,15 @@ pub fn select<'a>(
                 let adds = |words: &Words| adds_words(&weighed, &known, &words.own);
                 let is_like_first =
                     |words: &Words| weighed.weight(&words.near) >= PEER_SHARE * weighed.weight(&of_first);
-                let peer = words.first_that(&best, |words| !weighed.is_empty() && is_like_first(words) && adds(words));
-                let covering = || words.first_that(&covering, adds);
-                let rival = || words.last_that(&best, |words| is_rival(&weighed, &of_first, words));
-                peer.or_else(covering).or_else(rival)
+                let peer = words.that(&best, |words| !weighed.is_empty() && is_like_first(words) && adds(words)).next();
+                let covering = || words.that(&covering, adds).next();
+                let rivals = || words.that(&best, |words| is_rival(&weighed, &of_first, words));
+                let last_rival = || rivals().max_by_key(|(chunk, _)| *chunk);
+                peer.or_else(covering).or_else(last_rival)
             }
             (Some(_), None) if !weighed.is_empty() => {
                 let best: Vec<(ChunkId, f32)> = free.by_ref().take(RIVALS).collect();
-                Candidates::of(recall, &weighed, best.iter(), &[])?.most_telling(&best, &weighed)
+                most_telling(recall, &weighed, &best)?
             }
             // Without attention nothing more is asked.
             _ => free.next(),
@@ -310,31 +311,28 @@ impl Candidates {
         Ok(Self(words.collect()))
     }
 
-    /// The best of these chunks; or, if chance may share its words, the best one that has all of them and so much more that it is none: "When does
-    /// the Drissa ferry leave?" finds the camp of Drissa first.
-    fn most_telling(&self, best: &[(ChunkId, f32)], weighed: &Weighed<'_>) -> Option<(ChunkId, f32)> {
-        let first = best.first().copied();
-        let has = &self.0.get(&first?.0)?.own;
-        if weighed.tell(has, 1) {
-            return first;
-        }
-        let tells = |words: &Words| words.own.is_superset(has) && weighed.tell(&words.own, 1);
-        self.first_that(best, tells).or(first)
+    /// Those of these chunks whose words are as they should be.
+    fn that(
+        &self,
+        chunks: &[(ChunkId, f32)],
+        is_right: impl Fn(&Words) -> bool,
+    ) -> impl Iterator<Item = (ChunkId, f32)> {
+        chunks.iter().filter(move |(chunk, _)| self.0.get(chunk).is_some_and(&is_right)).copied()
     }
+}
 
-    /// The first of these chunks whose words are as they should be.
-    fn first_that(&self, chunks: &[(ChunkId, f32)], is_right: impl Fn(&Words) -> bool) -> Option<(ChunkId, f32)> {
-        chunks.iter().find(|(chunk, _)| self.0.get(chunk).is_some_and(&is_right)).copied()
+/// The best of these chunks; or, if chance may share its words, the best one that has all of them and so much more that it is none: "When does
+/// the Drissa ferry leave?" finds the camp of Drissa first.
+fn most_telling(recall: &dyn Recall, weighed: &Weighed<'_>, best: &[(ChunkId, f32)]) -> Result<Option<(ChunkId, f32)>> {
+    let first = best.first().copied();
+    let words_of = |chunks: &[(ChunkId, f32)]| Candidates::of(recall, weighed, chunks.iter(), &[]);
+    // Mostly it tells, and no other has to be looked at.
+    let Some(has) = words_of(first.as_slice())?.0.into_values().next() else { return Ok(first) };
+    if weighed.tell(&has.own, 1) {
+        return Ok(first);
     }
-
-    /// Likewise the one that was written last.
-    fn last_that(&self, chunks: &[(ChunkId, f32)], is_right: impl Fn(&Words) -> bool) -> Option<(ChunkId, f32)> {
-        chunks
-            .iter()
-            .filter(|(chunk, _)| self.0.get(chunk).is_some_and(&is_right))
-            .max_by_key(|(chunk, _)| *chunk)
-            .copied()
-    }
+    let tells = |words: &Words| words.own.is_superset(&has.own) && weighed.tell(&words.own, 1);
+    Ok(words_of(best)?.that(best, tells).next().or(first))
 }
 
 /// Tokens of a memory at most.
