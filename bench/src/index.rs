@@ -1,27 +1,26 @@
 //! The graph index beside hnswlib, faiss and usearch: the same vectors, the same recall, one thread a search.
 
-use std::{
-    collections::HashSet,
-    io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{Arc, atomic::AtomicBool},
-    time::Instant,
-};
+use std::collections::HashSet;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use mnemon_memory_store::{
-    ChunkId, KvData, KvDtype, Sealing, Store, StoreOptions,
-    index::{BuildParams, EntryRef, FlatIndex, GraphIndex, Scored, SearchParams, VectorIndex as _, build_graph},
-    storage::{SledOptions, SledStorage},
+use mnemon_memory::{ChunkId, KvData, KvDtype};
+use mnemon_memory_store::index::vectors::{
+    BuildParams, EntryRef, FlatIndex, GraphIndex, Scored, SearchParams, VectorIndex as _, build_graph,
 };
+use mnemon_memory_store::storage::{SledOptions, SledStorage};
+use mnemon_memory_store::{Sealing, Store, StoreOptions};
 use mnemon_runtime::{LoadOptions, Model, ModelSource};
 use serde_json::{Value, json};
 
-use crate::{
-    report::{self, Output},
-    vectors::{self, Vectors},
-};
+use crate::report::Output;
+use crate::vectors::Vectors;
+use crate::{report, vectors};
 
 /// Neighbours compared.
 pub(crate) const K: usize = 32;
@@ -101,7 +100,7 @@ impl TextArguments {
         let folder = self.data.as_deref().unwrap_or(temporary.path());
         let storage = SledStorage::open(folder, SledOptions::default())?;
         let options = StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() };
-        let store = Store::open(Arc::new(storage), options)?;
+        let store = Store::open(Arc::new(storage), options, Arc::new(|| 1_700_000_000_000))?;
         let memory = match store.memory("bench", "text") {
             Ok(filled) => filled,
             Err(_) => vectors::ingest(&store, &model, &past)?.0,

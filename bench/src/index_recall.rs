@@ -1,19 +1,17 @@
 //! Recall@32 of the graph index against exact search. A text is ingested except for its end; the model then reads the
 //! end with that memory, and each search that its memory layers make is answered both ways and compared.
 
-use std::{
-    collections::HashSet,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, SearchRequest, Snapshot, Store, StoreOptions, TermHits,
-    TermRequest, WordHits, WordRequest,
-    storage::{SledOptions, SledStorage},
+use mnemon_memory::{
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
 };
+use mnemon_memory_store::storage::{SledOptions, SledStorage};
+use mnemon_memory_store::{Snapshot, Store, StoreOptions};
 use mnemon_runtime::{LoadOptions, MemoryFrom, Model, ModelSource, RecallOptions, ScoreStep, Scoring};
 
 use crate::vectors;
@@ -65,7 +63,7 @@ impl Recall for Compared {
         self.inner.geometry()
     }
 
-    fn search(&self, request: &SearchRequest<'_>) -> mnemon_memory_store::Result<Vec<Vec<Hit>>> {
+    fn search(&self, request: &SearchRequest<'_>) -> mnemon_memory::Result<Vec<Vec<Hit>>> {
         let request = SearchRequest { top_k: K, ef: Some(self.ef), exact: false, ..*request };
         let start = Instant::now();
         let graph = self.inner.search(&request)?;
@@ -94,32 +92,27 @@ impl Recall for Compared {
         Ok(if self.answer_exactly { exact } else { graph })
     }
 
-    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<Arc<ChunkKv>>> {
+    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> mnemon_memory::Result<Vec<Arc<ChunkKv>>> {
         self.inner.fetch(slot, chunks)
     }
 
-    fn neighbours(
-        &self,
-        chunks: &[ChunkId],
-        before: usize,
-        after: usize,
-    ) -> mnemon_memory_store::Result<Vec<Vec<ChunkId>>> {
+    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> mnemon_memory::Result<Vec<Vec<ChunkId>>> {
         self.inner.neighbours(chunks, before, after)
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory::Result<TermHits> {
         self.inner.search_terms(request)
     }
 
-    fn search_words(&self, request: &WordRequest<'_>) -> mnemon_memory_store::Result<WordHits> {
+    fn search_words(&self, request: &WordRequest<'_>) -> mnemon_memory::Result<WordHits> {
         self.inner.search_words(request)
     }
 
-    fn describe(&self, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {
+    fn describe(&self, chunks: &[ChunkId]) -> mnemon_memory::Result<Vec<ChunkInfo>> {
         self.inner.describe(chunks)
     }
 
-    fn chunks(&self, limit: usize) -> mnemon_memory_store::Result<Vec<ChunkId>> {
+    fn chunks(&self, limit: usize) -> mnemon_memory::Result<Vec<ChunkId>> {
         self.inner.chunks(limit)
     }
 
@@ -134,7 +127,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let model = Arc::new(Model::load(&ModelSource::Embedded, &LoadOptions::default())?);
     let storage = SledStorage::open(&arguments.data, SledOptions::default())?;
     let options = StoreOptions { seal_threads: 2, index_cache_bytes: 2 << 30, ..StoreOptions::default() };
-    let store = Store::open(Arc::new(storage), options)?;
+    let store = Store::open(Arc::new(storage), options, Arc::new(|| 1_700_000_000_000))?;
     let (memory, ingest) = match store.memory("bench", "text") {
         Ok(filled) => (filled, None),
         Err(_) => vectors::ingest(&store, &model, &past).map(|(memory, time)| (memory, Some(time)))?,

@@ -1,30 +1,34 @@
 //! The measurements that the README quotes, one subcommand of `mnemon bench` each. Not for use by other programs, except
 //! that the demo reads the same generated histories.
 //!
-//! | file | idea |
+//! # Layout
+//!
+//! From the lowest floor up; a module imports only from those above it in this table.
+//!
+//! | module | idea |
 //! |---|---|
-//! | `perplexity.rs` | how much better a novel is predicted, the more of it is remembered |
-//! | `recall.rs` | facts planted in long histories, asked for |
-//! | `needle/` | facts of many kinds planted in novels, asked with memory and with passages in the prompt |
-//! | `chat/` | evidence found in long conversations, by the service's search and by others |
-//! | `unworded.rs` | facts found that are asked for in other words |
-//! | `retrieval/` | ways to search: what these two share |
-//! | `search.rs` | whether passages of a text find themselves, and how fast |
-//! | `babilong.rs` | facts of bAbI's stories scattered in novels, likewise |
-//! | `answering/` | ways to answer: what these two share |
-//! | `pareto.rs` | what the settings of a memory cost and bring |
-//! | `extrapolation.rs` | position schemes at contexts longer than in training, with and without memory |
-//! | `index.rs`, `peers/index.py` | the graph index beside those of other projects |
-//! | `service.rs`, `peers/service.py` | searches through the running service, beside Milvus |
-//! | `load.rs` | requests sent by many clients at once, timed |
-//! | `store.rs` | the store alone: appends, bytes, opening |
-//! | `index_recall.rs` | the graph index against exact search, while a model reads |
-//! | `vectors.rs` | keys and queries: a model's, or generated |
-//! | `history.rs` | the generated histories, and where in them facts stand |
-//! | `grammar.rs` | their lines |
-//! | `host.rs` | a server in this process; requests with their times |
-//! | `report.rs` | JSON and plots, with the command and the machine |
-//! | `plot.rs` | lines over a logarithmic axis, as SVG |
+//! | `report` | JSON and plots, with the command and the machine |
+//! | `plot` | lines over a logarithmic axis, as SVG |
+//! | `host` | a server in this process; requests with their times |
+//! | `load` | requests sent by many clients at once, timed |
+//! | `grammar` | lines of the generated histories |
+//! | `history` | the generated histories, and where in them facts stand |
+//! | `vectors` | keys and queries: a model's, or generated |
+//! | `recall` | facts planted in long histories, asked for |
+//! | `answering` | ways to answer, beside each other |
+//! | `retrieval` | ways to search, beside each other |
+//! | `perplexity` | how much better a novel is predicted, the more of it is remembered |
+//! | `needle` | facts of many kinds planted in novels, asked with memory and with passages in the prompt |
+//! | `babilong` | facts of bAbI's stories scattered in novels, likewise |
+//! | `chat` | evidence found in long conversations, by the service's search and by others |
+//! | `unworded` | facts found that are asked for in other words |
+//! | `search` | whether passages of a text find themselves, and how fast |
+//! | `pareto` | what the settings of a memory cost and bring |
+//! | `extrapolation` | position schemes at contexts longer than in training, with and without memory |
+//! | `index` | the graph index beside those of other projects (`peers/index.py`) |
+//! | `index_recall` | the graph index against exact search, while a model reads |
+//! | `service` | searches through the running service, beside Milvus (`peers/service.py`) |
+//! | `store` | the store alone: appends, bytes, opening |
 
 pub mod history;
 

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use crate::index::{GOAL, K, Problem, TextArguments};
 use crate::load::{Load, Target, load};
-use crate::report::{self, Output};
-use crate::vectors;
+use crate::report::Output;
+use crate::{report, vectors};
 
 const PEER: &str = include_str!("../peers/service.py");
 const MEMORY: &str = "bench";

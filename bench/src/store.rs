@@ -1,27 +1,23 @@
 //! The store alone, without a model: durable appends beside plain writes, bytes on disk, opening, memory.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use mnemon_memory_store::{
-    EntryPolicy, Fingerprint, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall as _, ResumePoint, Sealing,
-    SearchRequest, SourceSpan, Store, StoreOptions, Writer,
-    storage::{SledOptions, SledStorage},
+use mnemon_memory::{
+    EntryPolicy, Fingerprint, KvChunk, KvDtype, KvGeometry, Recall as _, ResumePoint, SearchRequest, SourceSpan,
 };
+use mnemon_memory_store::storage::{SledOptions, SledStorage};
+use mnemon_memory_store::{Memory, MemorySpec, Sealing, Store, StoreOptions, Writer};
 use serde_json::{Value, json};
 
-use crate::{
-    report::{self, Output},
-    vectors,
-};
+use crate::report::Output;
+use crate::{report, vectors};
 
 const DIM: usize = 64;
 const CHUNK_TOKENS: usize = 64;
@@ -76,7 +72,11 @@ fn spec(dtype: KvDtype) -> MemorySpec {
 
 fn open(folder: &Path) -> Result<Store> {
     let storage = SledStorage::open(folder, SledOptions::default())?;
-    Ok(Store::open(Arc::new(storage), StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() })?)
+    Ok(Store::open(
+        Arc::new(storage),
+        StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() },
+        Arc::new(|| 1_700_000_000_000),
+    )?)
 }
 
 /// A chunk that follows what `writer` holds, its keys from `keys`.

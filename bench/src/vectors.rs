@@ -1,20 +1,19 @@
 //! Keys that a model stored and queries that it asked: what an index has to find, and for whom.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use mnemon_encoder::{DocumentEncoder, EncodeOptions};
-use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Memory, MemorySpec, Recall, SearchRequest, Snapshot, Store, TermHits,
-    TermRequest, WordHits, WordRequest,
+use mnemon_memory::{
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
 };
+use mnemon_memory_store::{Memory, MemorySpec, Snapshot, Store};
 use mnemon_runtime::{MemoryFrom, Model, RecallOptions, ScoreStep, Scoring};
-use rand_chacha::{ChaCha8Rng, rand_core::RngCore, rand_core::SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 /// Rows of `dim` values.
 pub(crate) struct Vectors {
@@ -121,7 +120,7 @@ impl Recall for Recording {
         self.inner.geometry()
     }
 
-    fn search(&self, request: &SearchRequest<'_>) -> mnemon_memory_store::Result<Vec<Vec<Hit>>> {
+    fn search(&self, request: &SearchRequest<'_>) -> mnemon_memory::Result<Vec<Vec<Hit>>> {
         if request.key_heads.first() == Some(&0) {
             let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
             queries.push((request.key_heads.len(), request.queries.to_vec()));
@@ -129,32 +128,27 @@ impl Recall for Recording {
         self.inner.search(request)
     }
 
-    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<Arc<ChunkKv>>> {
+    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> mnemon_memory::Result<Vec<Arc<ChunkKv>>> {
         self.inner.fetch(slot, chunks)
     }
 
-    fn neighbours(
-        &self,
-        chunks: &[ChunkId],
-        before: usize,
-        after: usize,
-    ) -> mnemon_memory_store::Result<Vec<Vec<ChunkId>>> {
+    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> mnemon_memory::Result<Vec<Vec<ChunkId>>> {
         self.inner.neighbours(chunks, before, after)
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> mnemon_memory::Result<TermHits> {
         self.inner.search_terms(request)
     }
 
-    fn search_words(&self, request: &WordRequest<'_>) -> mnemon_memory_store::Result<WordHits> {
+    fn search_words(&self, request: &WordRequest<'_>) -> mnemon_memory::Result<WordHits> {
         self.inner.search_words(request)
     }
 
-    fn describe(&self, chunks: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {
+    fn describe(&self, chunks: &[ChunkId]) -> mnemon_memory::Result<Vec<ChunkInfo>> {
         self.inner.describe(chunks)
     }
 
-    fn chunks(&self, limit: usize) -> mnemon_memory_store::Result<Vec<ChunkId>> {
+    fn chunks(&self, limit: usize) -> mnemon_memory::Result<Vec<ChunkId>> {
         self.inner.chunks(limit)
     }
 

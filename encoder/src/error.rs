@@ -1,5 +1,7 @@
 //! The one error type of the crate.
 
+use mnemon_memory::Invalid;
+
 /// What went wrong while a document was read or a memory was searched by text, and what the caller can do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -57,7 +59,7 @@ pub enum Error {
         why: String,
     },
     /// A search by meaning without an embedder.
-    #[error("the server has no embedder; start it with --embedder to search by meaning")]
+    #[error("there is no embedder: a search by meaning needs one")]
     NoEmbedder,
     /// The tokenizer failed.
     #[error("tokenizer: {why}")]
@@ -66,16 +68,11 @@ pub enum Error {
         why: String,
     },
     /// An argument is outside of what is accepted.
-    #[error("invalid {what}: {why}")]
-    Invalid {
-        /// The argument.
-        what: &'static str,
-        /// What is accepted.
-        why: String,
-    },
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// The store refused or failed.
     #[error(transparent)]
-    Store(#[from] mnemon_memory_store::Error),
+    Memory(#[from] mnemon_memory::Error),
     /// The model refused or failed.
     #[error(transparent)]
     Runtime(#[from] mnemon_runtime::Error),

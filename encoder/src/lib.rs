@@ -1,20 +1,25 @@
 //! Documents to memory: text is tokenized as it arrives, read once by the model, and the keys and values of its memory
 //! layers are handed to the store chunk by chunk.
 //!
-//! For whoever ingests documents or searches a memory by text (the server, benchmarks). Not for generating text
+//! For programs that ingest documents or search a memory by text (the server, benchmarks). Not for generating text
 //! (`mnemon-runtime`), nor for anything that only stores or recalls (`mnemon-memory-store`).
+//!
+//! # Layout
+//!
+//! From the lowest floor up; a module imports only from those above it in this table.
 //!
 //! | module | idea |
 //! |---|---|
-//! | `tokenizer` | [`StreamTokenizer`]: the tokens of the whole text, in bounded memory |
-//! | `document` | [`DocumentEncoder`]: segments, window, chunks, commits; create, append, resume |
-//! | `search` | [`search_text`]: the passages that a query asks for, by words and by keys |
-//! | `embedder` | [`Embedder`]: sentence embeddings, by a model of their own |
-//! | `probe` | [`probe`]: measures a pretrained model and makes its profile |
-//! | `overflow` | [`Overflow`]: the part of a prompt that does not fit, as a memory of the request's own |
-//! | `scratch` | a memory in this process, for the two before |
-//! | `options` | [`EncodeOptions`], [`Progress`] |
+//! | `error` | the error type |
 //! | `utf8` | character borders, UTF-8 in pieces |
+//! | `tokenizer` | [`StreamTokenizer`]: the tokens of the whole text, in bounded memory |
+//! | `options` | [`EncodeOptions`], [`Progress`] |
+//! | `document` | [`DocumentEncoder`]: segments, window, chunks, commits; create, append, resume |
+//! | `embedder` | [`Embedder`]: sentence embeddings, by a model of their own |
+//! | `search` | [`search_text`]: the passages that a query asks for, by words and by keys |
+//! | `scratch` | a memory in this process, for the two below |
+//! | `overflow` | [`Overflow`]: the part of a prompt that does not fit, as a memory of the request itself |
+//! | `probe` | [`probe`]: measures a pretrained model and makes its profile |
 //!
 //! Nothing here is asynchronous, reads a clock, or holds more than one pushed piece, one segment and one window.
 

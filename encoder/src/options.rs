@@ -1,9 +1,9 @@
 //! How documents are read, and how far reading has come.
 
-use mnemon_memory_store::KvGeometry;
+use mnemon_memory::{Invalid, KvGeometry};
 use mnemon_runtime::RecallOptions;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Tokens of a segment at most.
 const SEGMENT_TOKENS_MAX: usize = 1 << 16;
@@ -46,10 +46,10 @@ impl EncodeOptions {
         {
             let given = self.segment_tokens;
             let why = format!("{given}; a multiple of {chunk_tokens}, at most {SEGMENT_TOKENS_MAX}, is accepted");
-            return Err(Error::Invalid { what: "segment_tokens", why });
+            return Err(Error::Invalid(Invalid { what: "segment_tokens", why }));
         }
         if self.commit_tokens == 0 {
-            return Err(Error::Invalid { what: "commit_tokens", why: "0; at least 1 is accepted".into() });
+            return Err(Error::Invalid(Invalid { what: "commit_tokens", why: "0; at least 1 is accepted".into() }));
         }
         if let Some(recall) = &self.recall_while_reading {
             recall.validate()?;

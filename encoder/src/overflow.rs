@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Error as StoreError, Hit, KvGeometry, Memory, Recall, Result as StoreResult,
-    SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
+use mnemon_memory::{
+    ChunkId, ChunkInfo, ChunkKv, CreateScratch, Error as MemoryError, Hit, KvGeometry, OpenMemory, Recall,
+    Result as MemoryResult, SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
 };
 use mnemon_runtime::Model;
 
+use crate::document::{DocumentEncoder, PUSH_BYTES_MAX};
+use crate::error::Result;
 use crate::scratch::scratch;
-use crate::{DocumentEncoder, PUSH_BYTES_MAX, Result};
 
 const DOCUMENT: &str = "prompt";
 /// Identifiers of chunks begin here: those of stores are below.
@@ -18,7 +19,7 @@ const FIRST_CHUNK: u64 = 1 << 60;
 
 /// See the module.
 pub struct Overflow {
-    memory: Memory,
+    memory: Arc<dyn OpenMemory>,
     encoder: DocumentEncoder,
     text: Vec<u8>,
     pushed: usize,
@@ -26,8 +27,8 @@ pub struct Overflow {
 
 impl Overflow {
     /// Takes the text; reads nothing yet. What is kept has the shape of `geometry`.
-    pub fn new(model: &Arc<Model>, geometry: KvGeometry, text: String) -> Result<Self> {
-        let (memory, encoder) = scratch(model, geometry, DOCUMENT)?;
+    pub fn new(create: CreateScratch, model: &Arc<Model>, geometry: &KvGeometry, text: String) -> Result<Self> {
+        let (memory, encoder) = scratch(create, model, geometry, DOCUMENT)?;
         Ok(Self { memory, encoder, text: text.into_bytes(), pushed: 0 })
     }
 
@@ -46,7 +47,7 @@ impl Overflow {
 
     /// What was read.
     pub fn view(&self) -> Result<Arc<dyn Recall>> {
-        Ok(Arc::new(OverflowView { inner: Arc::new(self.memory.snapshot()?) }))
+        Ok(Arc::new(OverflowView { inner: self.memory.view()? }))
     }
 
     /// Whether a chunk is of a prompt rather than of a memory.
@@ -64,9 +65,9 @@ fn outer(chunk: ChunkId) -> ChunkId {
     ChunkId(chunk.0 + FIRST_CHUNK)
 }
 
-fn inner(chunks: &[ChunkId]) -> StoreResult<Vec<ChunkId>> {
+fn inner(chunks: &[ChunkId]) -> MemoryResult<Vec<ChunkId>> {
     let of = |chunk: &ChunkId| chunk.0.checked_sub(FIRST_CHUNK).map(ChunkId);
-    chunks.iter().map(|chunk| of(chunk).ok_or(StoreError::UnknownChunk { chunk: chunk.0 })).collect()
+    chunks.iter().map(|chunk| of(chunk).ok_or(MemoryError::UnknownChunk { chunk: chunk.0 })).collect()
 }
 
 impl Recall for OverflowView {
@@ -74,23 +75,23 @@ impl Recall for OverflowView {
         self.inner.geometry()
     }
 
-    fn search(&self, request: &SearchRequest<'_>) -> StoreResult<Vec<Vec<Hit>>> {
+    fn search(&self, request: &SearchRequest<'_>) -> MemoryResult<Vec<Vec<Hit>>> {
         let mut lists = self.inner.search(request)?;
         lists.iter_mut().flatten().for_each(|hit| hit.chunk = outer(hit.chunk));
         Ok(lists)
     }
 
-    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> StoreResult<Vec<Arc<ChunkKv>>> {
+    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> MemoryResult<Vec<Arc<ChunkKv>>> {
         let found = self.inner.fetch(slot, &inner(chunks)?)?;
         Ok(found.into_iter().map(|kv| Arc::new(ChunkKv { id: outer(kv.id), ..ChunkKv::clone(&kv) })).collect())
     }
 
-    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> StoreResult<Vec<Vec<ChunkId>>> {
+    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> MemoryResult<Vec<Vec<ChunkId>>> {
         let found = self.inner.neighbours(&inner(chunks)?, before, after)?;
         Ok(found.into_iter().map(|chunks| chunks.into_iter().map(outer).collect()).collect())
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> StoreResult<TermHits> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> MemoryResult<TermHits> {
         let mut found = self.inner.search_terms(request)?;
         for hit in &mut found.hits {
             hit.chunk = outer(hit.chunk);
@@ -98,7 +99,7 @@ impl Recall for OverflowView {
         Ok(found)
     }
 
-    fn search_words(&self, request: &WordRequest<'_>) -> StoreResult<WordHits> {
+    fn search_words(&self, request: &WordRequest<'_>) -> MemoryResult<WordHits> {
         let mut found = self.inner.search_words(request)?;
         for hit in &mut found.hits {
             hit.chunk = outer(hit.chunk);
@@ -106,7 +107,7 @@ impl Recall for OverflowView {
         Ok(found)
     }
 
-    fn describe(&self, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkInfo>> {
+    fn describe(&self, chunks: &[ChunkId]) -> MemoryResult<Vec<ChunkInfo>> {
         let mut infos = self.inner.describe(&inner(chunks)?)?;
         for info in &mut infos {
             info.id = outer(info.id);
@@ -114,7 +115,7 @@ impl Recall for OverflowView {
         Ok(infos)
     }
 
-    fn chunks(&self, limit: usize) -> StoreResult<Vec<ChunkId>> {
+    fn chunks(&self, limit: usize) -> MemoryResult<Vec<ChunkId>> {
         Ok(self.inner.chunks(limit)?.into_iter().map(outer).collect())
     }
 

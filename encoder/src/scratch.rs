@@ -1,40 +1,25 @@
-//! A memory in this process that is gone with its last handle, and one document on its way into it.
+//! One document on its way into a memory in this process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mnemon_memory_store::storage::InMemoryStorage;
-use mnemon_memory_store::{KvGeometry, Memory, MemorySpec, Sealing, Store, StoreOptions};
+use mnemon_memory::{CreateScratch, KvGeometry, OpenMemory};
 use mnemon_runtime::Model;
 
-use crate::{DocumentEncoder, EncodeOptions, Result};
+use crate::document::DocumentEncoder;
+use crate::error::Result;
+use crate::options::EncodeOptions;
 
-const TENANT: &str = "scratch";
-/// Bytes of each cache at most: room for the keys of all heads of the probe's text. A prompt's memory takes a tenth of it.
-const CACHE_BYTES: usize = 256 << 20;
-
-/// A memory that keeps what `geometry` says, and its only document, `document_id`. Entries are scanned, never sealed.
+/// A memory that keeps what `geometry` says, and its only document, `document_id`.
 pub(crate) fn scratch(
+    create: CreateScratch,
     model: &Arc<Model>,
-    geometry: KvGeometry,
+    geometry: &KvGeometry,
     document_id: &str,
-) -> Result<(Memory, DocumentEncoder)> {
-    let options = StoreOptions {
-        sealing: Sealing::Manual,
-        index_cache_bytes: CACHE_BYTES,
-        chunk_cache_bytes: CACHE_BYTES,
-        ..StoreOptions::default()
-    };
-    let store = Store::open(Arc::new(InMemoryStorage::new()), options)?;
-    let spec = MemorySpec {
-        fingerprint: model.fingerprint_for(&geometry),
-        geometry,
-        model_name: String::new(),
-        description: String::new(),
-    };
-    let memory = store.create_memory(TENANT, document_id, spec)?;
+) -> Result<(Arc<dyn OpenMemory>, DocumentEncoder)> {
+    let memory = create(document_id, model.fingerprint_for(geometry), geometry)?;
     let options = EncodeOptions::for_geometry(memory.geometry());
-    let open = Arc::new(memory.clone());
+    let open = Arc::clone(&memory);
     let encoder = DocumentEncoder::create(Arc::clone(model), open, document_id, BTreeMap::new(), options)?;
     Ok((memory, encoder))
 }

@@ -1,6 +1,6 @@
 //! Character borders, and UTF-8 that arrives in pieces.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The last character border at or before `byte`.
 pub(crate) fn floor_border(text: &str, byte: usize) -> usize {

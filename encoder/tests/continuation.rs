@@ -6,10 +6,11 @@ mod common;
 use std::sync::{Arc, OnceLock};
 
 use common::models::{Family, model, options};
-use common::stores::{self, Stored, feed, read_all, stored};
-use common::{long_text, tokenizers as build};
+use common::stores::{Stored, feed, read_all, stored};
+use common::{long_text, stores, tokenizers as build};
 use mnemon_encoder::{DocumentEncoder, EncodeOptions, Error, KeptReaders, Progress};
-use mnemon_memory_store::{EntryPolicy, Hit, KvDtype, Memory, OpenMemory, Recall, SearchRequest};
+use mnemon_memory::{EntryPolicy, Hit, KvDtype, OpenMemory, Recall, SearchRequest};
+use mnemon_memory_store::Memory;
 use mnemon_runtime::{LoadOptions, Model};
 use serde_json::json;
 

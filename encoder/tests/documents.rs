@@ -3,16 +3,18 @@
 
 mod common;
 
+use mnemon_memory::Invalid;
 use std::sync::Arc;
 
 use common::models::{Family, model, options};
-use common::stores::{self, feed, read_all, stored};
-use common::{long_text, tokenizers as build};
+use common::stores::{feed, read_all, stored};
+use common::{long_text, stores, tokenizers as build};
 use mnemon_encoder::{
     DocumentEncoder, EncodeOptions, Error, HELD_BACK_BYTES_MAX, PUSH_BYTES_MAX, Progress, SearchBy, SearchOptions,
     search_text,
 };
-use mnemon_memory_store::{self as store, EntryPolicy, KeyHead, Memory, Recall, SearchRequest};
+use mnemon_memory::{EntryPolicy, KeyHead, Recall, SearchRequest};
+use mnemon_memory_store::{self as store, Memory};
 use mnemon_runtime::{LoadOptions, Model, ModelSource, RecallOptions};
 use serde_json::json;
 
@@ -62,7 +64,10 @@ fn bad_input_is_refused_and_leaves_nothing() {
     read_all(create(&model, &memory, "twice").unwrap(), b"once", 1);
     assert!(matches!(create(&model, &memory, "twice"), Err(Error::DocumentExists { .. })));
     let busy = create(&model, &memory, "busy").unwrap();
-    assert!(matches!(create(&model, &memory, "busy"), Err(Error::Store(store::Error::DocumentBusy { .. }))));
+    let Err(Error::Memory(mnemon_memory::Error::Backend(error))) = create(&model, &memory, "busy") else {
+        panic!("accepted")
+    };
+    assert!(matches!(error.downcast_ref(), Some(store::Error::DocumentBusy { .. })));
     drop(busy);
 
     let mut encoder = create(&model, &memory, "late").unwrap();
@@ -74,7 +79,7 @@ fn bad_input_is_refused_and_leaves_nothing() {
 
     let options = EncodeOptions { segment_tokens: 100, ..encode() };
     let refused = DocumentEncoder::create(Arc::clone(&model), Arc::new(memory.clone()), "odd", [].into(), options);
-    assert!(matches!(refused, Err(Error::Invalid { what: "segment_tokens", .. })));
+    assert!(matches!(refused, Err(Error::Invalid(Invalid { what: "segment_tokens", .. }))));
 }
 
 #[test]
@@ -86,7 +91,7 @@ fn a_memory_of_another_model_is_refused() {
     let store = stores::in_memory();
     let memory = stores::memory_for(&store, &model, "memory");
     let Err(error) = create(&other, &memory, "document") else { panic!("accepted") };
-    assert!(matches!(error, Error::Store(store::Error::FingerprintMismatch { .. })));
+    assert!(matches!(error, Error::Memory(mnemon_memory::Error::FingerprintMismatch { .. })));
     let text = error.to_string();
     assert!(text.contains(&model.fingerprint().to_string()) && text.contains(&other.fingerprint().to_string()));
 }
@@ -122,7 +127,7 @@ fn long_documents_are_held_in_bounded_memory() {
     assert_eq!(stored(&memory, "long").text(), text);
 
     let mut encoder = create(&model, &memory, "huge piece").unwrap();
-    assert!(matches!(encoder.push(&vec![b'a'; PUSH_BYTES_MAX + 1]), Err(Error::Invalid { .. })));
+    assert!(matches!(encoder.push(&vec![b'a'; PUSH_BYTES_MAX + 1]), Err(Error::Invalid(_))));
     let mut encoder = create(&model, &memory, "no spaces").unwrap();
     let mut most = 0;
     for _ in 0..20 {
@@ -390,15 +395,15 @@ fn bad_queries_are_refused() {
     assert!(matches!(search_text(&model, None, &snapshot, "", by_keys(5, false)), Err(Error::EmptyQuery)));
     assert!(matches!(
         search_text(&model, None, &snapshot, "x", by_keys(0, false)),
-        Err(Error::Invalid { what: "k", .. })
+        Err(Error::Invalid(Invalid { what: "k", .. }))
     ));
     assert!(matches!(
         search_text(&model, None, &snapshot, "x", by_keys(1 << 30, false)),
-        Err(Error::Invalid { what: "k", .. })
+        Err(Error::Invalid(Invalid { what: "k", .. }))
     ));
     let long = long_text(60_000, 1);
     assert!(matches!(
         search_text(&model, None, &snapshot, &long, by_keys(5, false)),
-        Err(Error::Invalid { what: "query", .. })
+        Err(Error::Invalid(Invalid { what: "query", .. }))
     ));
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::models::{Family, model, options};
-use common::stores::{self, read_all};
-use common::tokenizers as build;
+use common::stores::read_all;
+use common::{stores, tokenizers as build};
 use mnemon_encoder::{DocumentEncoder, Embedder, EncodeOptions, Error, Found, SearchBy, SearchOptions, search_text};
-use mnemon_memory_store::Recall;
+use mnemon_memory::Recall;
 use mnemon_runtime::LoadOptions;
 use serde_json::json;
 

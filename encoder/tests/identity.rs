@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use common::models::{FAMILIES, Family, model, options};
 use common::{long_text, stores, tokenizers as build};
 use mnemon_encoder::{DocumentEncoder, EncodeOptions};
-use mnemon_memory_store::{EntryPolicy, KvDtype, Recall};
+use mnemon_memory::{EntryPolicy, KvDtype, Recall};
 use mnemon_runtime::{
     FullAttention, LoadOptions, Logits, Model, PositionScheme, RecallAttention, RecallOptions, SequenceState,
 };

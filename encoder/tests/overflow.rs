@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use common::{models, tokenizers};
 use mnemon_encoder::Overflow;
-use mnemon_memory_store::{ChunkId, UnionRecall};
+use mnemon_memory::{ChunkId, UnionRecall};
+use mnemon_memory_store::create_scratch;
 use mnemon_runtime::{Model, ModelSource};
 use serde_json::json;
 
@@ -18,7 +19,7 @@ fn model() -> Arc<Model> {
 }
 
 fn read(model: &Arc<Model>, text: &str) -> Overflow {
-    let mut overflow = Overflow::new(model, model.geometry().clone(), text.to_owned()).unwrap();
+    let mut overflow = Overflow::new(create_scratch, model, &model.geometry().clone(), text.to_owned()).unwrap();
     while overflow.step().unwrap() {}
     overflow
 }
@@ -47,6 +48,6 @@ fn all_of_it_can_be_recalled_under_numbers_of_its_own() {
 #[test]
 fn a_text_without_tokens_is_refused() {
     let model = model();
-    let mut overflow = Overflow::new(&model, model.geometry().clone(), String::new()).unwrap();
+    let mut overflow = Overflow::new(create_scratch, &model, &model.geometry().clone(), String::new()).unwrap();
     assert!(!overflow.step().unwrap(), "there is nothing to read");
 }

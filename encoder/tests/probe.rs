@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use common::{models, tokenizers};
 use mnemon_encoder::{ProbeOptions, ProbeStage, probe};
+use mnemon_memory_store::create_scratch;
 use mnemon_runtime::{Model, ModelSource, Profile};
 use serde_json::{Value, json};
 
@@ -32,8 +33,8 @@ fn model(change: &[(&str, Value)], template: Option<&str>) -> Arc<Model> {
 }
 
 fn measured(model: &Arc<Model>, options: &ProbeOptions) -> Profile {
-    let profile = probe(model, options, &mut |_| {}).unwrap();
-    profile.validate(model).unwrap();
+    let profile = probe(create_scratch, model, options, &mut |_| {}).unwrap();
+    model.check_profile(&profile).unwrap();
     profile
 }
 
@@ -41,8 +42,8 @@ fn measured(model: &Arc<Model>, options: &ProbeOptions) -> Profile {
 fn the_same_seed_gives_the_same_profile() {
     let model = model(&[], None);
     let mut stages = Vec::new();
-    let profile = probe(&model, &small(), &mut |stage| stages.push(stage)).unwrap();
-    profile.validate(&model).unwrap();
+    let profile = probe(create_scratch, &model, &small(), &mut |stage| stages.push(stage)).unwrap();
+    model.check_profile(&profile).unwrap();
     assert_eq!(profile.measured.questions, 4);
     assert_eq!(profile, measured(&model, &small()));
     let other = measured(&model, &ProbeOptions { seed: 2, ..small() });
@@ -91,6 +92,6 @@ fn any_numbers_are_taken() {
 #[test]
 fn models_that_were_trained_with_memory_are_refused() {
     let model = Arc::new(Model::load(&ModelSource::Embedded, &models::options()).unwrap());
-    let error = probe(&model, &small(), &mut |_| {}).unwrap_err();
+    let error = probe(create_scratch, &model, &small(), &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("needs no profile"), "{error}");
 }

@@ -6,8 +6,7 @@
 // Inlining is what carries the features of the outermost function into the loops.
 #![allow(clippy::inline_always)]
 
-use crate::Isa;
-use crate::simd::truncated;
+use crate::simd::{Isa, truncated};
 
 /// Numbers that are looked at together.
 const LANES: usize = 16;

@@ -7,7 +7,9 @@ mod plan;
 
 use std::ops::Range;
 
-use crate::{Data, Error, Isa, Result};
+use crate::data::Data;
+use crate::error::{Error, Result};
+use crate::simd::Isa;
 
 /// Sizes shared by all segments of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

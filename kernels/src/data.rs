@@ -4,8 +4,6 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use crate::Isa;
-
 /// A borrowed row-major array.
 #[derive(Debug, Clone, Copy)]
 pub enum Data<'a> {
@@ -39,19 +37,6 @@ impl<'a> Data<'a> {
             Self::F16(data) => Data::F16(&data[range]),
             Self::Bf16(data) => Data::Bf16(&data[range]),
         }
-    }
-
-    /// The values themselves if they are f32, else widened into `buffer`.
-    pub(crate) fn in_f32<'b>(self, isa: Isa, buffer: &'b mut Vec<f32>) -> &'b [f32]
-    where
-        'a: 'b,
-    {
-        if let Self::F32(data) = self {
-            return data;
-        }
-        buffer.resize(self.len(), 0.0);
-        isa.widen(self, buffer);
-        buffer
     }
 
     /// The value at `index`, widened exactly.

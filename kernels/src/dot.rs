@@ -1,6 +1,7 @@
 //! Single inner products, for searching a graph: a few rows here, a few rows there.
 
-use crate::{Data, Isa};
+use crate::data::Data;
+use crate::simd::Isa;
 
 /// Inner products with stored rows, on one instruction set.
 ///

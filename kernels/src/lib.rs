@@ -1,7 +1,7 @@
 //! Attention and distance kernels of Mnemon.
 //!
-//! For whoever has keys and values in memory as plain numbers and wants attention over them, the largest inner products,
-//! or many single ones: the runtime and the memory store. Not for whoever wants tensors, graphs of operations or a
+//! For callers with keys and values in memory as plain numbers that need attention over them, the largest inner products,
+//! or many single ones: the runtime and the memory store. Not for callers that need tensors, graphs of operations or a
 //! device abstraction: there are none, and nothing here knows of models, files or time. Matrix products in general are
 //! better served by a BLAS.
 //!
@@ -37,15 +37,20 @@
 //! ```
 //!
 //! # Layout
-//! | module | what lives there |
+//!
+//! From the lowest floor up; a module imports only from those above it in this table.
+//!
+//! | module | idea |
 //! |---|---|
-//! | `attention` | arguments and their checks; `plan` cuts a call into blocks for threads, `block` attends with one to its segments, through `few` (rows of one token) or `many` (rows of a prompt) |
-//! | `topk` | search; `heap` keeps the best of one query |
-//! | `dot` | single products |
+//! | `error` | what calls refuse |
+//! | `data` | stored numbers as slices |
+//! | `simd` | the inner loops, written once and compiled for each instruction set; all `unsafe` code is here |
 //! | `affine` | codes are made |
 //! | `codes` | products with codes |
-//! | `simd` | the inner loops, written once and compiled for each instruction set; all `unsafe` code is here |
-//! | `data`, `error` | what every call shares |
+//! | `dot` | single products |
+//! | `topk` | search; its `heap` keeps the best of one query |
+//! | `attention` | arguments and their checks; its `plan` cuts a call into blocks for threads, `block` attends with one to its segments, through `few` (rows of queries) or `many` (tiles) |
+//! | `reference` | all of it in plain f64 |
 //!
 //! Functions check shapes before they touch data, return errors and do not panic. They run on rayon's current thread
 //! pool, or, where there is little to do, on the calling thread.

@@ -4,8 +4,9 @@
 //! fast kernel can swap one for the other.
 
 use crate::attention::{AttentionOutput, AttentionShape, Segment, check, distance_to_first_key, visible_keys};
+use crate::data::Data;
+use crate::error::Result;
 use crate::topk::check_top_k;
-use crate::{Data, Result};
 
 /// [`attention`](crate::attention()) with the whole score matrix in f64.
 pub fn attention(shape: AttentionShape, segments: &[Segment<'_>]) -> Result<AttentionOutput> {

@@ -32,7 +32,7 @@ mod avx512;
 use std::fmt;
 use std::sync::OnceLock;
 
-use crate::Data;
+use crate::data::Data;
 
 /// An instruction set that this processor has. Values come only from [`Isa::detect`] and [`Isa::available`], so holding
 /// one is proof that its instructions can be executed.
@@ -215,4 +215,19 @@ kernels! {
     fn dot::dot_row(query: &[f32], keys: Data<'_>, row: usize) -> f32;
     /// Appends the inner products of `query` and each of `rows`, NaN for a row that does not exist.
     fn dot::dot_rows(query: &[f32], keys: Data<'_>, rows: &[u32], out: &mut Vec<f32>);
+}
+
+impl<'a> Data<'a> {
+    /// The values themselves if they are f32, else widened into `buffer`.
+    pub(crate) fn in_f32<'b>(self, isa: Isa, buffer: &'b mut Vec<f32>) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        if let Self::F32(data) = self {
+            return data;
+        }
+        buffer.resize(self.len(), 0.0);
+        isa.widen(self, buffer);
+        buffer
+    }
 }

@@ -10,7 +10,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::heap::{Best, rank};
-use crate::{Data, Error, Isa, Result};
+use crate::data::Data;
+use crate::error::{Error, Result};
+use crate::simd::Isa;
 
 /// Keys of a tile: in f32 and with 64 dimensions, half a first-level cache of 32 KB.
 const TILE_KEYS: usize = 64;

@@ -1,13 +1,13 @@
 //! The one error type of the crate.
 
-use crate::Fingerprint;
+use mnemon_memory::Invalid;
 
 /// What went wrong in the store, to what, and what the caller can do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The memory does not exist for this tenant.
-    #[error("memory '{name}' does not exist; create it first (mnemon memory create {name})")]
+    #[error("memory '{name}' does not exist; create it first")]
     UnknownMemory {
         /// Name as given by the caller.
         name: String,
@@ -32,20 +32,6 @@ pub enum Error {
         /// Document identifier as given by the caller.
         document: String,
     },
-    /// The memory was made by another model.
-    #[error(
-        "memory '{memory}' holds keys and values of model {stored}, but the model in use is {given}; \
-         serve the model it was made with, or let this one read its documents again \
-         (mnemon reencode {memory} --replace, or --into ANOTHER-NAME)"
-    )]
-    FingerprintMismatch {
-        /// Name of the memory.
-        memory: String,
-        /// Fingerprint recorded when the memory was created.
-        stored: Fingerprint,
-        /// Fingerprint of the model in use.
-        given: Fingerprint,
-    },
     /// The memory changed while something was made of it that was to take its place.
     #[error("memory '{memory}' changed meanwhile; nothing was replaced: try again")]
     MemoryChanged {
@@ -61,13 +47,8 @@ pub enum Error {
         why: String,
     },
     /// An argument is outside of what is accepted.
-    #[error("invalid {what}: {why}")]
-    Invalid {
-        /// The argument.
-        what: &'static str,
-        /// What is accepted.
-        why: String,
-    },
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// A configured limit was reached.
     #[error("limit reached: {what} (at most {limit}); {advice}")]
     Limit {
@@ -109,7 +90,7 @@ pub enum Error {
         what: String,
     },
     /// Stored bytes fail their checksum or cannot be parsed.
-    #[error("{what} is damaged: {why}; `mnemon check` tells all, and with --repair keeps what can be saved")]
+    #[error("{what} is damaged: {why}; check the data folder: a repair keeps what can be saved")]
     Damaged {
         /// File or record.
         what: String,
@@ -143,9 +124,6 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A store on another machine answered with an error, or could not be reached.
-    #[error(transparent)]
-    Remote(Box<dyn std::error::Error + Send + Sync>),
     /// The catalog (sled) refused an operation.
     #[error("catalog: {0}")]
     Catalog(String),
@@ -153,3 +131,15 @@ pub enum Error {
 
 /// Result of the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<Error> for mnemon_memory::Error {
+    /// What a caller through the seam tells apart; the rest it may downcast to.
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(invalid) => Self::Invalid(invalid),
+            Error::UnknownChunk { chunk } => Self::UnknownChunk { chunk },
+            Error::Damaged { what, why } => Self::Damaged { what, why },
+            other => Self::Backend(Box::new(other)),
+        }
+    }
+}

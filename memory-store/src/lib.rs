@@ -3,42 +3,37 @@
 //! A [`Store`] keeps named memories over a [`Storage`]; a [`Memory`] keeps documents, each a sequence of chunks: tokens,
 //! text, and the keys and values that a model's memory layers computed for them. A [`Writer`] appends to one document
 //! and acknowledges only what survives `kill -9` and loss of power; a [`Snapshot`] is an immutable view that searches
-//! keys by inner product and hands out chunks while others write.
+//! keys by inner product and hands out chunks while others write. Types and traits that models need are in `mnemon-memory`.
 //!
-//! Who should not use it: whoever wants vectors of documents rather than keys of attention (use a vector database), or
+//! Who should not use it: code that wants vectors of documents rather than keys of attention (use a vector database), or
 //! many processes on one folder (one process holds it; others talk to that one). There are no tensors, no async and no
 //! clock in here: callers bring numbers, threads and time.
 //!
 //! # Layout
 //!
+//! From the lowest floor up; a module imports only from those above it in this table.
+//!
 //! | module | idea |
 //! |---|---|
-//! | `geometry`, `chunk`, `info`, `error` | plain data |
-//! | `recall`, `choice` | the seam to the runtime: what is asked of a memory while text is made |
-//! | `reading` | the seam to the encoder: what is asked of a memory while a document is read |
+//! | `sync` | locks that ignore poisoning |
+//! | `error` | the error type |
+//! | `types` | plain data with its bounds: what memories and documents are, limits, names, options |
+//! | `format` | bytes to values and back, and nothing else: `docs/format.md` |
 //! | `storage` | ordered records and immutable blobs: sled and files, memory, faulty |
-//! | `codec`, `records`, `extent`, `numbers`, `quant` | bytes: `docs/format.md` |
-//! | `store`, `memory`, `writer`, `snapshot`, `union` | the handles |
-//! | `filter` | views of some documents |
-//! | `state` | what a memory consists of at one moment |
-//! | `core` | storage, numbers and caches that the handles share; the one way to commit |
-//! | `index` | flat scan; graphs: build, extend, freeze, search |
-//! | `blob`, `check` | every byte of a store that is not open verified, and rebuilt where that can be done |
-//! | `limits`, `life`, `expiry` | times to live: what is due, and how it goes |
-//! | `quota` | how much memories and tenants may hold |
-//! | `archive` | a memory as one file: export, import; a memory takes the place of another |
-//! | `compact` | blobs with dead chunks, and many small ones, are written anew |
+//! | `index` | vectors (flat scan, graph), words (BM25 postings), sentence embeddings |
+//! | `engine` | memories and their states, transactions, deletion, caches, quotas, expiry |
+//! | `search` | searches over a state: entries, terms, words, embeddings |
+//! | `maintenance` | sealing, compaction, deletion of what expired |
+//! | `handles` | [`Store`], [`Memory`], [`Writer`], [`Snapshot`] |
+//! | `archive` | a memory as one file: export, import |
+//! | `check` | every byte of a store that is not open verified, and rebuilt where that can be done |
 //! | `fuzzing` | every parser of bytes, for fuzzers; behind the feature of this name |
-//! | `terms` | search by token ids: all scanned, BM25 |
-//! | `embeddings` | search by meaning: vectors in a blob beside each chunk blob |
-//! | `words` | search by words: an index in each chunk blob, BM25 |
-//! | `tail`, `seal` | entries that no graph indexes yet, and how they get one |
 //!
 //! # Invariants
 //!
-//! - A blob is durable before a record refers to it, and no record refers to it when it is deleted; then it goes with
+//! - A blob is durable before a record refers to it, and no record refers to it when it is deleted; it is deleted with
 //!   its last reader. Blobs without record are removed at opening, unless a memory is damaged.
-//! - A state never changes. A change makes a new state, commits its records, then replaces the old one.
+//! - A state never changes. A transaction makes a new state, commits its records, then replaces the old one.
 //! - Commits, deletions and sealings of one memory take turns; readers never wait for them.
 //! - What is due by the clock is never shown: readers delete it first, as anyone would, or hide it if that fails.
 //! - Chunk ids are given out once in the life of a store.
@@ -54,75 +49,40 @@
 //! graph and the rest scanned, had 1,115 MB resident and 1,240 MB at most: the full index cache and what one search reads.
 
 pub mod archive;
-mod blob;
-mod cache;
 pub mod check;
-mod choice;
-mod chunk;
-mod codec;
-mod compact;
-mod core;
-mod embeddings;
+mod engine;
 mod error;
-mod expiry;
-mod extent;
-mod filter;
+mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod geometry;
+mod handles;
 pub mod index;
-mod info;
-mod life;
-mod limits;
-mod memory;
-mod names;
-mod numbers;
-mod options;
-mod quant;
-mod quota;
-mod reading;
-mod recall;
-mod records;
-mod seal;
-mod snapshot;
-mod state;
+mod maintenance;
+mod search;
 pub mod storage;
-mod store;
 mod sync;
-mod tail;
-mod terms;
-mod union;
-mod update;
-mod words;
-mod writer;
+mod types;
 
 pub use archive::{Export, Import};
 pub use check::{check, check_folder};
-pub use choice::Choice;
-pub use chunk::{ChunkId, ChunkInfo, ChunkKv, KvChunk, KvData, SourceSpan, Turn};
-pub use compact::Compacted;
-pub use embeddings::{EMBEDDING_DIM_MAX, Embeddings, Unembedded};
 pub use error::{Error, Result};
-pub use expiry::Expired;
-pub use filter::DocumentLabels;
-pub use geometry::{EntryPolicy, Fingerprint, KeyHead, KvDtype, KvGeometry};
-pub use info::{Committed, DocumentInfo, MemoryInfo, MemorySpec, ResumePoint, WriterState};
-pub use limits::{MAX_TTL_MS, MemoryLimits, Quota};
-pub use memory::Memory;
-pub use names::{
+pub use format::geometry::bytes_per_token;
+pub use handles::embeddings::Unembedded;
+pub use handles::filter::DocumentLabels;
+pub use handles::memory::Memory;
+pub use handles::scratch::create_scratch;
+pub use handles::snapshot::Snapshot;
+pub use handles::store::Store;
+pub use handles::writer::Writer;
+pub use index::words::WordMatcher;
+pub use maintenance::compact::Compacted;
+pub use maintenance::expire::Expired;
+pub use storage::{InMemoryStorage, SledOptions, SledStorage, Storage};
+pub use types::info::{DocumentInfo, MemoryInfo, MemorySpec};
+pub use types::limits::{MAX_TTL_MS, MemoryLimits, Quota};
+pub use types::names::{
     MAX_DOCUMENT_ID_BYTES, MAX_METADATA_ENTRIES, MAX_METADATA_KEY_BYTES, MAX_METADATA_VALUE_BYTES, MAX_NAME_BYTES,
     TURN_BYTES_MAX, TURN_ENTRIES_MAX,
 };
-pub use options::{Clock, Sealing, StoreOptions};
-pub use reading::{DocumentWriter, OpenMemory};
-pub use recall::{
-    EmbeddingHit, EmbeddingHits, EmbeddingRequest, Hit, MAX_NEIGHBOURS, Meaning, QUERY_BYTES_MAX, Recall,
-    SearchRequest, TERMS_MAX, TermHit, TermHits, TermRequest, WordHits, WordRequest, term_weight,
-};
-pub use snapshot::Snapshot;
-pub use storage::{InMemoryStorage, SledOptions, SledStorage, Storage};
-pub use store::Store;
-pub use union::UnionRecall;
-pub use words::WordMatcher;
-pub use writer::Writer;
+pub use types::options::{Clock, Sealing, StoreOptions};

@@ -9,13 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::archive::{described, export, import, import_in_pieces, sample};
-use common::{extend, geometry, open, options, small_spec, spec, write_document};
+use common::{clock, extend, geometry, open, options, small_spec, spec, write_document};
+use mnemon_memory::{EntryPolicy, KvDtype, Recall, ResumePoint};
 use mnemon_memory_store::archive::{ArchiveReader, Section, verify};
 use mnemon_memory_store::check::Finding;
 use mnemon_memory_store::storage::{SimulatedStorage, Trouble};
-use mnemon_memory_store::{
-    EntryPolicy, Error, InMemoryStorage, KvDtype, Memory, Recall, Result, ResumePoint, Storage, Store, StoreOptions,
-};
+use mnemon_memory_store::{Error, InMemoryStorage, Memory, Result, Storage, Store, StoreOptions};
 use proptest::prelude::*;
 
 fn store() -> (Arc<InMemoryStorage>, Store) {
@@ -145,9 +144,9 @@ fn an_export_shows_one_moment() {
 /// A small archive: no more than is needed to have every section.
 fn small_archive() -> (Vec<u8>, Vec<String>) {
     let (_, from) = store();
-    let spec = spec(mnemon_memory_store::KvGeometry {
+    let spec = spec(mnemon_memory::KvGeometry {
         layers: vec![1],
-        key_heads: mnemon_memory_store::KvGeometry::all_key_heads(&[1], 1),
+        key_heads: mnemon_memory::KvGeometry::all_key_heads(&[1], 1),
         kv_heads: 1,
         head_dim: 4,
         chunk_tokens: 8,
@@ -198,7 +197,7 @@ fn names_and_limits_are_kept() {
     let (archive, _) = small_archive();
     let storage: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
     let few = StoreOptions { max_memories: 2, max_documents_per_memory: 1, ..options() };
-    let to = Store::open(storage, few).unwrap();
+    let to = Store::open(storage, few, clock()).unwrap();
     let error = import(&to, None, false, &archive).err().unwrap();
     assert!(matches!(error, Error::Limit { what: "documents in a memory", .. }), "{error}");
     for name in ["one", "two"] {
@@ -290,7 +289,7 @@ fn a_crash_at_any_step_leaves_nothing_or_everything() {
     let begin = |seed: u64, with_old: bool| {
         let disk = SimulatedStorage::new(seed);
         let small = StoreOptions { writer_buffer_bytes: 4000, ..options() };
-        let store = Store::open(Arc::new(disk.clone()), small).unwrap();
+        let store = Store::open(Arc::new(disk.clone()), small, clock()).unwrap();
         let old = with_old.then(|| {
             let old = store.create_memory("tenant", "books", small_spec()).unwrap();
             write_document(&old, "old", 2, 70);
@@ -351,7 +350,8 @@ fn a_memory_takes_the_place_of_another_at_once() -> Result<()> {
     for handle in [&old, &new] {
         assert!(matches!(handle.writer("x", BTreeMap::new()), Err(Error::UnknownMemory { .. })));
     }
-    assert_eq!(held.fetch(0, &held.chunks(9)?)?.len(), 2, "a snapshot goes on showing what it showed");
+    let chunks = held.chunks(9).unwrap();
+    assert_eq!(held.fetch(0, &chunks).unwrap().len(), 2, "a snapshot goes on showing what it showed");
     assert!(!placed.is_becoming(&old)?);
     write_document(&placed, "more", 1, 90);
     let after_more = described(&placed);

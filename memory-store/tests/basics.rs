@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{extend, geometry, open, queries, search, small_spec, spec, texts, write_document};
-use mnemon_memory_store::{
-    EntryPolicy, Error, Fingerprint, InMemoryStorage, KvData, KvDtype, Recall, SledOptions, SledStorage, Storage,
-};
+use mnemon_memory::{EntryPolicy, Fingerprint, KvData, KvDtype, Recall};
+use mnemon_memory_store::{Error, InMemoryStorage, SledOptions, SledStorage, Storage};
 
 fn storages(directory: &std::path::Path) -> Vec<Arc<dyn Storage>> {
     let sled = SledStorage::open(directory, SledOptions::default()).unwrap();

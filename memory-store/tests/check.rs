@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{extend, open, options, queries, search, small_spec, texts, write_document};
+use common::{clock, extend, open, options, queries, search, small_spec, texts, write_document};
+use mnemon_memory::{Recall, ResumePoint};
 use mnemon_memory_store::check::CheckReport;
 use mnemon_memory_store::storage::Batch;
 use mnemon_memory_store::{
-    Error, InMemoryStorage, Memory, Recall, ResumePoint, SledOptions, SledStorage, Storage, Store, check, check_folder,
+    Error, InMemoryStorage, Memory, SledOptions, SledStorage, Storage, Store, check, check_folder,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -391,7 +392,7 @@ fn a_catalog_that_is_gone_is_rebuilt_from_the_blobs() {
     whole.retain(|(memory, ..), _| memory != "empty");
     let storage = open_folder(folder.path());
     assert_eq!(contents(&storage), whole);
-    let store = Store::open(storage, options()).unwrap();
+    let store = Store::open(storage, options(), clock()).unwrap();
     let memory = store.memory("tenant", "books").unwrap();
     let document = memory.document("b").unwrap();
     assert_eq!((document.metadata["title"].as_str(), document.complete), ("B", false));

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{chunk, extend, open, options, queries, search, small_spec, texts, write_document};
+use common::{chunk, clock, extend, open, options, queries, search, small_spec, texts, write_document};
+use mnemon_memory::{KvChunk, Recall, ResumePoint};
 use mnemon_memory_store::storage::{Fault, FaultPlan, FaultyStorage};
 use mnemon_memory_store::{
-    InMemoryStorage, KvChunk, Memory, Recall, ResumePoint, Sealing, SledOptions, SledStorage, Storage, Store,
-    StoreOptions, check, check_folder,
+    InMemoryStorage, Memory, Sealing, SledOptions, SledStorage, Storage, Store, StoreOptions, check, check_folder,
 };
 
 /// Appends a chunk that can be recognised: its text, and its keys.
@@ -51,7 +51,7 @@ fn what_was_deleted_is_gone_from_every_file() {
     let folder = tempfile::tempdir().unwrap();
     let open_store = || {
         let storage = SledStorage::open(folder.path(), SledOptions::default()).unwrap();
-        Store::open(Arc::new(storage), options()).unwrap()
+        Store::open(Arc::new(storage), options(), clock()).unwrap()
     };
     let store = open_store();
     let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
@@ -126,17 +126,18 @@ fn fill(store: &Store) -> Memory {
 fn small_blobs_are_joined_and_dead_chunks_go() {
     for sealed in [false, true] {
         let storage: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
-        let store = Store::open(Arc::clone(&storage), manual()).unwrap();
+        let store = Store::open(Arc::clone(&storage), manual(), clock()).unwrap();
         let memory = fill(&store);
         if sealed {
             // With other boundaries than those of blobs.
             drop((memory, store));
-            let store = Store::open(Arc::clone(&storage), StoreOptions { seal_entries: 80, ..manual() }).unwrap();
+            let store =
+                Store::open(Arc::clone(&storage), StoreOptions { seal_entries: 80, ..manual() }, clock()).unwrap();
             store.seal_all().unwrap();
         } else {
             drop((memory, store));
         }
-        let store = Store::open(Arc::clone(&storage), manual()).unwrap();
+        let store = Store::open(Arc::clone(&storage), manual(), clock()).unwrap();
         let memory = store.memory("tenant", "books").unwrap();
         let (before, info) = (everything(&memory), memory.info());
         let held = memory.snapshot().unwrap();
@@ -157,7 +158,7 @@ fn small_blobs_are_joined_and_dead_chunks_go() {
         drop((memory, store));
         let report = check(&storage, false).unwrap();
         assert!(report.is_sound() && report.unused_blobs == 0, "{:#?}", report.findings);
-        let store = Store::open(Arc::clone(&storage), manual()).unwrap();
+        let store = Store::open(Arc::clone(&storage), manual(), clock()).unwrap();
         let memory = store.memory("tenant", "books").unwrap();
         assert_eq!(everything(&memory), before);
         extend(&mut memory.writer("a", BTreeMap::new()).unwrap(), memory.geometry(), 2, 300, true);
@@ -178,7 +179,7 @@ fn small_blobs_are_joined_and_dead_chunks_go() {
 
 #[test]
 fn a_writer_that_is_at_work_is_not_disturbed() {
-    let store = Store::open(Arc::new(InMemoryStorage::new()), manual()).unwrap();
+    let store = Store::open(Arc::new(InMemoryStorage::new()), manual(), clock()).unwrap();
     let memory = fill(&store);
     let mut writer = memory.writer("a", BTreeMap::new()).unwrap();
     let state = writer.state();
@@ -205,7 +206,7 @@ fn a_compaction_that_fails_costs_nothing() {
         for at in 0..12 {
             let inner: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
             let faulty = Arc::new(FaultyStorage::new(Arc::clone(&inner)));
-            let store = Store::open(Arc::clone(&faulty) as Arc<dyn Storage>, manual()).unwrap();
+            let store = Store::open(Arc::clone(&faulty) as Arc<dyn Storage>, manual(), clock()).unwrap();
             let memory = fill(&store);
             let before = everything(&memory);
             faulty.set_plan(Some(FaultPlan { at, fault, sticky: false }));
@@ -215,7 +216,7 @@ fn a_compaction_that_fails_costs_nothing() {
             drop((memory, store));
             faulty.crash();
             assert!(check(&inner, false).unwrap().is_sound(), "{fault:?} at {at}");
-            let store = Store::open(Arc::clone(&inner), manual()).unwrap();
+            let store = Store::open(Arc::clone(&inner), manual(), clock()).unwrap();
             let memory = store.memory("tenant", "books").unwrap();
             assert_eq!(everything(&memory), before, "{fault:?} at {at}");
             let bytes: u64 = inner.list_blobs().unwrap().iter().map(|blob| blob.bytes).sum();
@@ -228,7 +229,7 @@ fn a_compaction_that_fails_costs_nothing() {
 fn a_crash_while_the_catalog_is_replaced_leaves_one_of_the_two() {
     let folder = tempfile::tempdir().unwrap();
     let open_store =
-        || Store::open(Arc::new(SledStorage::open(folder.path(), SledOptions::default()).unwrap()), manual());
+        || Store::open(Arc::new(SledStorage::open(folder.path(), SledOptions::default()).unwrap()), manual(), clock());
     let store = open_store().unwrap();
     fill(&store);
     // A crash: the folder is not closed in order.

@@ -7,14 +7,13 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{open, options, queries, small_spec, write_document};
+use common::{clock, open, options, queries, small_spec, write_document};
+use mnemon_memory::{Recall, SearchRequest};
 use mnemon_memory_store::storage::Batch;
-use mnemon_memory_store::{
-    Error, InMemoryStorage, Memory, Recall, Result, SearchRequest, SledOptions, SledStorage, Storage, Store,
-};
+use mnemon_memory_store::{Error, InMemoryStorage, Memory, SledOptions, SledStorage, Storage, Store};
 
 /// Reads everything there is.
-fn read_all(memory: &Memory) -> Result<()> {
+fn read_all(memory: &Memory) -> mnemon_memory::Result<()> {
     let snapshot = memory.snapshot()?;
     let ids = snapshot.chunks(1000)?;
     snapshot.describe(&ids)?;
@@ -46,7 +45,7 @@ fn every_damaged_blob_is_named_or_unharmed() {
             match read_all(&store.memory("tenant", "books").unwrap()) {
                 // Headers and footers of chunk blobs are only for rebuilding, and padding is for nothing.
                 Ok(()) => assert!(blob.name.starts_with("chunks"), "{} at {at}", blob.name),
-                Err(Error::Damaged { what, .. }) => {
+                Err(mnemon_memory::Error::Damaged { what, .. }) => {
                     assert!(what.contains(&blob.name), "{what} instead of {}", blob.name);
                     detected += 1;
                 }
@@ -62,7 +61,10 @@ fn every_damaged_blob_is_named_or_unharmed() {
             });
             let store = open(Arc::clone(&storage) as Arc<dyn Storage>);
             let error = read_all(&store.memory("tenant", "books").unwrap()).unwrap_err();
-            assert!(matches!(&error, Error::Damaged { what, .. } if what.contains(&blob.name)), "{error}");
+            assert!(
+                matches!(&error, mnemon_memory::Error::Damaged { what, .. } if what.contains(&blob.name)),
+                "{error}"
+            );
             storage.damage_blob(&blob.name, |bytes| *bytes = whole);
         }
     }
@@ -75,7 +77,7 @@ fn a_file_cut_short_on_disk_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let open_store = || {
         let storage = SledStorage::open(directory.path(), SledOptions::default()).unwrap();
-        Store::open(Arc::new(storage), options()).unwrap()
+        Store::open(Arc::new(storage), options(), clock()).unwrap()
     };
     let store = open_store();
     write_document(&store.create_memory("tenant", "books", small_spec()).unwrap(), "a", 2, 1);
@@ -107,7 +109,7 @@ fn a_damaged_record_costs_one_memory() {
             batch.put(key.clone(), damaged);
             storage.apply(&batch).unwrap();
             let name = format!("{} at {at}", key.escape_ascii());
-            match Store::open(Arc::clone(&storage) as Arc<dyn Storage>, options()) {
+            match Store::open(Arc::clone(&storage) as Arc<dyn Storage>, options(), clock()) {
                 Ok(store) if key == b"r" => {
                     // Numbers are given out from elsewhere.
                     for name in ["books", "other"] {
@@ -127,7 +129,7 @@ fn a_damaged_record_costs_one_memory() {
                             continue;
                         }
                         let error = read.unwrap_err().to_string();
-                        assert!(error.contains(&memory.name) && error.contains("--repair"), "{name}: {error}");
+                        assert!(error.contains(&memory.name) && error.contains("a repair keeps"), "{name}: {error}");
                         let refused = [
                             opened.writer("new", BTreeMap::new()).err().unwrap(),
                             opened.list_documents(None, 1).unwrap_err(),
@@ -159,6 +161,6 @@ fn an_unknown_format_is_refused_by_number() {
     let mut batch = Batch::default();
     batch.put(b"v".to_vec(), 99_u32.to_le_bytes().to_vec());
     storage.apply(&batch).unwrap();
-    let error = Store::open(storage, options()).err().unwrap();
+    let error = Store::open(storage, options(), clock()).err().unwrap();
     assert!(matches!(&error, Error::UnknownFormat { found, .. } if found == "99"), "{error}");
 }

@@ -7,10 +7,10 @@ mod common;
 use std::sync::Arc;
 
 use common::{extend, open, small_spec, write_document};
-use mnemon_memory_store::{
-    ChunkId, EmbeddingHits, EmbeddingRequest, Embeddings, Error, Fingerprint, InMemoryStorage, KvChunk, Meaning,
-    Memory, Recall, Storage, Store, UnionRecall, check,
+use mnemon_memory::{
+    ChunkId, EmbeddingHits, EmbeddingRequest, Embeddings, Fingerprint, KvChunk, Meaning, Recall, UnionRecall,
 };
+use mnemon_memory_store::{Error, InMemoryStorage, Memory, Storage, Store, check};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -233,7 +233,7 @@ fn embeddings_go_with_their_chunks() {
     // Truncated chunks are not found.
     let mut writer = memory.writer("b", [].into()).unwrap();
     writer.truncate(1).unwrap();
-    writer.commit(mnemon_memory_store::ResumePoint::default()).unwrap();
+    writer.commit(mnemon_memory::ResumePoint::default()).unwrap();
     drop(writer);
     assert_eq!(search(&memory.snapshot().unwrap(), &unit(1), 9, &[]).hits.len(), 1);
     // What lived beside deleted text is embedded again.
@@ -269,7 +269,7 @@ fn embeddings_are_joined_and_counted() {
     memory.update_limits(|limits| limits.max_bytes = Some(bytes("") + 1)).unwrap();
     let mut writer = memory.writer("b", [].into()).unwrap();
     writer.append(written[0].clone()).unwrap();
-    let refused = writer.commit(mnemon_memory_store::ResumePoint::default());
+    let refused = writer.commit(mnemon_memory::ResumePoint::default());
     assert!(matches!(refused, Err(Error::Quota { what: "bytes", .. })), "{refused:?}");
     drop(writer);
 
@@ -360,7 +360,7 @@ fn several_memories_and_bad_requests() {
         EmbeddingRequest { query: &short, ..request },
         EmbeddingRequest { query: &[f32::NAN], ..request },
     ] {
-        assert!(matches!(view.search_embeddings(&wrong), Err(Error::Invalid { .. })));
+        assert!(matches!(view.search_embeddings(&wrong), Err(mnemon_memory::Error::Invalid(_))));
     }
     let next = other.unembedded(&EMBEDDER).unwrap().unwrap();
     let good = embeddings(&next.texts);

@@ -9,11 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{extend, options, queries, search, small_spec, texts, write_document};
+use mnemon_memory::{Recall, ResumePoint};
 use mnemon_memory_store::storage::{Fault, FaultPlan, FaultyStorage};
-use mnemon_memory_store::{
-    Error, Expired, InMemoryStorage, MAX_TTL_MS, Memory, MemoryLimits, Recall, ResumePoint, Storage, Store,
-    StoreOptions,
-};
+use mnemon_memory_store::{Error, Expired, InMemoryStorage, MAX_TTL_MS, Memory, MemoryLimits, Storage, Store};
 
 const START: u64 = 1_700_000_000_000;
 
@@ -58,8 +56,7 @@ impl World {
 
 fn open(storage: &Arc<dyn Storage>, clock: &Arc<AtomicU64>) -> Store {
     let clock = Arc::clone(clock);
-    let options = StoreOptions { clock: Arc::new(move || clock.load(Ordering::Relaxed)), ..options() };
-    Store::open(Arc::clone(storage), options).unwrap()
+    Store::open(Arc::clone(storage), options(), Arc::new(move || clock.load(Ordering::Relaxed))).unwrap()
 }
 
 fn write_for(memory: &Memory, id: &str, chunks: usize, seed: u64, ttl_ms: u64) {
@@ -100,6 +97,9 @@ fn a_document_goes_exactly_at_its_time() {
     assert!(matches!(memory.delete_document("goes"), Err(Error::UnknownDocument { .. })));
     assert_eq!(ids(&memory), ["stays"]);
     let info = memory.info();
+    assert_eq!((info.documents, info.chunks, info.sequence), (1, 2, before), "reads do not write");
+    assert_eq!(world.store.expire().unwrap(), Expired { memories: 0, documents: 1 });
+    let info = memory.info();
     assert_eq!((info.documents, info.chunks, info.sequence), (1, 2, before + 1));
     let after = memory.snapshot().unwrap();
     assert_eq!(after.len(), 2);
@@ -136,7 +136,14 @@ fn any_reader_finds_it_gone() {
         let memory = world.create(MemoryLimits::default());
         write_for(&memory, "d", 3, 1, 10);
         world.set(10);
+        let (blobs, records) = (storage.list_blobs().unwrap(), storage.scan(b"", None, 100).unwrap());
         assert!(read(&world, &memory), "{name}");
+        // A writer begins the document again; reads change nothing.
+        if name != "writer" {
+            assert_eq!(storage.list_blobs().unwrap(), blobs, "{name}");
+            assert_eq!(storage.scan(b"", None, 100).unwrap(), records, "{name}");
+            assert_eq!(world.store.expire().unwrap(), Expired { memories: 0, documents: 1 }, "{name}");
+        }
         assert!(storage.list_blobs().unwrap().is_empty(), "{name}: it is deleted, not only hidden");
     }
 }
@@ -312,6 +319,7 @@ fn many_go_at_once() {
     world.set(1000);
     assert_eq!(memory.snapshot().unwrap().len(), 3);
     assert_eq!(ids(&memory), ["late"]);
+    assert_eq!(world.store.expire().unwrap(), Expired { memories: 0, documents: 150 });
     let bytes: u64 = storage.list_blobs().unwrap().iter().map(|blob| blob.bytes).sum();
     let info = memory.info();
     assert_eq!((bytes, info.documents), (info.stored_bytes + info.index_bytes, 1));
@@ -404,6 +412,8 @@ fn a_crash_at_any_write_of_an_expiry_brings_nothing_back() {
             assert_eq!(ids(&memory), ["late"], "{fault:?} at {at}");
             assert_eq!(memory.snapshot().unwrap().len(), 10);
             assert!(store.memory("tenant", "gone").is_err(), "{fault:?} at {at}");
+            store.expire().unwrap();
+            assert_eq!(memory.snapshot().unwrap().len(), 10);
             let info = memory.info();
             let bytes: u64 = storage.list_blobs().unwrap().iter().map(|blob| blob.bytes).sum();
             assert_eq!(bytes, info.stored_bytes + info.index_bytes, "{fault:?} at {at}");

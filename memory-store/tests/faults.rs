@@ -8,11 +8,11 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use common::{chunk, open, options, queries, search, small_spec, texts};
+use common::{chunk, clock, open, options, queries, search, small_spec, texts};
+use mnemon_memory::{KvChunk, Recall, ResumePoint};
 use mnemon_memory_store::storage::{Fault, FaultPlan, FaultyStorage};
 use mnemon_memory_store::{
-    Error, InMemoryStorage, KvChunk, Memory, Recall, Result, ResumePoint, SledOptions, SledStorage, Storage, Store,
-    StoreOptions, Writer,
+    Error, InMemoryStorage, Memory, Result, SledOptions, SledStorage, Storage, Store, StoreOptions, Writer,
 };
 
 /// What the workload was told: text of each document's chunks, as far as it was acknowledged.
@@ -50,7 +50,7 @@ fn append(memory: &Memory, writer: &mut Writer, at: &mut (u64, u64), seed: u64) 
 /// Writes, truncates, deletes, seals; stops at the first failure.
 fn workload(storage: Arc<dyn Storage>, told: &mut Acknowledged) -> Result<()> {
     let options = StoreOptions { seal_entries: 32, m: 4, ef_construction: 16, writer_buffer_bytes: 3000, ..options() };
-    let store = Store::open(storage, options)?;
+    let store = Store::open(storage, options, clock())?;
     let memory = store.create_memory("tenant", "books", small_spec())?;
     told.created = true;
     for (id, seed) in [("a", 0), ("b", 100)] {

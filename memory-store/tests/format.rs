@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use common::{chosen, geometry, keys_only, open, small_spec, spec, write_document};
 use half::f16;
-use mnemon_memory_store::{EntryPolicy, InMemoryStorage, KvDtype, Storage};
+use mnemon_memory::{EntryPolicy, KvDtype};
+use mnemon_memory_store::{InMemoryStorage, Storage};
 
 /// Reads fields one after the other.
 struct Fields<'a>(&'a [u8]);

@@ -12,14 +12,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::archive::sample;
-use common::{geometry, queries, search};
-use mnemon_memory_store::{
-    EntryPolicy, KvData, KvDtype, Memory, Recall, Sealing, SledOptions, SledStorage, Store, StoreOptions,
-};
+use common::{clock, geometry, queries, search};
+use mnemon_memory::{EntryPolicy, KvData, KvDtype, Recall};
+use mnemon_memory_store::{Memory, Sealing, SledOptions, SledStorage, Store, StoreOptions};
 
 fn open(folder: &Path) -> Store {
     let options = StoreOptions { seal_entries: 32, sealing: Sealing::Inline, ..common::options() };
-    Store::open(Arc::new(SledStorage::open(folder, SledOptions::default()).unwrap()), options).unwrap()
+    Store::open(Arc::new(SledStorage::open(folder, SledOptions::default()).unwrap()), options, clock()).unwrap()
 }
 
 /// One memory for each type of numbers and each entry policy.

@@ -5,10 +5,10 @@
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
-use mnemon_memory_store::index::{
+use mnemon_memory::{ChunkId, KvData, KvDtype};
+use mnemon_memory_store::index::vectors::{
     BuildParams, EntryRef, FlatIndex, GraphIndex, SearchParams, VectorIndex, build_graph,
 };
-use mnemon_memory_store::{ChunkId, KvData, KvDtype};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -7,11 +7,9 @@ mod common;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use common::{chunk, extend, open, options, queries, search, small_spec, texts, write_document};
-use mnemon_memory_store::{
-    Error, InMemoryStorage, Memory, Recall, ResumePoint, Sealing, SearchRequest, Storage, Store, StoreOptions,
-    UnionRecall,
-};
+use common::{chunk, clock, extend, open, options, queries, search, small_spec, texts, write_document};
+use mnemon_memory::{Recall, ResumePoint, SearchRequest, UnionRecall};
+use mnemon_memory_store::{Error, InMemoryStorage, Memory, Sealing, Storage, Store, StoreOptions};
 
 fn fresh() -> (Arc<InMemoryStorage>, Store, Memory) {
     let storage = Arc::new(InMemoryStorage::new());
@@ -39,15 +37,15 @@ fn a_snapshot_does_not_change() {
     let after = memory.snapshot().unwrap();
     assert_eq!(after.len(), 40);
     let gone = before.chunks(1).unwrap();
-    assert!(matches!(after.fetch(0, &gone), Err(Error::UnknownChunk { .. })));
-    assert!(matches!(after.describe(&gone), Err(Error::UnknownChunk { .. })));
+    assert!(matches!(after.fetch(0, &gone), Err(mnemon_memory::Error::UnknownChunk { .. })));
+    assert!(matches!(after.describe(&gone), Err(mnemon_memory::Error::UnknownChunk { .. })));
 }
 
 #[test]
 fn what_is_not_committed_is_not_seen_and_leaves_nothing() {
     let storage = Arc::new(InMemoryStorage::new());
     let options = StoreOptions { writer_buffer_bytes: 1, ..options() };
-    let store = Store::open(Arc::clone(&storage) as Arc<dyn Storage>, options).unwrap();
+    let store = Store::open(Arc::clone(&storage) as Arc<dyn Storage>, options, clock()).unwrap();
     let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
     let mut writer = memory.writer("a", BTreeMap::new()).unwrap();
     let mut at = (0, 0);
@@ -79,7 +77,7 @@ fn one_writer_for_a_document_many_for_a_memory() {
     assert_eq!(memory.writer("a", BTreeMap::new()).unwrap().state().chunks, 3);
 }
 
-type Damage = fn(&mut mnemon_memory_store::KvChunk);
+type Damage = fn(&mut mnemon_memory::KvChunk);
 
 #[test]
 fn appended_chunks_must_fit() {
@@ -208,7 +206,7 @@ fn deleting_a_memory_keeps_its_snapshots() {
 fn sealing_changes_nothing_that_is_seen() {
     let storage = Arc::new(InMemoryStorage::new());
     let manual = StoreOptions { sealing: Sealing::Manual, ..options() };
-    let store = Store::open(Arc::clone(&storage) as Arc<dyn Storage>, manual).unwrap();
+    let store = Store::open(Arc::clone(&storage) as Arc<dyn Storage>, manual, clock()).unwrap();
     let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
     let mut writer = memory.writer("a", BTreeMap::new()).unwrap();
     for seed in 0..12 {
@@ -223,7 +221,7 @@ fn sealing_changes_nothing_that_is_seen() {
     let after = memory.snapshot().unwrap();
     assert_eq!(after.sequence(), before.sequence());
     assert_eq!(search(&after, 0, &queries, 2, 20, true).len(), flat.len());
-    let same = |a: &[mnemon_memory_store::Hit], b: &[mnemon_memory_store::Hit]| {
+    let same = |a: &[mnemon_memory::Hit], b: &[mnemon_memory::Hit]| {
         a.iter().zip(b).all(|(a, b)| (a.score - b.score).abs() < 1e-4)
     };
     for (exact, flat) in search(&after, 0, &queries, 2, 20, true).iter().zip(&flat) {
@@ -240,7 +238,7 @@ fn sealing_changes_nothing_that_is_seen() {
 fn the_background_thread_seals_while_others_read_and_write() {
     let storage = Arc::new(InMemoryStorage::new());
     let background = StoreOptions { sealing: Sealing::Background, ..options() };
-    let store = Store::open(Arc::clone(&storage) as Arc<dyn Storage>, background).unwrap();
+    let store = Store::open(Arc::clone(&storage) as Arc<dyn Storage>, background, clock()).unwrap();
     let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..3_u64 {
@@ -291,7 +289,7 @@ fn several_memories_as_one() {
             members.iter().flat_map(|member| search(member.as_ref(), 0, &queries, 2, 16, true)[at].clone()).collect();
         all.sort_by(|a, b| b.score.total_cmp(&a.score));
         all.truncate(16);
-        let scores = |hits: &[mnemon_memory_store::Hit]| hits.iter().map(|hit| hit.score).collect::<Vec<_>>();
+        let scores = |hits: &[mnemon_memory::Hit]| hits.iter().map(|hit| hit.score).collect::<Vec<_>>();
         assert_eq!(scores(hits), scores(&all));
         union.fetch(0, &hits.iter().map(|hit| hit.chunk).collect::<Vec<_>>()).unwrap();
     }
@@ -301,7 +299,7 @@ fn several_memories_as_one() {
 #[test]
 fn limits_are_enforced() {
     let options = StoreOptions { max_memories: 1, max_documents_per_memory: 2, ..options() };
-    let store = Store::open(Arc::new(InMemoryStorage::new()), options).unwrap();
+    let store = Store::open(Arc::new(InMemoryStorage::new()), options, clock()).unwrap();
     let memory = store.create_memory("tenant", "books", small_spec()).unwrap();
     assert!(matches!(store.create_memory("tenant", "more", small_spec()), Err(Error::Limit { limit: 1, .. })));
     write_document(&memory, "a", 1, 1);
@@ -314,9 +312,10 @@ fn limits_are_enforced() {
     for (key_heads, top_k) in [(&[][..], 1), (&[0, 1], 0), (&[0, 1], 100_000), (&[0, 4], 1)] {
         let queries = queries(1, key_heads.len(), 8, 1);
         let request = SearchRequest { key_heads, queries: &queries, top_k, ef: None, exact: false };
-        assert!(matches!(snapshot.search(&request), Err(Error::Invalid { .. })), "{key_heads:?} {top_k}");
+        assert!(matches!(snapshot.search(&request), Err(mnemon_memory::Error::Invalid(_))), "{key_heads:?} {top_k}");
     }
     for (slot, heads) in [(0, 3), (0, 0), (2, 2)] {
-        assert!(matches!(snapshot.geometry().searched_by(slot, heads), Err(Error::Invalid { .. })), "{slot} {heads}");
+        let refused = snapshot.geometry().searched_by(slot, heads).unwrap_err();
+        assert_eq!(refused.what, "search", "{slot} {heads}");
     }
 }

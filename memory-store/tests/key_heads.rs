@@ -11,10 +11,8 @@ use std::sync::Arc;
 use common::{
     chosen, extend, geometry, keys_at, keys_only, open, queries, search_at, small_spec, spec, texts, write_document,
 };
-use mnemon_memory_store::{
-    ChunkId, EntryPolicy, Error, InMemoryStorage, KeyHead, KvChunk, KvDtype, KvGeometry, Memory, Recall, ResumePoint,
-    Snapshot, Storage, UnionRecall, check,
-};
+use mnemon_memory::{ChunkId, EntryPolicy, KeyHead, KvChunk, KvDtype, KvGeometry, Recall, ResumePoint, UnionRecall};
+use mnemon_memory_store::{Error, InMemoryStorage, Memory, Snapshot, Storage, bytes_per_token, check};
 
 const DTYPES: [KvDtype; 5] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8, KvDtype::Int4];
 
@@ -94,7 +92,7 @@ fn stored_layers_are_fetched_one_by_one_or_all_at_once() {
                 );
             }
         }
-        assert!(matches!(view.fetch(geometry.layers.len(), &ids), Err(Error::Invalid { .. })));
+        assert!(matches!(view.fetch(geometry.layers.len(), &ids), Err(mnemon_memory::Error::Invalid(_))));
     }
 }
 
@@ -185,15 +183,9 @@ fn damaged_lone_keys_are_named() {
     let request = queries(1, 1, 8, 1);
     let search = |key_head: usize| {
         let key_heads = &[key_head];
-        view.search(&mnemon_memory_store::SearchRequest {
-            key_heads,
-            queries: &request,
-            top_k: 1,
-            ef: None,
-            exact: true,
-        })
+        view.search(&mnemon_memory::SearchRequest { key_heads, queries: &request, top_k: 1, ef: None, exact: true })
     };
-    assert!(matches!(search(1), Err(Error::Damaged { .. })) && search(0).is_ok() && search(2).is_ok());
+    assert!(matches!(search(1), Err(mnemon_memory::Error::Damaged { .. })) && search(0).is_ok() && search(2).is_ok());
     check(&storage, true).unwrap();
     assert!(check(&storage, false).unwrap().is_sound());
 }
@@ -223,11 +215,11 @@ fn neighbours_stand_next_to_a_chunk_in_its_document() {
     assert_eq!(around(&[id("a", 3)], 9, 1024), [[0, 1, 2, 3, 4]]);
     assert_eq!(around(&[id("b", 2)], 1, 5), [[1, 2]]);
     assert!(around(&[], 1, 1).is_empty());
-    assert!(matches!(view.neighbours(&[], 0, 1025), Err(Error::Invalid { .. })));
+    assert!(matches!(view.neighbours(&[], 0, 1025), Err(mnemon_memory::Error::Invalid(_))));
     let lists = view.neighbours(&[id("b", 1)], 1, 1).unwrap();
     let document = view.describe(&lists[0]).unwrap();
     assert!(document.iter().all(|info| info.document_id == "b" && info.document == document[0].document));
-    assert!(matches!(view.neighbours(&[ChunkId(999)], 1, 1), Err(Error::UnknownChunk { chunk: 999 })));
+    assert!(matches!(view.neighbours(&[ChunkId(999)], 1, 1), Err(mnemon_memory::Error::UnknownChunk { chunk: 999 })));
 
     let other = store.create_memory("tenant", "other", small_spec()).unwrap();
     write_document(&other, "c", 2, 900);
@@ -272,7 +264,7 @@ fn all_key_heads_are_as_before() {
     assert_eq!(all.searched_by(1, 4).unwrap(), [2, 2, 3, 3]);
     assert_eq!(all.key_head_index(KeyHead { layer: 3, head: 1 }), Some(3));
     // 8 tokens with 2 heads of 8 values of 2 bytes, keys and values, at 2 layers.
-    assert_eq!(all.bytes_per_token(), 128);
-    assert_eq!(chosen(KvDtype::F16, EntryPolicy::PerToken).bytes_per_token(), 128 + 2 * 16);
-    assert_eq!(keys_only(KvDtype::F16, EntryPolicy::PerToken).bytes_per_token(), 3 * 16);
+    assert_eq!(bytes_per_token(&all), 128);
+    assert_eq!(bytes_per_token(&chosen(KvDtype::F16, EntryPolicy::PerToken)), 128 + 2 * 16);
+    assert_eq!(bytes_per_token(&keys_only(KvDtype::F16, EntryPolicy::PerToken)), 3 * 16);
 }

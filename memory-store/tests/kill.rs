@@ -14,8 +14,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{chunk, options, queries, search, small_spec};
-use mnemon_memory_store::{Error, Memory, Recall, ResumePoint, Sealing, SledOptions, SledStorage, Store, StoreOptions};
+use common::{chunk, clock, options, queries, search, small_spec};
+use mnemon_memory::{Recall, ResumePoint};
+use mnemon_memory_store::{Error, Memory, Sealing, SledOptions, SledStorage, Store, StoreOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -28,7 +29,7 @@ const PROGRESS: u64 = 20;
 fn open_store(folder: &Path) -> Store {
     let options =
         StoreOptions { seal_entries: 256, writer_buffer_bytes: 4000, sealing: Sealing::Background, ..options() };
-    Store::open(Arc::new(SledStorage::open(folder, SledOptions::default()).unwrap()), options).unwrap()
+    Store::open(Arc::new(SledStorage::open(folder, SledOptions::default()).unwrap()), options, clock()).unwrap()
 }
 
 fn open_memory(store: &Store) -> Memory {

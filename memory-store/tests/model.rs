@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{chosen, chunk, geometry, keys_only, open, queries, search_at, spec, texts};
-use mnemon_memory_store::{EntryPolicy, InMemoryStorage, KvDtype, Recall, ResumePoint, Snapshot, Storage};
+use mnemon_memory::{EntryPolicy, KvDtype, Recall, ResumePoint};
+use mnemon_memory_store::{InMemoryStorage, Snapshot, Storage};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]

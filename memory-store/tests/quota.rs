@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{chunk, extend, open, small_spec, texts, write_document};
-use mnemon_memory_store::{
-    Error, InMemoryStorage, Memory, MemoryLimits, Quota, Recall, ResumePoint, Storage, Store, Writer,
-};
+use mnemon_memory::{Recall, ResumePoint};
+use mnemon_memory_store::{Error, InMemoryStorage, Memory, MemoryLimits, Quota, Storage, Store, Writer};
 
 fn tokens(max_tokens: u64) -> MemoryLimits {
     MemoryLimits { max_tokens: Some(max_tokens), ..MemoryLimits::default() }

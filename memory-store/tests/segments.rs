@@ -7,13 +7,14 @@ mod common;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use common::{extend, options, queries, search, small_spec, write_document};
+use common::{clock, extend, options, queries, search, small_spec, write_document};
+use mnemon_memory::Recall;
 use mnemon_memory_store::storage::Batch;
-use mnemon_memory_store::{InMemoryStorage, Memory, Recall, Sealing, Storage, Store, StoreOptions};
+use mnemon_memory_store::{InMemoryStorage, Memory, Sealing, Storage, Store, StoreOptions};
 
 fn open(storage: &Arc<InMemoryStorage>) -> Store {
     let options = StoreOptions { seal_entries: 64, sealing: Sealing::Manual, ..options() };
-    Store::open(Arc::clone(storage) as Arc<dyn Storage>, options).unwrap()
+    Store::open(Arc::clone(storage) as Arc<dyn Storage>, options, clock()).unwrap()
 }
 
 /// Graphs of the first slot and head.

@@ -18,11 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use mnemon_memory::{ChunkId, EntryPolicy, KeyHead, KvDtype, KvGeometry, Recall, ResumePoint, SearchRequest};
 use mnemon_memory_store::storage::{SimulatedStorage, Trouble};
-use mnemon_memory_store::{
-    ChunkId, EntryPolicy, Error, KeyHead, KvDtype, KvGeometry, Memory, Recall, ResumePoint, Sealing, SearchRequest,
-    Snapshot, Storage, Store, StoreOptions,
-};
+use mnemon_memory_store::{Error, Memory, Sealing, Snapshot, Storage, Store, StoreOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -195,11 +193,11 @@ impl World {
             sealing: Sealing::Inline,
             scan_entries: 0,
             writer_buffer_bytes: 1500,
-            clock: Arc::new(move || clock.load(Ordering::Relaxed)),
             ..StoreOptions::default()
         };
         let storage: Arc<dyn Storage> = Arc::new(self.disk.clone());
-        let store = Store::open(storage, options).map_err(|error| format!("opening failed: {error}"))?;
+        let store = Store::open(storage, options, Arc::new(move || clock.load(Ordering::Relaxed)))
+            .map_err(|error| format!("opening failed: {error}"))?;
         self.store = Some(store);
         Ok(())
     }
@@ -261,6 +259,10 @@ impl World {
 
     /// Everything that readers see is as the model says; and no blob is left over, unless something failed since opening.
     fn check_all(&mut self, nothing_failed: bool) -> Result<(), String> {
+        if nothing_failed && self.held.is_empty() {
+            // What expired takes space until it is deleted.
+            self.expire()?;
+        }
         let mut bytes = 0;
         for (name, maybe) in &self.model.memories {
             let memory = self.memory(name)?;
@@ -308,7 +310,9 @@ impl World {
         for exact in [true, false] {
             let request = SearchRequest { key_heads: &[0], queries: &query, top_k: 5, ef: Some(64), exact };
             let found = match snapshot.search(&request) {
-                Err(error) if injected(&error) => return Ok(()),
+                Err(mnemon_memory::Error::Backend(error)) if error.downcast_ref().is_some_and(injected) => {
+                    return Ok(());
+                }
                 other => other.map_err(|error| error.to_string())?,
             };
             hold!(found[0].len() == scores.len().min(5), "{} found of {}", found[0].len(), scores.len());

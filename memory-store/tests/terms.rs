@@ -8,10 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{keys_only, open, small_spec, spec};
-use mnemon_memory_store::{
-    ChunkId, EntryPolicy, Error, InMemoryStorage, KvDtype, Memory, Recall, ResumePoint, Snapshot, Storage, TermHit,
-    TermRequest, UnionRecall,
-};
+use mnemon_memory::{ChunkId, EntryPolicy, KvDtype, Recall, ResumePoint, TermHit, TermRequest, UnionRecall};
+use mnemon_memory_store::{InMemoryStorage, Memory, Snapshot, Storage};
 use proptest::prelude::*;
 
 const K1: f64 = 1.2;
@@ -154,6 +152,6 @@ fn numbers_out_of_range_are_refused() {
         TermRequest { terms: &many, ..request },
         TermRequest { terms: &long, ..request },
     ] {
-        assert!(matches!(view.search_terms(&wrong), Err(Error::Invalid { .. })));
+        assert!(matches!(view.search_terms(&wrong), Err(mnemon_memory::Error::Invalid(_))));
     }
 }

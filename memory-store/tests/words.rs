@@ -8,10 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{keys_only, open, small_spec, spec};
-use mnemon_memory_store::{
-    ChunkId, EntryPolicy, Error, InMemoryStorage, KvDtype, Memory, Recall, ResumePoint, Snapshot, Storage, TermHit,
-    Turn, UnionRecall, WordMatcher, WordRequest, check,
-};
+use mnemon_memory::{ChunkId, EntryPolicy, KvDtype, Recall, ResumePoint, TermHit, Turn, UnionRecall, WordRequest};
+use mnemon_memory_store::{InMemoryStorage, Memory, Snapshot, Storage, WordMatcher, check};
 use proptest::prelude::*;
 
 /// Appends chunks of these texts.
@@ -59,7 +57,7 @@ fn oracle(view: &Snapshot, query: &str) -> Vec<(ChunkId, f64)> {
     scored
 }
 
-fn words_with(infos: &[mnemon_memory_store::ChunkInfo], term: &str) -> f64 {
+fn words_with(infos: &[mnemon_memory::ChunkInfo], term: &str) -> f64 {
     infos.iter().filter(|info| info.text.split_whitespace().any(|word| word == term)).count() as f64
 }
 
@@ -371,7 +369,7 @@ fn requests_out_of_range_are_refused() {
         WordRequest { neighbours: -0.1, ..PLAIN },
         WordRequest { neighbours: f32::INFINITY, ..PLAIN },
     ] {
-        assert!(matches!(view.search_words(&request), Err(Error::Invalid { .. })));
+        assert!(matches!(view.search_words(&request), Err(mnemon_memory::Error::Invalid(_))));
     }
     assert!(search(&view, "a", 1).is_empty());
 }

@@ -1,10 +1,12 @@
 //! Choice of the device at start.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
+use std::str::FromStr;
 
 use candle_core::Device;
+use mnemon_memory::Invalid;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Where a model computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,11 +57,9 @@ impl FromStr for DeviceChoice {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            _ => text
-                .strip_prefix("cuda:")
-                .and_then(|ordinal| ordinal.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| Error::Invalid { what: "device", why: format!("'{text}'; auto, cpu or cuda:N") }),
+            _ => text.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()).map(Self::Cuda).ok_or_else(|| {
+                Error::Invalid(Invalid { what: "device", why: format!("'{text}'; auto, cpu or cuda:N") })
+            }),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The engine: one worker thread on which tasks take turns.
 
-use std::{
-    collections::VecDeque,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
-};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::thread::JoinHandle;
 
-use crate::{Error, Result};
+use mnemon_memory::Invalid;
+
+use crate::error::{Error, Result};
 
 /// Whether a task wants another turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub struct EngineOptions {
 /// A worker thread and its bounded queue. Tasks run one step each, in turn, in the order in which they came.
 pub struct Engine {
     shared: Arc<Shared>,
-    /// Taken by whoever joins it.
+    /// Taken when it is joined.
     worker: Option<JoinHandle<()>>,
 }
 
@@ -74,7 +75,7 @@ impl Engine {
     /// Starts the worker thread.
     pub fn start(options: EngineOptions) -> Result<Self> {
         if options.queue_max == 0 {
-            return Err(Error::Invalid { what: "queue_max", why: "0; at least 1 is needed".into() });
+            return Err(Error::Invalid(Invalid { what: "queue_max", why: "0; at least 1 is needed".into() }));
         }
         let shared = Arc::new(Shared {
             state: Mutex::new(State { queue: VecDeque::new(), running: 0, phase: Phase::Open }),
@@ -85,7 +86,7 @@ impl Engine {
         let worker = thread::Builder::new()
             .name(options.name)
             .spawn(move || work(&theirs))
-            .map_err(|error| Error::Invalid { what: "engine", why: format!("no worker thread: {error}") })?;
+            .map_err(|error| Error::Invalid(Invalid { what: "engine", why: format!("no worker thread: {error}") }))?;
         Ok(Self { shared, worker: Some(worker) })
     }
 

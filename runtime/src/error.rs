@@ -1,5 +1,6 @@
 //! The one error type of the crate.
 
+use mnemon_memory::Invalid;
 use std::path::PathBuf;
 
 /// What went wrong, with what, and what the caller can do about it.
@@ -167,13 +168,8 @@ pub enum Error {
         why: String,
     },
     /// An argument is outside of what is accepted.
-    #[error("invalid {what}: {why}")]
-    Invalid {
-        /// The argument.
-        what: &'static str,
-        /// What is accepted.
-        why: String,
-    },
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// The prompt has no token.
     #[error("the prompt is empty; give at least one token of text")]
     EmptyPrompt,
@@ -225,7 +221,7 @@ pub enum Error {
     ShuttingDown,
     /// The memory failed.
     #[error(transparent)]
-    Memory(#[from] mnemon_memory_store::Error),
+    Memory(#[from] mnemon_memory::Error),
     /// A kernel refused its arguments.
     #[error(transparent)]
     Kernel(#[from] mnemon_kernels::Error),

@@ -4,14 +4,23 @@
 //! For those who load a model, read documents into a memory, or generate with one. Not for storing memories
 //! (`mnemon-memory-store`), nor for cutting documents into segments (`mnemon-encoder`).
 //!
+//! # Layout
+//!
+//! From the lowest floor up; a module imports only from those above it in this table.
+//!
 //! | module | idea |
 //! |---|---|
+//! | `error` | the error type |
+//! | `host` | values of tensors in host memory |
+//! | `device` | the device that computes |
 //! | `config` | `config.json` read, checked and limited |
-//! | `model` | weights from safetensors and GGUF files, loading, the forward pass |
-//! | `rotary`, `position` | rotary position encoding and its scalings; sinusoidal tables and ALiBi's slopes |
-//! | `attention` | the [`Attention`] seam: [`FullAttention`], [`LocalAttention`], [`CaptureAttention`], [`RecallAttention`] over one backend |
+//! | `rotary`, `position` | rotary position encoding and its scalings; sinusoidal tables and slopes of `ALiBi` |
+//! | `attention` | the [`Attention`] seam, and what all strategies behind it share |
+//! | `vocabulary` | words and ends of sentences behind tokens |
 //! | `profile` | what is measured of a pretrained model: [`Profile`] |
 //! | `chat` | conversations in a model's own words: [`Conversation`], [`ChatTemplate`] |
+//! | `model` | weights from safetensors and GGUF files, loading, the forward pass |
+//! | `strategies` | [`FullAttention`], [`LocalAttention`], [`CaptureAttention`], [`RecallAttention`], [`PassageAttention`] |
 //! | `passages` | passages of memory chosen for a question and placed in a prompt: [`Prompt`], [`select`] |
 //! | `generate` | [`Generation`], [`Scoring`], the sampler, streaming text |
 //! | `engine` | [`Engine`]: a bounded queue of tasks that take turns |
@@ -25,16 +34,16 @@ mod device;
 mod engine;
 mod error;
 mod generate;
+mod host;
 mod model;
 mod passages;
 mod position;
 mod profile;
 mod rotary;
+mod strategies;
+mod vocabulary;
 
-pub use attention::{
-    Attention, CaptureAttention, CaptureOptions, Captured, FullAttention, LayerContext, LocalAttention, LocalMask,
-    MemoryParameters, PassageAttention, PositionScheme, RecallAttention, RecallFrom, RecallOptions, Stretch,
-};
+pub use attention::{Attention, LayerContext, LocalMask, MemoryParameters};
 pub use chat::{ChatTemplate, Conversation, Message, ROLES, ToolCall};
 pub use config::{Architecture, Fusion, MemoryConfig, ModelConfig, PositionEncoding, RopeConfig, RopeScaling};
 pub use device::DeviceChoice;
@@ -52,3 +61,7 @@ pub use passages::{
 };
 pub use profile::{Extent, Extents, Measured, PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead, Trial};
 pub use rotary::Rotary;
+pub use strategies::{
+    CaptureAttention, CaptureOptions, Captured, FullAttention, LocalAttention, PassageAttention, PositionScheme,
+    RecallAttention, RecallFrom, RecallOptions, Stretch,
+};

@@ -1,14 +1,14 @@
 //! Rotary position encoding.
 
-use std::{
-    collections::VecDeque,
-    f64::consts::PI,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-};
+use std::collections::VecDeque;
+use std::f64::consts::PI;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{Result, RopeConfig, RopeScaling, attention::host_values};
+use crate::config::{RopeConfig, RopeScaling};
+use crate::error::Result;
+use crate::host::host_values;
 
 /// Angles kept for the next layer, which asks for the same positions again.
 const MEMO_MAX: usize = 64;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
-use crate::parts::Common;
 use crate::settings::{DEFAULT_TENANT, Tenant as TenantSetting};
 use crate::status;
 
@@ -59,9 +59,8 @@ impl Credentials {
         if self.tenants.is_empty() {
             return Ok((Tenant(DEFAULT_TENANT.into()), true));
         }
-        let header = authorization.ok_or_else(|| {
-            status::unauthenticated("a token is needed: send it as 'authorization: Bearer TOKEN' (--token)")
-        })?;
+        let header = authorization
+            .ok_or_else(|| status::unauthenticated("a token is needed: send it as 'authorization: Bearer TOKEN'"))?;
         let token = header
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
@@ -78,14 +77,17 @@ fn hash(token: &str) -> [u8; 32] {
     *blake3::hash(token.as_bytes()).as_bytes()
 }
 
-/// Puts the [`Tenant`] into each request, or refuses it; refuses all of them once the server is closing.
-pub(crate) fn interceptor(common: Arc<Common>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+/// Puts the [`Tenant`] into each request, or refuses it; refuses all of them once the server is `closing`.
+pub(crate) fn interceptor(
+    credentials: Arc<Credentials>,
+    closing: CancellationToken,
+) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |mut request| {
         let header = request.metadata().get("authorization").map(|value| value.to_str().unwrap_or_default());
         let on_behalf_of = request.metadata().get(ON_BEHALF_OF).map(|value| value.to_str().unwrap_or_default());
-        let tenant = common.credentials.identify(header, on_behalf_of)?;
+        let tenant = credentials.identify(header, on_behalf_of)?;
         tracing::Span::current().record("tenant", tenant.name());
-        if common.life.closing.is_cancelled() {
+        if closing.is_cancelled() {
             return Err(status::shutting_down());
         }
         request.extensions_mut().insert(tenant);

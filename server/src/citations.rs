@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mnemon_memory_store::{
-    Choice, ChunkId, ChunkInfo, ChunkKv, EmbeddingHits, EmbeddingRequest, Hit, KvGeometry, Recall, Result,
+use mnemon_memory::{
+    ChunkId, ChunkInfo, ChunkKv, ChunkSelection, EmbeddingHits, EmbeddingRequest, Hit, KvGeometry, Recall, Result,
     SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
 };
 use mnemon_proto::v1;
@@ -13,7 +13,7 @@ use tonic::Status;
 
 use crate::auth::Tenant;
 use crate::filter::DocumentFilter;
-use crate::parts::Parts;
+use crate::state::ModelState;
 use crate::{convert, tasks};
 
 /// The memories of one request, as they are when it begins, and what was recalled from them.
@@ -27,7 +27,7 @@ impl Recalled {
     /// Opens the documents of `memories` of `tenant` that `filter` keeps, refusing memories of another model. `None` when there is
     /// nothing to recall from.
     pub(crate) async fn open(
-        parts: &Arc<Parts>,
+        state: &Arc<ModelState>,
         tenant: Tenant,
         memories: Vec<String>,
         filter: Option<v1::DocumentFilter>,
@@ -35,8 +35,8 @@ impl Recalled {
         if memories.is_empty() {
             return Ok(None);
         }
-        let (common, model) = (Arc::clone(&parts.common), Arc::clone(&parts.model));
-        tasks::store(&parts.common, move || {
+        let (app, model) = (Arc::clone(&state.app), Arc::clone(&state.model));
+        tasks::store(&state.app, move || {
             let mut names: Vec<String> = Vec::with_capacity(memories.len());
             for name in memories {
                 if !names.contains(&name) {
@@ -44,27 +44,27 @@ impl Recalled {
                 }
             }
             let filter = DocumentFilter::of_request(filter);
-            let inner = common.memories.view(tenant.name(), &names, filter.as_ref(), &model)?;
-            Ok::<_, mnemon_memory_store::Error>(Some(Arc::new(Self { inner, used: Mutex::default() })))
+            let inner = app.memories.view(tenant.name(), &names, filter.as_ref(), &model)?;
+            Ok::<_, mnemon_memory::Error>(Some(Arc::new(Self { inner, used: Mutex::default() })))
         })
         .await
     }
 
     /// Opens what `options` ask for, unless recall is off.
     pub(crate) async fn from_options(
-        parts: &Arc<Parts>,
+        state: &Arc<ModelState>,
         tenant: Tenant,
         options: &v1::MemoryOptions,
     ) -> Result<Option<Arc<Self>>, Status> {
         let memories = if options.recall_off { Vec::new() } else { options.memories.clone() };
-        Self::open(parts, tenant, memories, options.filter.clone()).await
+        Self::open(state, tenant, memories, options.filter.clone()).await
     }
 
     /// For the runtime: passages for a pretrained model with a profile, memory layers for others.
-    pub(crate) fn memory_from(self: &Arc<Self>, parts: &Parts, options: &v1::MemoryOptions) -> MemoryFrom {
+    pub(crate) fn memory_from(self: &Arc<Self>, state: &ModelState, options: &v1::MemoryOptions) -> MemoryFrom {
         let recall: Arc<dyn Recall> = Arc::clone(self) as _;
         let ef = options.ef_search.map(|ef| ef as usize);
-        if let Some(profile) = parts.model.profile() {
+        if let Some(profile) = state.model.profile() {
             let options = PassageOptions {
                 mode: convert::recall_mode(options.mode()),
                 passages: options.passages.map(|passages| passages as usize),
@@ -78,7 +78,7 @@ impl Recalled {
             let (profile, select) = (Arc::clone(profile), Select::Heads);
             return MemoryFrom::Passages(PassagesFrom { recall, profile, options, select });
         }
-        let defaults = RecallOptions::for_model(&parts.model);
+        let defaults = RecallOptions::for_model(&state.model);
         let top_k_chunks = options.top_k_chunks.map_or(defaults.top_k_chunks, |k| k as usize);
         let entries_per_query = defaults.entries_per_query.max(top_k_chunks);
         let options = RecallOptions { top_k_chunks, entries_per_query, exact: options.exact, ef, ..defaults };
@@ -115,8 +115,13 @@ impl Recall for Recalled {
         self.inner.fetch_layers(chunks)
     }
 
-    fn recall(&self, slot: usize, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
-        let recalled = self.inner.recall(slot, request, choice)?;
+    fn recall(
+        &self,
+        slot: usize,
+        request: &SearchRequest<'_>,
+        selection: &ChunkSelection<'_>,
+    ) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+        let recalled = self.inner.recall(slot, request, selection)?;
         self.note(recalled.iter().flatten().map(|chunk| chunk.id));
         Ok(recalled)
     }
@@ -152,7 +157,7 @@ impl Recall for Recalled {
 
 /// Texts of `chunks`, in their order, as the contract shows them.
 pub(crate) async fn describe(
-    parts: &Arc<Parts>,
+    state: &Arc<ModelState>,
     recalled: &Arc<Recalled>,
     chunks: Vec<ChunkId>,
 ) -> Result<Vec<v1::Chunk>, Status> {
@@ -160,7 +165,7 @@ pub(crate) async fn describe(
         return Ok(Vec::new());
     }
     let recalled = Arc::clone(recalled);
-    let infos = tasks::store(&parts.common, move || recalled.describe(&chunks)).await?;
+    let infos = tasks::store(&state.app, move || recalled.describe(&chunks)).await?;
     Ok(infos.into_iter().map(convert::chunk).collect())
 }
 

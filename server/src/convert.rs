@@ -1,12 +1,13 @@
 //! The store's words to the contract's.
 
 use mnemon_encoder::Progress;
-use mnemon_memory_store::{ChunkInfo, DocumentInfo, KeyHead, KvGeometry, MemoryInfo, SourceSpan, Turn};
+use mnemon_memory::{ChunkInfo, KeyHead, KvGeometry, SourceSpan, Turn};
+use mnemon_memory_store::{DocumentInfo, MemoryInfo};
 use mnemon_proto::v1;
 use mnemon_runtime::RecallMode;
 use prost_types::Timestamp;
 
-use crate::lifetime::duration;
+use crate::limits::duration;
 
 /// The mode asked for; none leaves it to the profile.
 pub(crate) fn recall_mode(mode: v1::RecallMode) -> Option<RecallMode> {

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Result, Server, Settings, bind};
+use crate::error::{Error, Result};
+use crate::server::{Server, bind};
+use crate::settings::Settings;
 
 /// A running server of this process. Dropping it asks the server to stop, without waiting for it.
 #[derive(Debug)]

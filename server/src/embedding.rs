@@ -7,12 +7,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mnemon_encoder::Embedder;
+use mnemon_memory::Error as MemoryError;
 use mnemon_memory_store::{Memory, Store};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::parts::Common;
+use crate::state::AppState;
 
 /// How often memories are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -31,8 +32,8 @@ pub(crate) fn pool() -> Result<rayon::ThreadPool> {
 }
 
 /// Embeds until the server closes.
-pub(crate) async fn run(store: Store, embedder: Arc<Embedder>, pool: rayon::ThreadPool, common: Weak<Common>) {
-    let Some(closing) = common.upgrade().map(|common| common.life.closing.clone()) else { return };
+pub(crate) async fn run(store: Store, embedder: Arc<Embedder>, pool: rayon::ThreadPool, app: Weak<AppState>) {
+    let Some(closing) = app.upgrade().map(|app| app.shutdown.closing.clone()) else { return };
     let pool = Arc::new(pool);
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,9 +64,9 @@ fn embed_all(store: &Store, embedder: &Embedder, stop: &CancellationToken) {
 }
 
 fn embed(memory: &Memory, embedder: &Embedder, stop: &CancellationToken) -> mnemon_encoder::Result<()> {
-    while let Some(next) = memory.unembedded(embedder.fingerprint())? {
+    while let Some(next) = memory.unembedded(embedder.fingerprint()).map_err(MemoryError::from)? {
         let Some(embeddings) = embedder.embed_chunks(&next.texts, &|| stop.is_cancelled())? else { return Ok(()) };
-        memory.embed(&next, embedder.fingerprint(), &embeddings)?;
+        memory.embed(&next, embedder.fingerprint(), &embeddings).map_err(MemoryError::from)?;
     }
     Ok(())
 }

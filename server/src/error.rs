@@ -26,7 +26,7 @@ pub enum Error {
         listen: SocketAddr,
     },
     /// Another process listens there.
-    #[error("{listen} is in use by another process; stop it or choose another port (listen, --listen)")]
+    #[error("{listen} is in use by another process; stop it or choose another port (the setting `listen`)")]
     PortInUse {
         /// The address.
         listen: SocketAddr,

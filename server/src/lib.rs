@@ -18,28 +18,37 @@
 //! # }
 //! ```
 //!
-//! The layout follows a call on its way:
+//! # Layout
 //!
-//! | file | idea |
+//! From the lowest floor up; a module imports only from those above it in this table.
+//!
+//! | module | idea |
 //! |---|---|
-//! | `settings/` | what the operator decides: defaults, file, environment, flags |
-//! | `server.rs` | start, serve, stop |
-//! | `connection.rs` | accepted connections: how many, and how they are cut |
-//! | `front.rs` | before and after each call: its span, its log line, whether its body ended cleanly |
-//! | `incoming.rs` | the next message of a stream, the end of the server, or silence |
-//! | `auth.rs` | bearer token to tenant |
-//! | `services/` | one file for each kind of call |
-//! | `validate.rs` | the contract's limits, as field violations |
-//! | `tasks.rs` | work on the engine, and store calls off the async threads |
-//! | `parts.rs` | what all calls share |
-//! | `memories.rs`, `remote/` | where the memories are: here, or in a store on another machine |
-//! | `wire.rs` | chunks, numbers and shapes as a store and its callers tell them |
-//! | `citations.rs` | which chunks an answer drew on |
-//! | `convert.rs` | the store's words to the contract's |
-//! | `lifetime.rs` | times to live and quotas, from the contract's words to the store's |
-//! | `profile.rs` | what is known of a pretrained model: read, or measured at the first start |
-//! | `sweep.rs` | what expired gives back its space |
-//! | `status.rs` | every error of every crate to a gRPC status |
+//! | `status` | every error of every crate to a gRPC status |
+//! | `error` | what can go wrong with the server as a whole |
+//! | `limits` | times to live and quotas, from the contract's words to the store's |
+//! | `filter` | which documents and turns a call looks at |
+//! | `validate` | the contract's limits, as field violations |
+//! | `settings` | what the operator decides: defaults, file, environment, flags |
+//! | `auth` | bearer token to tenant |
+//! | `convert` | the store's words to the contract's |
+//! | `wire` | chunks, numbers and shapes between a store and its callers |
+//! | `remote` | a store on another machine |
+//! | `memories` | where the memories are: local or remote |
+//! | `state` | what all calls share |
+//! | `tasks` | work on the engine, and store calls off the async threads |
+//! | `citations` | which chunks an answer drew on |
+//! | `connection` | accepted connections: how many, and how they are cut |
+//! | `middleware` | before and after each call: its span, its log line, whether its body ended cleanly |
+//! | `incoming` | the next message of a stream, the end of the server, or silence |
+//! | `services` | one file for each kind of call |
+//! | `sweep` | periodically reclaims the space of expired data |
+//! | `embedding` | chunks are embedded beside all other work |
+//! | `model` | which model is loaded, and how |
+//! | `profile` | the profile of a pretrained model: read, or measured at the first start |
+//! | `server` | start, serve, stop |
+//! | `embedded` | a server inside another program |
+//! | `logging` | the log |
 //!
 //! Async threads never compute and never touch the disk: work on models runs on the engine's thread, store calls on
 //! tokio's blocking pool, both behind bounds. The text of documents and prompts is never logged.
@@ -54,17 +63,18 @@ mod embedded;
 mod embedding;
 mod error;
 mod filter;
-mod front;
 mod incoming;
-mod lifetime;
+mod limits;
 mod logging;
 mod memories;
-mod parts;
+mod middleware;
+mod model;
 mod profile;
 mod remote;
 mod server;
 mod services;
 mod settings;
+mod state;
 mod status;
 mod sweep;
 mod tasks;

@@ -4,7 +4,8 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::{Error, LogFormat, Result, Settings};
+use crate::error::{Error, Result};
+use crate::settings::{LogFormat, Settings};
 
 /// Sets up the process's log as `settings` say. Call it once, in a binary; libraries and tests bring their own.
 pub fn init_logging(settings: &Settings) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mnemon_memory_store::{Fingerprint, KvGeometry, OpenMemory, Recall, Result, Store, UnionRecall};
+use mnemon_memory::{Fingerprint, KvGeometry, OpenMemory, Recall, Result, UnionRecall};
+use mnemon_memory_store::Store;
 use mnemon_runtime::Model;
 
 use crate::filter::DocumentFilter;
@@ -10,19 +11,19 @@ use crate::remote::RemoteStore;
 
 /// The memories of all tenants. What is asked of them while documents are read and text is made goes through here; the
 /// catalog has a service for each case.
-pub(crate) enum Memories {
+pub(crate) enum Backend {
     /// Kept by this process.
-    Here(Store),
+    Local(Store),
     /// Kept by another server.
-    There(Box<RemoteStore>),
+    Remote(Box<RemoteStore>),
 }
 
-impl Memories {
+impl Backend {
     /// Opens a memory of `tenant` to read documents into it, refusing one that another model made. Blocks.
     pub(crate) fn open(&self, tenant: &str, name: &str, model: &Model) -> Result<Arc<dyn OpenMemory>> {
         let memory: Arc<dyn OpenMemory> = match self {
-            Self::Here(store) => Arc::new(store.memory(tenant, name)?),
-            Self::There(store) => Arc::new(store.memory(tenant, name)?),
+            Self::Local(store) => Arc::new(store.memory(tenant, name)?),
+            Self::Remote(store) => Arc::new(store.memory(tenant, name)?),
         };
         memory.require_fingerprint(&model.fingerprint_for(memory.geometry()))?;
         Ok(memory)
@@ -38,11 +39,11 @@ impl Memories {
         model: &Model,
     ) -> Result<Arc<dyn Recall>> {
         match self {
-            Self::Here(store) => {
+            Self::Local(store) => {
                 let fingerprint = |geometry: &KvGeometry| model.fingerprint_for(geometry);
                 Ok(view_of(store, tenant, names, filter, Some(&fingerprint))?.0)
             }
-            Self::There(store) => {
+            Self::Remote(store) => {
                 // Memories that are seen as one have one shape: that of the first.
                 let fingerprint = match (names.first(), model.profile()) {
                     (Some(name), Some(_)) => model.fingerprint_for(store.memory(tenant, name)?.geometry()),

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mnemon_encoder::{ProbeOptions, ProbeStage, probe};
+use mnemon_memory_store::create_scratch;
 use mnemon_runtime::{LoadOptions, Model, Profile};
 
+use crate::error::{Error, Result};
+use crate::model::model_source;
 use crate::settings::Settings;
-use crate::{Error, Result};
 
 /// Folder of profiles in the data folder.
 const FOLDER: &str = "profiles";
@@ -28,14 +30,14 @@ pub(crate) fn provide(settings: &Settings, model: Model) -> Result<Model> {
     let given = settings.profile.clone();
     let found = given.or_else(|| kept.exists().then(|| kept.clone()));
     let (mut model, profile) = if let Some(path) = found {
-        let profile = Profile::read(&path, &model)?;
+        let profile = model.read_profile(&path)?;
         tracing::info!(path = %path.display(), "profile read");
         (model, profile)
     } else {
         tracing::info!("this model has no profile yet: it is measured now, once; this takes minutes");
         let model = Arc::new(model);
         let options = ProbeOptions { kv_dtype: model.geometry().dtype, ..ProbeOptions::default() };
-        let profile = probe(&model, &options, &mut progress())?;
+        let profile = probe(create_scratch, &model, &options, &mut progress())?;
         match profile.write(&kept) {
             Ok(()) => tracing::info!(path = %kept.display(), "profile written"),
             Err(error) => tracing::warn!(%error, "the profile is not kept: the next start measures again"),
@@ -66,11 +68,11 @@ pub fn make_profile(
     seed: u64,
     mut progress: impl FnMut(ProbeStage),
 ) -> Result<(String, Profile)> {
-    let source = crate::server::model_source(model)?;
+    let source = model_source(model)?;
     let options = LoadOptions { device: device.parse()?, ..LoadOptions::default() };
     let model = Arc::new(Model::load(&source, &options)?);
     let options = ProbeOptions { seed, ..ProbeOptions::default() };
-    let profile = probe(&model, &options, &mut progress)?;
+    let profile = probe(create_scratch, &model, &options, &mut progress)?;
     Ok((model.name().to_owned(), profile))
 }
 

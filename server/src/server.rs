@@ -9,18 +9,20 @@ use mnemon_client::ConnectOptions;
 use mnemon_encoder::{Embedder, KeptReaders};
 use mnemon_memory_store::storage::{SledOptions, SledStorage};
 use mnemon_memory_store::{Storage, Store, StoreOptions};
-use mnemon_runtime::{DeviceChoice, Engine, EngineOptions, LoadOptions, Model, ModelSource};
+use mnemon_runtime::{Engine, EngineOptions, Model};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Identity, ServerTlsConfig};
 
 use crate::auth::Credentials;
-use crate::memories::Memories;
-use crate::parts::{Common, Life, Parts};
+use crate::error::{Error, Result};
+use crate::memories::Backend;
+use crate::model::{load_options, model_source};
 use crate::remote::RemoteStore;
-use crate::settings::{EMBEDDED_MODEL, Settings};
-use crate::{Error, Result, connection, embedding, front, profile, services, sweep};
+use crate::settings::Settings;
+use crate::state::{AppState, ModelState, Shutdown};
+use crate::{connection, embedding, middleware, profile, services, sweep};
 
 /// How often an idle connection is probed, and how long its answer may take: peers that vanished are noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -46,7 +48,7 @@ pub async fn run(settings: Settings, listener: TcpListener, shutdown: impl Futur
 /// A server that is ready to serve.
 pub struct Server {
     settings: Settings,
-    memories: Memories,
+    memories: Backend,
     /// None where memories are kept for others only.
     model: Option<Arc<Model>>,
     /// Makes sentence embeddings.
@@ -73,7 +75,7 @@ impl Server {
     /// As [`open`](Self::open), over another storage and with a model that is loaded already.
     pub async fn with_parts(settings: Settings, storage: Arc<dyn Storage>, model: Arc<Model>) -> Result<Self> {
         settings.validate()?;
-        let memories = Memories::Here(open_store(&settings, storage).await?);
+        let memories = Backend::Local(open_store(&settings, storage).await?);
         let embedder = load_embedder(&settings).await?;
         Ok(Self { settings, memories, model: Some(model), embedder })
     }
@@ -91,9 +93,9 @@ impl Server {
         &self.settings
     }
 
-    /// Serves until `shutdown`, then stops in order: no new connections and calls, health says `NOT_SERVING`; ingests
+    /// Serves until `signal`, then stops in order: no new connections and calls, health says `NOT_SERVING`; ingests
     /// commit what they accepted; generations finish or are cut after the grace period; the store closes.
-    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
+    pub async fn serve(self, listener: TcpListener, signal: impl Future<Output = ()>) -> Result<()> {
         let listen = self.settings.listen;
         let address = listener.local_addr().map_err(|source| Error::Listen { listen, source })?;
         // The listener counts, not what the settings said about it.
@@ -104,7 +106,7 @@ impl Server {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .max_concurrent_streams(Some(settings.limits.streams_per_connection as u32))
-            .layer(front::FrontLayer::new(settings.limits.calls));
+            .layer(middleware::MiddlewareLayer::new(settings.limits.calls));
         if let Some(tls) = &settings.tls {
             let cert = read(&tls.cert).await?;
             let key = read(&tls.key).await?;
@@ -112,13 +114,13 @@ impl Server {
             builder = builder.tls_config(config).map_err(|error| Error::Tls { why: innermost(&error) })?;
         }
         announce(&settings, self.model.as_deref());
-        let (life, grace) = (Life::default(), settings.shutdown_grace);
+        let (shutdown, grace) = (Shutdown::default(), settings.shutdown_grace);
         // If this future is dropped, everything that it started ends as well.
-        let _ends = (life.closing.clone().drop_guard(), life.cut.clone().drop_guard());
+        let _ends = (shutdown.closing.clone().drop_guard(), shutdown.cut.clone().drop_guard());
         let limits = settings.limits.clone();
-        let common = Arc::new(Common {
-            credentials: Credentials::new(&settings.tenants),
-            life: life.clone(),
+        let app = Arc::new(AppState {
+            credentials: Arc::new(Credentials::new(&settings.tenants)),
+            shutdown: shutdown.clone(),
             ingests: Arc::new(Semaphore::new(limits.ingests as usize)),
             transfers: Arc::new(Semaphore::new(limits.transfers as usize)),
             reencodings: Mutex::default(),
@@ -128,46 +130,46 @@ impl Server {
             settings,
         });
         let embedder = self.embedder;
-        let parts = self.model.map(|model| with_model(&common, model, embedder.clone())).transpose()?;
+        let state = self.model.map(|model| with_model(&app, model, embedder.clone())).transpose()?;
 
-        if let Memories::Here(store) = &common.memories {
-            life.streams.spawn(sweep::run(store.clone(), Arc::downgrade(&common)));
+        if let Backend::Local(store) = &app.memories {
+            shutdown.streams.spawn(sweep::run(store.clone(), Arc::downgrade(&app)));
             if let Some(embedder) = embedder {
                 let pool = embedding::pool()?;
-                life.streams.spawn(embedding::run(store.clone(), embedder, pool, Arc::downgrade(&common)));
+                shutdown.streams.spawn(embedding::run(store.clone(), embedder, pool, Arc::downgrade(&app)));
             }
         }
-        let (health, routes) = services::routes(&common, parts.as_ref()).await?;
+        let (health, routes) = services::routes(&app, state.as_ref()).await?;
         let connections =
-            connection::accept(listener, limits.connections as usize, life.closing.clone(), life.cut.clone());
+            connection::accept(listener, limits.connections as usize, shutdown.closing.clone(), shutdown.cut.clone());
         let serving = builder
             .add_routes(routes)
-            .serve_with_incoming_shutdown(connections, life.closing.clone().cancelled_owned());
-        tokio::pin!(serving, shutdown);
+            .serve_with_incoming_shutdown(connections, shutdown.closing.clone().cancelled_owned());
+        tokio::pin!(serving, signal);
 
         // Serving ends by itself only when it fails.
         let mut served = tokio::select! {
             result = &mut serving => Some(result),
-            () = &mut shutdown => None,
+            () = &mut signal => None,
         };
         tracing::info!("shutting down");
         services::stop_health(&health).await;
-        life.closing.cancel();
-        life.streams.close();
+        shutdown.closing.cancel();
+        shutdown.streams.close();
         if served.is_none() {
             let finished = async {
-                life.streams.wait().await;
+                shutdown.streams.wait().await;
                 (&mut serving).await
             };
             served = tokio::time::timeout(grace, finished).await.ok();
         }
-        life.cut.cancel();
-        drop((parts, common));
+        shutdown.cut.cancel();
+        drop((state, app));
         let served = match served {
             Some(result) => result,
             None => tokio::time::timeout(CUT_WAIT, serving).await.unwrap_or(Ok(())),
         };
-        // Connections end within moments of the cut, and with them the last handles of the parts.
+        // Connections end within moments of the cut, and with them the last handles of what they share.
         if tokio::time::timeout(CUT_WAIT, closed.cancelled()).await.is_err() {
             return Err(Error::Internal { part: "a call that kept the store open" });
         }
@@ -177,16 +179,16 @@ impl Server {
 }
 
 /// What calls share that need the model.
-fn with_model(common: &Arc<Common>, model: Arc<Model>, embedder: Option<Arc<Embedder>>) -> Result<Arc<Parts>> {
-    let places = common.settings.limits.engine_queue as usize;
-    Ok(Arc::new(Parts {
-        engine_places: Arc::new(Semaphore::new(places)),
-        // A task gives its place back a moment before the engine stops counting it.
-        engine: Engine::start(EngineOptions { queue_max: places + 1, name: "mnemon-engine".into() })?,
-        readers: Arc::new(KeptReaders::new(common.settings.cache.reader_bytes as usize)),
+fn with_model(app: &Arc<AppState>, model: Arc<Model>, embedder: Option<Arc<Embedder>>) -> Result<Arc<ModelState>> {
+    let permits = app.settings.limits.engine_queue as usize;
+    Ok(Arc::new(ModelState {
+        engine_permits: Arc::new(Semaphore::new(permits)),
+        // A task gives its permit back a moment before the engine stops counting it.
+        engine: Engine::start(EngineOptions { queue_max: permits + 1, name: "mnemon-engine".into() })?,
+        readers: Arc::new(KeptReaders::new(app.settings.cache.reader_bytes as usize)),
         model,
         embedder,
-        common: Arc::clone(common),
+        app: Arc::clone(app),
     }))
 }
 
@@ -200,18 +202,18 @@ async fn load_embedder(settings: &Settings) -> Result<Option<Arc<Embedder>>> {
 }
 
 /// The memories of the data folder, or of the server that keeps them.
-async fn open_memories(settings: &Settings) -> Result<Memories> {
+async fn open_memories(settings: &Settings) -> Result<Backend> {
     if let Some(endpoint) = &settings.store {
-        return Ok(Memories::There(Box::new(connect(settings, endpoint).await?)));
+        return Ok(Backend::Remote(Box::new(connect(settings, endpoint).await?)));
     }
     let (folder, options) = (settings.data.clone(), sled_options(settings));
     let storage = blocking("opening the store", move || Ok(SledStorage::open(folder, options)?)).await?;
-    Ok(Memories::Here(open_store(settings, Arc::new(storage)).await?))
+    Ok(Backend::Local(open_store(settings, Arc::new(storage)).await?))
 }
 
 async fn open_store(settings: &Settings, storage: Arc<dyn Storage>) -> Result<Store> {
     let options = store_options(settings);
-    let store = blocking("opening the store", move || Ok(Store::open(storage, options)?)).await?;
+    let store = blocking("opening the store", move || Ok(Store::open(storage, options, Arc::new(unix_ms))?)).await?;
     for (tenant, quota) in settings.quotas() {
         store.set_quota(tenant, quota);
     }
@@ -242,27 +244,6 @@ async fn read(path: &std::path::Path) -> Result<Vec<u8>> {
     tokio::fs::read(path).await.map_err(|source| Error::File { path: path.to_owned(), source })
 }
 
-pub(crate) fn model_source(model: &str) -> Result<ModelSource> {
-    Ok(if model == EMBEDDED_MODEL { ModelSource::Embedded } else { ModelSource::parse(model)? })
-}
-
-fn load_options(settings: &Settings) -> Result<LoadOptions> {
-    let device: DeviceChoice = settings.device.parse()?;
-    let wrong = |error: mnemon_memory_store::Error| Error::Settings {
-        what: "shape of memories".into(),
-        why: error.to_string(),
-    };
-    Ok(LoadOptions {
-        device,
-        window: settings.window.map(|tokens| tokens as usize),
-        memory_adapter: settings.memory_adapter.clone(),
-        chunk_tokens: settings.chunk_tokens,
-        entry_policy: settings.entry_policy.as_deref().map(str::parse).transpose().map_err(wrong)?,
-        kv_dtype: settings.kv_dtype.as_deref().map(str::parse).transpose().map_err(wrong)?,
-        ..LoadOptions::default()
-    })
-}
-
 fn sled_options(settings: &Settings) -> SledOptions {
     SledOptions { cache_bytes: settings.cache.catalog_bytes, min_free_bytes: settings.limits.disk_free_bytes }
 }
@@ -274,7 +255,6 @@ fn store_options(settings: &Settings) -> StoreOptions {
         max_memories: settings.limits.memories,
         max_documents_per_memory: settings.limits.documents_per_memory,
         tenant_quota: settings.default_quota(),
-        clock: Arc::new(unix_ms),
         ..StoreOptions::default()
     }
 }
@@ -292,7 +272,7 @@ fn announce(settings: &Settings, model: Option<&Model>) {
         model = model.map_or("none", Model::name),
         fingerprint = model.map(|model| model.fingerprint().to_string()),
         parameters = model.map(Model::parameters),
-        device = model.map(services::device_name),
+        device = model.map(Model::device_name),
         tls = settings.tls.is_some(),
         tenants = settings.tenants.len(),
         cache_bytes = settings.cache.total_bytes(),

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use mnemon_encoder::Error as EncoderError;
+use mnemon_memory::{Error as MemoryError, Invalid};
 use mnemon_memory_store::Error as StoreError;
 use mnemon_runtime::Error as RuntimeError;
 use tonic::{Code, Status};
@@ -25,16 +26,45 @@ pub(crate) trait IntoStatus {
     fn into_status(self, field: &str) -> Status;
 }
 
-impl IntoStatus for StoreError {
+impl IntoStatus for MemoryError {
+    fn into_status(self, field: &str) -> Status {
+        let message = self.to_string();
+        match self {
+            Self::Invalid(invalid) => invalid.into_status(field),
+            Self::FingerprintMismatch { .. } => with_reason(Code::FailedPrecondition, message, "FINGERPRINT_MISMATCH"),
+            Self::UnknownChunk { .. } => with_reason(Code::NotFound, message, "CHUNK_NOT_FOUND"),
+            Self::Damaged { .. } => {
+                tracing::error!("{message}");
+                with_reason(Code::DataLoss, message, "DAMAGED")
+            }
+            Self::Backend(source) => match source.downcast::<StoreError>() {
+                Ok(error) => error.into_status(field),
+                Err(source) => match source.downcast::<Status>() {
+                    Ok(status) => from_store(*status),
+                    Err(_) => internal(&message),
+                },
+            },
+            // What may come.
+            _ => internal(&message),
+        }
+    }
+}
+
+impl IntoStatus for Invalid {
     fn into_status(self, _field: &str) -> Status {
+        invalid(vec![violation(self.what, self.why)])
+    }
+}
+
+impl IntoStatus for StoreError {
+    fn into_status(self, field: &str) -> Status {
         let message = self.to_string();
         match self {
             Self::UnknownMemory { .. } => with_reason(Code::NotFound, message, "MEMORY_NOT_FOUND"),
             Self::UnknownDocument { .. } => with_reason(Code::NotFound, message, "DOCUMENT_NOT_FOUND"),
             Self::MemoryExists { .. } => with_reason(Code::AlreadyExists, message, "MEMORY_EXISTS"),
             Self::DocumentBusy { .. } => with_reason(Code::Aborted, message, "DOCUMENT_BUSY"),
-            Self::FingerprintMismatch { .. } => with_reason(Code::FailedPrecondition, message, "FINGERPRINT_MISMATCH"),
-            Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
+            Self::Invalid(invalid) => invalid.into_status(field),
             Self::Limit { .. } => with_reason(Code::ResourceExhausted, message, "LIMIT"),
             Self::Quota { owner, what, limit, held, .. } => {
                 let (limit, held) = (limit.to_string(), held.to_string());
@@ -54,10 +84,6 @@ impl IntoStatus for StoreError {
                 with_reason(Code::DataLoss, message, "DAMAGED")
             }
             Self::UnknownChunk { .. } => with_reason(Code::NotFound, message, "CHUNK_NOT_FOUND"),
-            Self::Remote(source) => match source.downcast::<Status>() {
-                Ok(status) => from_store(*status),
-                Err(_) => internal(&message),
-            },
             // InUse, Io, Catalog, and what may come.
             _ => internal(&message),
         }
@@ -87,7 +113,7 @@ impl IntoStatus for RuntimeError {
         match self {
             Self::EmptyPrompt | Self::PromptTooLong { .. } => invalid(vec![violation(field, message)]),
             Self::ChatTemplate { .. } => invalid(vec![violation("messages", message)]),
-            Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
+            Self::Invalid(invalid) => invalid.into_status(field),
             Self::Geometry { .. } => with_reason(Code::FailedPrecondition, message, "GEOMETRY_MISMATCH"),
             Self::Overloaded { .. } => overloaded(&message, "QUEUE_FULL"),
             Self::ShuttingDown => shutting_down(),
@@ -107,9 +133,9 @@ impl IntoStatus for EncoderError {
             | Self::ResumeMismatch { .. }
             | Self::Unrepresentable { .. } => invalid(vec![violation(field, message)]),
             Self::DocumentExists { .. } => with_reason(Code::AlreadyExists, message, "DOCUMENT_EXISTS"),
-            Self::Invalid { what, why } => invalid(vec![violation(what, why)]),
+            Self::Invalid(invalid) => invalid.into_status(field),
             Self::NoEmbedder => with_reason(Code::FailedPrecondition, message, "NO_EMBEDDER"),
-            Self::Store(error) => error.into_status(field),
+            Self::Memory(error) => error.into_status(field),
             Self::Runtime(error) => error.into_status(field),
             _ => internal(&message),
         }
@@ -161,14 +187,14 @@ pub(crate) fn with_reason(code: Code, message: impl Into<String>, reason: &str) 
 
 #[cfg(test)]
 mod tests {
-    use mnemon_memory_store::Fingerprint;
+    use mnemon_memory::Fingerprint;
 
     use super::*;
 
     #[test]
     fn both_fingerprints_are_named() {
         let (stored, given) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
-        let status = StoreError::FingerprintMismatch { memory: "m".into(), stored, given }.into_status("");
+        let status = MemoryError::FingerprintMismatch { memory: "m".into(), stored, given }.into_status("");
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert!(status.message().contains(&stored.to_string()) && status.message().contains(&given.to_string()));
         assert_eq!(status.get_details_error_info().unwrap().reason, "FINGERPRINT_MISMATCH");
@@ -186,7 +212,7 @@ mod tests {
     fn a_quota_tells_what_is_full() {
         let (owner, advice) = ("memory 'm'".to_owned(), "delete documents".to_owned());
         let error = StoreError::Quota { owner, what: "tokens", limit: 10, held: 9, growth: 2, advice };
-        let status = EncoderError::Store(error).into_status("text");
+        let status = EncoderError::Memory(error.into()).into_status("text");
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(status.message().contains("at most 10 tokens"), "{}", status.message());
         let info = status.get_details_error_info().unwrap();

@@ -1,4 +1,4 @@
-//! What expired gives back its space although nobody asks for it. (Whoever asks does not see it in any case.)
+//! Periodically reclaims the space of expired data. Readers do not see it in any case.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use mnemon_memory_store::{Expired, Store};
 use tokio::time::MissedTickBehavior;
 
-use crate::parts::Common;
+use crate::state::AppState;
 use crate::tasks;
 
 /// Sweeps now and every `limits.expiry_sweep_s` from then on, until the server closes.
-pub(crate) async fn run(store: Store, common: Weak<Common>) {
-    let Some((closing, period)) = common.upgrade().map(|common| {
-        let period = Duration::from_secs(common.settings.limits.expiry_sweep_s);
-        (common.life.closing.clone(), period)
+pub(crate) async fn run(store: Store, app: Weak<AppState>) {
+    let Some((closing, period)) = app.upgrade().map(|app| {
+        let period = Duration::from_secs(app.settings.limits.expiry_sweep_s);
+        (app.shutdown.closing.clone(), period)
     }) else {
         return;
     };
@@ -25,14 +25,14 @@ pub(crate) async fn run(store: Store, common: Weak<Common>) {
             () = closing.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let Some(common) = common.upgrade() else { return };
-        sweep(&store, &common).await;
+        let Some(app) = app.upgrade() else { return };
+        sweep(&store, &app).await;
     }
 }
 
-async fn sweep(store: &Store, common: &Arc<Common>) {
+async fn sweep(store: &Store, app: &Arc<AppState>) {
     let store = store.clone();
-    match tasks::store(common, move || store.expire()).await {
+    match tasks::store(app, move || store.expire()).await {
         Ok(expired) if expired == Expired::default() => {}
         Ok(expired) => {
             tracing::info!(memories = expired.memories, documents = expired.documents, "deleted what expired");

@@ -8,8 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tonic::Status;
 use tracing::Span;
 
-use crate::parts::{Common, Parts};
-use crate::status::{self, IntoStatus};
+use crate::state::{AppState, ModelState};
+use crate::status;
+use crate::status::IntoStatus;
 
 /// How long a store call may wait for its turn.
 const STORE_WAIT: Duration = Duration::from_secs(5);
@@ -17,49 +18,49 @@ const STORE_WAIT: Duration = Duration::from_secs(5);
 /// Work on the model in bounded steps. A job never waits for anything: one that has nothing to do leaves the engine
 /// and is put in again later.
 pub(crate) trait Job: Send + 'static {
-    /// One bounded piece of work. After [`Turn::Done`] the job goes back to whoever ran it.
+    /// One bounded piece of work. After [`Turn::Done`] the job is returned to its caller.
     fn step(&mut self) -> Turn;
 }
 
 /// Runs a job that just arrived: refused with `RESOURCE_EXHAUSTED` when the engine's queue is full. Dropping the future
 /// ends the job at its next step.
-pub(crate) async fn run_new<J: Job>(parts: &Arc<Parts>, job: J) -> Result<J, Status> {
-    let place = Arc::clone(&parts.engine_places).try_acquire_owned().map_err(|_| {
-        let limit = parts.common.settings.limits.engine_queue;
+pub(crate) async fn run_new<J: Job>(state: &Arc<ModelState>, job: J) -> Result<J, Status> {
+    let permit = Arc::clone(&state.engine_permits).try_acquire_owned().map_err(|_| {
+        let limit = state.app.settings.limits.engine_queue;
         status::overloaded(
             &format!("{limit} requests are waiting for the model already; try again later"),
             "QUEUE_FULL",
         )
     })?;
-    run(parts, job, place).await
+    run(state, job, permit).await
 }
 
 /// Runs a job that is the next part of something accepted before: waits for a place in the queue. Meanwhile its
 /// stream is not read, and flow control slows its client down.
-pub(crate) async fn run_next<J: Job>(parts: &Arc<Parts>, job: J) -> Result<J, Status> {
-    let place = Arc::clone(&parts.engine_places)
+pub(crate) async fn run_next<J: Job>(state: &Arc<ModelState>, job: J) -> Result<J, Status> {
+    let permit = Arc::clone(&state.engine_permits)
         .acquire_owned()
         .await
         .map_err(|_| status::internal("the engine's queue was closed"))?;
-    run(parts, job, place).await
+    run(state, job, permit).await
 }
 
-async fn run<J: Job>(parts: &Arc<Parts>, job: J, place: OwnedSemaphorePermit) -> Result<J, Status> {
+async fn run<J: Job>(state: &Arc<ModelState>, job: J, permit: OwnedSemaphorePermit) -> Result<J, Status> {
     let (done, finished) = oneshot::channel();
-    let ticket = Ticket { work: Some((job, done)), span: Span::current(), _place: place };
-    parts.engine.submit(Box::new(ticket)).map_err(|error| error.into_status(""))?;
+    let ticket = Ticket { work: Some((job, done)), span: Span::current(), _permit: permit };
+    state.engine.submit(Box::new(ticket)).map_err(|error| error.into_status(""))?;
     // The sender is gone without an answer only after a panic, which the engine has logged.
     finished.await.map_err(|_| status::internal("a task on the engine was dropped"))
 }
 
 /// A job on the engine.
 struct Ticket<J: Job> {
-    /// The job, and where it goes back to. Nobody waits any more once that is closed.
+    /// The job, and the channel of its caller; closed when the caller is gone.
     work: Option<(J, oneshot::Sender<J>)>,
     /// Log lines of the job belong to its call.
     span: Span,
     /// Its place in the queue, free again when the ticket is dropped.
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl<J: Job> Task for Ticket<J> {
@@ -97,25 +98,25 @@ where
 
 /// Drops what may block when it is dropped.
 pub(crate) async fn let_go<T: Send + 'static>(value: T) {
-    // Nobody waits for anything that it could fail at.
+    // No caller waits for its result.
     let _ = tokio::task::spawn_blocking(move || drop(value)).await;
 }
 
 /// Runs what blocks on the store, on the blocking pool; errors become statuses.
-pub(crate) async fn store<T, E, F>(common: &Arc<Common>, work: F) -> Result<T, Status>
+pub(crate) async fn store<T, E, F>(app: &Arc<AppState>, work: F) -> Result<T, Status>
 where
     T: Send + 'static,
     E: IntoStatus + Send + 'static,
     F: FnOnce() -> Result<T, E> + Send + 'static,
 {
-    let permit = tokio::time::timeout(STORE_WAIT, Arc::clone(&common.store_calls).acquire_owned())
+    let permit = tokio::time::timeout(STORE_WAIT, Arc::clone(&app.store_calls).acquire_owned())
         .await
         .map_err(|_| status::overloaded("the store is busy; try again later", "STORE_BUSY"))?
         .map_err(|_| status::internal("the store's queue was closed"))?;
-    let (common, span) = (Arc::clone(common), Span::current());
+    let (app, span) = (Arc::clone(app), Span::current());
     let task = tokio::task::spawn_blocking(move || {
         // Held until the work is done, even if the caller leaves before.
-        let _held = (permit, common);
+        let _held = (permit, app);
         span.in_scope(work).map_err(|error| error.into_status(""))
     });
     task.await.unwrap_or_else(|error| Err(status::internal(&format!("a store call ended unexpectedly: {error}"))))

@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic_types::FieldViolation;
 
 use crate::filter::is_date;
-use crate::lifetime::ttl_ms;
+use crate::limits::ttl_ms;
 use crate::status::{invalid, violation};
 
 /// Memories of one request.

@@ -1,12 +1,13 @@
-//! Chunks, numbers and shapes to messages and back: what a store and whoever runs the model tell each other.
+//! Chunks, numbers and shapes to messages and back, between a store and a server that runs the model.
 
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Fingerprint, Hit, KeyHead, KvChunk, KvData, KvGeometry, MemorySpec, ResumePoint,
-    SourceSpan, TermHit, TermHits, Turn, WordHits, WriterState,
+use mnemon_memory::{
+    ChunkId, ChunkInfo, ChunkKv, Fingerprint, Hit, KeyHead, KvChunk, KvData, KvGeometry, ResumePoint, SourceSpan,
+    TermHit, TermHits, Turn, WordHits, WriterState,
 };
+use mnemon_memory_store::MemorySpec;
 use mnemon_proto::v1;
 use prost::bytes::Bytes;
 use tonic::Status;
@@ -253,7 +254,7 @@ pub(crate) fn fingerprint(field: &str, hex: &str) -> Result<Fingerprint, Status>
 }
 
 fn geometry(field: &str, geometry: v1::Geometry) -> Result<KvGeometry, Status> {
-    let refused = |error: mnemon_memory_store::Error| invalid(vec![violation(field, error.to_string())]);
+    let refused = |error: mnemon_memory::Invalid| invalid(vec![violation(field, error.to_string())]);
     let chosen = geometry.key_heads.iter().map(|key| KeyHead { layer: key.layer, head: key.head }).collect();
     let geometry = KvGeometry {
         key_heads: if geometry.key_heads.is_empty() {

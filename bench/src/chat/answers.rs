@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::beam::{self, Conversation, Probe};
+use super::beam;
+use super::beam::{Conversation, Probe};
 use crate::answering::{
     AskArguments, Asker, Block, Document, Expected, Haystack, Item, Library, Outcomes, Report, Source, Stored, ask_all,
     numbers, pool, show,

@@ -19,13 +19,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
+use tasks::{Plan, Question};
 
 use crate::answering::{
     AskArguments, Asker, Block, Expected, Haystack, Item, Library, Novels, Outcomes, Report, Source, Span, Stored,
     ask_all, pool, show,
 };
 use crate::report::{Output, parse_tokens, tokens_label};
-use tasks::{Plan, Question};
 pub(crate) use tasks::{Task, plan};
 pub(crate) use templates::Split;
 pub(crate) use unworded::unworded;

@@ -250,7 +250,7 @@ Examples:
     /// Change how long a memory and its documents live, and how much it may hold.
     ///
     /// What is not given stays as it is; "none" takes a limit away. An update counts as a change of the memory, so that
-    /// its --ttl begins anew.
+    /// its --ttl restarts.
     #[command(after_long_help = "\
 Examples:
   mnemon memory update chats --document-ttl 7d
@@ -315,6 +315,13 @@ pub(crate) struct Limits {
     /// Bytes that its files may take, such as 800000, 500MB or 2GiB; or none.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) max_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// Whether none is given.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ttl.is_none() && self.document_ttl.is_none() && self.max_tokens.is_none() && self.max_bytes.is_none()
+    }
 }
 
 /// Read documents into a memory.

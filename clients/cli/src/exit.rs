@@ -1,7 +1,7 @@
 //! How a command ends: exit codes, and errors as people or programs read them.
 
-use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
+use std::{fmt, io};
 
 use mnemon_client::{Code, Error as ClientError};
 use mnemon_memory_store::Error as StoreError;
@@ -135,12 +135,12 @@ impl From<&ClientError> for Failure {
             {
                 Self::new(Exit::Unreachable, format!("the connection to the server was lost ({message})"))
             }
-            ClientError::Status { code, message, violations, .. } => {
+            ClientError::Status { code, message, reason, violations, .. } => {
                 let fields = violations.iter().map(|v| (v.field.clone(), v.description.clone())).collect();
                 let failure = Self::new(exit_of(*code), message.clone()).fields(fields);
-                match code {
-                    Code::Unauthenticated => failure.hint("give the server's token in MNEMON_TOKEN"),
-                    _ => failure,
+                match advice(reason) {
+                    Some(advice) => failure.hint(advice),
+                    None => failure,
                 }
             }
             // Text that turned out not to be usable while it was read.
@@ -181,8 +181,42 @@ impl From<&ServerError> for Failure {
             },
             _ => Exit::Failure,
         };
-        Self::new(exit, error.to_string())
+        let failure = Self::new(exit, error.to_string());
+        let reason = match error {
+            ServerError::Store(StoreError::Damaged { .. }) => "DAMAGED",
+            ServerError::Model(ModelError::Profile { .. }) => "PROFILE",
+            ServerError::PortInUse { .. } => "PORT_IN_USE",
+            _ => "",
+        };
+        match advice(reason) {
+            Some(advice) => failure.hint(advice),
+            None => failure,
+        }
     }
+}
+
+/// What to do about an error, in commands of this program: servers and libraries do not know them. `reason` is that of the
+/// server's `ErrorInfo`.
+fn advice(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "UNAUTHENTICATED" => "give the server's token in MNEMON_TOKEN, or with --token",
+        "MEMORY_NOT_FOUND" => {
+            "`mnemon memory list` shows the memories there are, `mnemon memory create NAME` makes one"
+        }
+        "FINGERPRINT_MISMATCH" => {
+            "`mnemon reencode NAME --replace`, or `--into ANOTHER`, lets this model read the documents again"
+        }
+        "QUOTA" => {
+            "`mnemon memory update NAME` raises limits of a memory (--max-tokens, --max-bytes); `mnemon compact` frees space"
+        }
+        "DAMAGED" => {
+            "stop the server and run `mnemon check`, which tells all; with --repair it keeps what can be saved"
+        }
+        "NO_EMBEDDER" => "start the server with --embedder DIR",
+        "PROFILE" => "make a profile of this model with `mnemon model profile MODEL`",
+        "PORT_IN_USE" => "choose another port with --listen",
+        _ => return None,
+    })
 }
 
 /// The exit code for a status of the server.
@@ -226,7 +260,34 @@ pub(crate) fn report(error: &anyhow::Error, ui: &Ui) -> Option<Exit> {
         }
     };
     let mut err = io::stderr().lock();
-    // Nobody is left to tell if standard error is gone.
+    // Without standard error there is no place to report to.
     let _ = if ui.json() { writeln!(err, "{}", failure.as_json()) } else { failure.write_for_people(&mut err, ui) };
     Some(failure.exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_servers_come_with_commands() {
+        let error = |code, reason: &str| ClientError::Status {
+            code,
+            message: "it failed".into(),
+            reason: reason.into(),
+            violations: Vec::new(),
+        };
+        for (code, reason, command) in [
+            (Code::NotFound, "MEMORY_NOT_FOUND", "mnemon memory create"),
+            (Code::FailedPrecondition, "FINGERPRINT_MISMATCH", "mnemon reencode NAME --replace"),
+            (Code::ResourceExhausted, "QUOTA", "--max-tokens"),
+            (Code::DataLoss, "DAMAGED", "--repair"),
+            (Code::Unauthenticated, "UNAUTHENTICATED", "MNEMON_TOKEN"),
+            (Code::FailedPrecondition, "NO_EMBEDDER", "--embedder"),
+        ] {
+            let failure = Failure::from(&error(code, reason));
+            assert!(failure.hint.as_ref().is_some_and(|hint| hint.contains(command)), "{reason}: {:?}", failure.hint);
+        }
+        assert_eq!(Failure::from(&error(Code::Aborted, "DOCUMENT_BUSY")).hint, None);
+    }
 }

@@ -1,10 +1,11 @@
 //! Text that comes from the user's files and from standard input, checked before it is sent.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::{fs, io};
 
 use tokio::io::{AsyncRead, ReadBuf};
 

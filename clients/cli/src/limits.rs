@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use mnemon_client::v1;
 
-use crate::args::Limits;
 use crate::exit::Failure;
 use crate::render::{bytes, count, time};
 
@@ -67,13 +66,6 @@ fn parse_number(text: &str, units: &[(&str, u64)]) -> Option<u64> {
         _ => units.iter().find(|(name, _)| *name == unit)?.1,
     };
     number.parse::<u64>().ok()?.checked_mul(in_unit).filter(|number| *number > 0)
-}
-
-impl Limits {
-    /// Whether none is given.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ttl.is_none() && self.document_ttl.is_none() && self.max_tokens.is_none() && self.max_bytes.is_none()
-    }
 }
 
 /// A time to live as people write it: `30d`, `1d12h`, `90s`.

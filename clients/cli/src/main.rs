@@ -2,15 +2,20 @@
 //! behind the wire contract (through `mnemon-client`), except that `serve` and `demo` run `mnemon-server` in this
 //! process.
 //!
-//! | file | idea |
+//! # Layout
+//!
+//! From the lowest floor up; a module imports only from those above it in this table.
+//!
+//! | module | idea |
 //! |---|---|
-//! | `args.rs` | the command line as typed |
-//! | `commands/` | one file for each command |
-//! | `input.rs` | files and standard input, checked before they are sent |
-//! | `render.rs` | colours, tables, bars, excerpts, sizes, durations |
-//! | `passages.rs` | citations and search hits as people see them |
-//! | `json.rs` | answers as programs read them |
-//! | `exit.rs` | errors and exit codes |
+//! | `render` | colours, tables, bars, excerpts, sizes, durations |
+//! | `exit` | errors and exit codes |
+//! | `limits` | times to live and sizes as people write them |
+//! | `args` | the command line as typed |
+//! | `json` | answers as programs read them |
+//! | `passages` | citations and search hits as people see them |
+//! | `input` | files and standard input, checked before they are sent |
+//! | `commands` | one file for each command |
 
 mod args;
 mod commands;

@@ -177,7 +177,7 @@ impl Ui {
     /// Says something that is not a result: to standard error, unless silenced.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
         if !self.quiet && !self.json {
-            // A note that nobody can read is not an error.
+            // A note that cannot be written is not an error.
             let _ = writeln!(io::stderr().lock(), "{}", text.as_ref());
         }
     }

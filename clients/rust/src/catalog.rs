@@ -3,7 +3,8 @@
 use mnemon_proto::v1;
 use tonic::Request;
 
-use crate::{Client, Result};
+use crate::connect::Client;
+use crate::error::Result;
 
 /// Items asked for in one page when a whole list is wanted.
 const PAGE: u32 = 500;

@@ -10,8 +10,8 @@ use mnemon_proto::v1::recall_service_client::RecallServiceClient;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
+use crate::error::{Error, Result};
 use crate::transport::Transport;
-use crate::{Error, Result};
 
 /// Where a server listens by default.
 pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7117";

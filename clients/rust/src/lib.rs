@@ -32,15 +32,19 @@
 //! # }
 //! ```
 //!
-//! | file | idea |
+//! # Layout
+//!
+//! From the lowest floor up; a module imports only from those above it in this table.
+//!
+//! | module | idea |
 //! |---|---|
-//! | `connect.rs` | where the server is, and how to reach it |
-//! | `transport.rs` | what is added to each call: the token, and request bodies that cannot end by accident |
-//! | `catalog.rs` | memories and documents |
-//! | `recall.rs` | ingest, search, generate, score |
-//! | `transfer.rs` | whole memories: export, import, re-encode |
-//! | `upload.rs` | a source sent piece by piece: what ingest and import share |
-//! | `error.rs` | the one error type |
+//! | `error` | the error type |
+//! | `transport` | what is added to each call: the token, and request bodies that cannot end by accident |
+//! | `connect` | where the server is, and how to reach it |
+//! | `upload` | a source sent piece by piece: what ingest and import share |
+//! | `catalog` | memories and documents |
+//! | `recall` | ingest, search, generate, score |
+//! | `transfer` | whole memories: export, import, re-encode |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -57,5 +61,5 @@ pub use error::{Error, FieldViolation, Result};
 pub use mnemon_proto::v1;
 pub use recall::{Generated, IngestOptions};
 pub use tonic::Code;
-pub use transport::Transport;
+pub use transport::{CleanEnd, Transport};
 pub use v1::IngestMode;

@@ -11,8 +11,9 @@ use tokio::io::AsyncRead;
 use tokio_stream::Stream;
 use tonic::Streaming;
 
+use crate::connect::Client;
+use crate::error::{Error, Result};
 use crate::upload::upload;
-use crate::{Client, Error, Result};
 
 /// Bytes of text in one message; the contract allows 1 MiB.
 const PIECE_BYTES: usize = 64 << 10;

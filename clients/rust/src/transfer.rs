@@ -5,8 +5,9 @@ use mnemon_proto::v1::export_memory_response::Message as Exported;
 use mnemon_proto::v1::import_memory_request::Message as Imported;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
+use crate::connect::Client;
+use crate::error::{Error, Result};
 use crate::upload::upload;
-use crate::{Client, Error, Result};
 
 /// Bytes of an archive in one message; the contract allows 1 MiB.
 const PIECE_BYTES: usize = 256 << 10;

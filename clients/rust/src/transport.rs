@@ -18,15 +18,16 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tower::Service;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
-/// Set by the feeder of a request stream once all is sent; travels in the request's extensions.
+/// Set by the feeder of a request stream once all is sent; travels in the request's extensions. A stream that ends without it
+/// resets the call.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct CleanEnd(Arc<AtomicBool>);
+pub struct CleanEnd(Arc<AtomicBool>);
 
 impl CleanEnd {
     /// From here on the end of the stream is the end of the document. Call it before the feeder is dropped.
-    pub(crate) fn set(&self) {
+    pub fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::Result;
+use crate::error::Result;
 use crate::transport::CleanEnd;
 
 /// Pieces read ahead of the connection.

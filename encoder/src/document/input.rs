@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mnemon_memory_store::ResumePoint;
+use mnemon_memory::ResumePoint;
 use mnemon_runtime::Model;
 use tokenizers::Tokenizer;
 
+use crate::error::{Error, Result};
+use crate::tokenizer::{SafePoint, StreamTokenizer, Token};
 use crate::utf8::{Utf8Stream, ceil_border};
-use crate::{Error, Result, SafePoint, StreamTokenizer, Token};
 
 /// Bytes given to the tokenizer at once.
 const SLICE_BYTES: usize = 4 << 10;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mnemon_memory_store::WriterState;
+use mnemon_memory::WriterState;
 
 use super::reader::Reader;
 

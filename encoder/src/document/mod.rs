@@ -7,10 +7,11 @@ mod pack;
 mod reader;
 mod stored;
 
+use mnemon_memory::Invalid;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mnemon_memory_store::{ChunkId, DocumentWriter, KvGeometry, OpenMemory, Recall, ResumePoint};
+use mnemon_memory::{ChunkId, DocumentWriter, KvGeometry, OpenMemory, Recall, ResumePoint};
 use mnemon_runtime::{Captured, Model};
 
 use self::input::Input;
@@ -20,7 +21,9 @@ use self::own::OwnChunks;
 use self::pack::Packer;
 use self::reader::Reader;
 use self::stored::{Comparison, Continuation, ContinueFrom};
-use crate::{EncodeOptions, Error, Progress, Result, SafePoint};
+use crate::error::{Error, Result};
+use crate::options::{EncodeOptions, Progress};
+use crate::tokenizer::SafePoint;
 
 /// Bytes that one push takes at most.
 pub const PUSH_BYTES_MAX: usize = 4 << 20;
@@ -198,7 +201,7 @@ impl DocumentEncoder {
         }
         if bytes.len() > PUSH_BYTES_MAX {
             let why = format!("{} bytes; at most {PUSH_BYTES_MAX} are accepted", bytes.len());
-            return Err(Error::Invalid { what: "piece of text", why });
+            return Err(Error::Invalid(Invalid { what: "piece of text", why }));
         }
         self.guard(|encoder| {
             let mut bytes = bytes;

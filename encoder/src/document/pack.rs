@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use mnemon_memory_store::{KvChunk, KvGeometry, SourceSpan, Turn};
+use mnemon_memory::{Invalid, KvChunk, KvGeometry, SourceSpan, Turn};
 use mnemon_runtime::Captured;
 
-use crate::{Error, Result, Token};
+use crate::error::{Error, Result};
+use crate::tokenizer::Token;
 
 /// Tokens that the model has read and that are not in a chunk yet, with their text.
 ///
@@ -75,7 +76,7 @@ impl Packer {
         mut sink: impl FnMut(KvChunk) -> Result<()>,
     ) -> Result<()> {
         if captured.token_start != self.next_token || captured.len > self.tokens.len() {
-            return Err(Error::Invalid {
+            return Err(Error::Invalid(Invalid {
                 what: "captured tokens",
                 why: format!(
                     "{} from {} on, where {} from {} on were read",
@@ -84,7 +85,7 @@ impl Packer {
                     self.tokens.len(),
                     self.next_token
                 ),
-            });
+            }));
         }
         let mut from = 0;
         while from < captured.len {
@@ -139,7 +140,7 @@ impl Packer {
         let end = span.byte_end.saturating_sub(self.text_start) as usize;
         if span.byte_start != self.text_start || !self.text.is_char_boundary(end) {
             let why = format!("{}..{} of text from {} on", span.byte_start, span.byte_end, self.text_start);
-            return Err(Error::Invalid { what: "span of a chunk", why });
+            return Err(Error::Invalid(Invalid { what: "span of a chunk", why }));
         }
         self.text_start = span.byte_end;
         let rest = self.text.split_off(end);

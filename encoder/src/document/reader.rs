@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use mnemon_memory_store::KvGeometry;
+use mnemon_memory::KvGeometry;
 use mnemon_runtime::{CaptureAttention, CaptureOptions, Captured, LocalMask, Logits, Model, RecallFrom, SequenceState};
 
-use crate::Result;
+use crate::error::Result;
 
 /// At least the tokens of a page of the runtime's cache.
 const CACHE_PAGE_TOKENS: usize = 64;

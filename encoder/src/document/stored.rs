@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mnemon_memory_store::{OpenMemory, Turn, WriterState};
+use mnemon_memory::{OpenMemory, Turn, WriterState};
 use mnemon_runtime::Model;
 
 use super::reader::Reader;
-use crate::{EncodeOptions, Error, Result, SafePoint, Token};
+use crate::error::{Error, Result};
+use crate::options::EncodeOptions;
+use crate::tokenizer::{SafePoint, Token};
 
 /// Chunks read from the store at once.
 const PAGE_CHUNKS: usize = 64;
@@ -136,7 +138,7 @@ fn for_each_chunk(
     document_id: &str,
     first_ordinal: u64,
     count: u64,
-    mut visit: impl FnMut(&mnemon_memory_store::ChunkInfo),
+    mut visit: impl FnMut(&mnemon_memory::ChunkInfo),
 ) -> Result<()> {
     let mut ordinal = first_ordinal;
     let end = first_ordinal.saturating_add(count);
@@ -153,7 +155,7 @@ fn for_each_chunk(
 
 fn damaged(document_id: &str) -> Error {
     let what = format!("document '{document_id}'");
-    Error::Store(mnemon_memory_store::Error::Damaged { what, why: "its chunks do not agree with its record".into() })
+    Error::Memory(mnemon_memory::Error::Damaged { what, why: "its chunks do not agree with its record".into() })
 }
 
 /// Compares a text that is sent again with what is stored of it.

@@ -1,7 +1,7 @@
 //! How like each other texts are by chance, to an embedder: some never come near 0, others do.
 
 use super::Embedder;
-use crate::Result;
+use crate::error::Result;
 
 /// Everyday questions, none of which any of the [`SENTENCES`] answers.
 const QUESTIONS: [&str; 16] = [

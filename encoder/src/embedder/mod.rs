@@ -12,14 +12,14 @@ use std::path::Path;
 use candle_core::{DType, Device, IndexOp as _, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
-use mnemon_memory_store::{EMBEDDING_DIM_MAX, Embeddings, Fingerprint};
+use mnemon_memory::{EMBEDDING_DIM_MAX, Embeddings, Fingerprint};
 use mnemon_runtime::{ModelSource, hub};
 use rayon::prelude::*;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
 use self::chance::Chance;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Tokens of a text that are read.
 const TOKENS_MAX: usize = 256;

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use mnemon_memory_store::{ChunkId, Recall, SearchRequest};
+use mnemon_memory::{ChunkId, SearchRequest};
 use mnemon_runtime::{PassageAttention, QueryHead, SearchHead, SequenceState};
 
 use super::{ProbeStage, Probed, ask};
-use crate::Result;
+use crate::error::Result;
 
 /// Entries that a query looks for.
 const ENTRIES: usize = 32;

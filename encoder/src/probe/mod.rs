@@ -14,13 +14,13 @@ mod trials;
 
 use std::sync::Arc;
 
-use mnemon_memory_store::{EntryPolicy, KvDtype, KvGeometry, Memory, Recall, Snapshot};
+use mnemon_memory::{ChunkId, CreateScratch, EntryPolicy, Invalid, KvDtype, KvGeometry, OpenMemory, Recall};
 use mnemon_runtime::{
     Conversation, DateTime, Extents, Measured, Message, Model, PROFILE_VERSION, Profile, Prompt, RecallMode,
 };
 
 use self::text::{Fact, ProbeText};
-use crate::Result;
+use crate::error::Result;
 use crate::scratch::scratch;
 
 const DOCUMENT: &str = "text";
@@ -66,26 +66,31 @@ pub enum ProbeStage {
 /// What the parts of the probe share.
 struct Probed {
     model: Arc<Model>,
-    recall: Arc<Snapshot>,
+    recall: Arc<dyn Recall>,
     facts: Vec<Fact>,
     /// Chunks that hold each fact.
-    right: Vec<Vec<mnemon_memory_store::ChunkId>>,
+    right: Vec<Vec<ChunkId>>,
 }
 
-/// Measures a pretrained model and makes its profile; `tell` hears how far it has come. Takes minutes on a CPU.
+/// Measures a pretrained model and makes its profile. `create` makes the memory that the text is read into; `tell` hears how far it has come. Takes minutes on a CPU.
 ///
 /// # Errors
 /// What reading a document and generating text may fail with; [`Error::Invalid`](crate::Error::Invalid) for a model that was trained with
 /// memory.
-pub fn probe(model: &Arc<Model>, options: &ProbeOptions, tell: &mut dyn FnMut(ProbeStage)) -> Result<Profile> {
+pub fn probe(
+    create: CreateScratch,
+    model: &Arc<Model>,
+    options: &ProbeOptions,
+    tell: &mut dyn FnMut(ProbeStage),
+) -> Result<Profile> {
     if model.config().memory.fusion.is_some() {
         let why = "the model was trained with memory and needs no profile".into();
-        return Err(crate::Error::Invalid { what: "model", why });
+        return Err(crate::error::Error::Invalid(Invalid { what: "model", why }));
     }
     let text = ProbeText::new(options.seed, options.text_bytes, options.questions.max(1));
-    let memory = read(model, &text.text, options.kv_dtype, tell)?;
-    let recall = Arc::new(memory.snapshot()?);
-    let right = text.facts.iter().map(|fact| chunks_of(&memory, fact)).collect::<Result<_>>()?;
+    let (memory, tokens) = read(create, model, &text.text, options.kv_dtype, tell)?;
+    let recall = memory.view()?;
+    let right = text.facts.iter().map(|fact| chunks_of(memory.as_ref(), fact)).collect::<Result<_>>()?;
     let probed = Probed { model: Arc::clone(model), recall, facts: text.facts, right };
     let found = heads::find(&probed, tell)?;
     let config = model.config();
@@ -103,18 +108,20 @@ pub fn probe(model: &Arc<Model>, options: &ProbeOptions, tell: &mut dyn FnMut(Pr
         mode: RecallMode::Attend,
         mode_of_several: None,
         extents: Extents::default(),
-        measured: Measured {
-            tokens: memory.info().tokens as usize,
-            questions: probed.facts.len(),
-            ..Measured::default()
-        },
+        measured: Measured { tokens, questions: probed.facts.len(), ..Measured::default() },
     };
     trials::choose(&probed, &mut profile, options.answered, tell)?;
     Ok(profile)
 }
 
-/// Reads the text into a memory that keeps the keys and values of all layers, with entries for every key head.
-fn read(model: &Arc<Model>, text: &str, dtype: KvDtype, tell: &mut dyn FnMut(ProbeStage)) -> Result<Memory> {
+/// Reads the text into a memory that keeps the keys and values of all layers, with entries for every key head. Returns its tokens as well.
+fn read(
+    create: CreateScratch,
+    model: &Arc<Model>,
+    text: &str,
+    dtype: KvDtype,
+    tell: &mut dyn FnMut(ProbeStage),
+) -> Result<(Arc<dyn OpenMemory>, usize)> {
     let config = model.config();
     let layers: Vec<u32> = (0..config.layers as u32).collect();
     let geometry = KvGeometry {
@@ -126,19 +133,19 @@ fn read(model: &Arc<Model>, text: &str, dtype: KvDtype, tell: &mut dyn FnMut(Pro
         chunk_tokens: config.memory.chunk_tokens,
         entry_policy: EntryPolicy::PerToken,
     };
-    let (memory, mut encoder) = scratch(model, geometry, DOCUMENT)?;
+    let (memory, mut encoder) = scratch(create, model, &geometry, DOCUMENT)?;
     for (index, piece) in text.as_bytes().chunks(PIECE_BYTES).enumerate() {
         tell(ProbeStage::Reading(index * PIECE_BYTES, text.len()));
         encoder.push(piece)?;
         while encoder.step()?.is_some() {}
     }
-    encoder.finish()?;
+    let tokens = encoder.finish()?.durable_tokens as usize;
     tell(ProbeStage::Reading(text.len(), text.len()));
-    Ok(memory)
+    Ok((memory, tokens))
 }
 
 /// Chunks that hold a part of a fact's statement.
-fn chunks_of(memory: &Memory, fact: &Fact) -> Result<Vec<mnemon_memory_store::ChunkId>> {
+fn chunks_of(memory: &dyn OpenMemory, fact: &Fact) -> Result<Vec<ChunkId>> {
     let infos = memory.document_chunks(DOCUMENT, 0, usize::MAX)?;
     let (start, end) = (fact.span.start as u64, fact.span.end as u64);
     let holds = infos.iter().filter(|info| info.span.byte_start < end && info.span.byte_end > start);

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result as StoreResult, SearchRequest, TermHits, TermRequest,
+use mnemon_memory::{
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result as MemoryResult, SearchRequest, TermHits, TermRequest,
     WordHits, WordRequest,
 };
 use mnemon_runtime::{
@@ -12,7 +12,7 @@ use mnemon_runtime::{
 };
 
 use super::{ProbeStage, Probed, ask};
-use crate::Result;
+use crate::error::Result;
 
 /// Tokens of an answer.
 const ANSWER_TOKENS: usize = 32;
@@ -118,7 +118,7 @@ fn answer(
     let memory = match mode {
         None => MemoryFrom::Nothing,
         Some(mode) => MemoryFrom::Passages(PassagesFrom {
-            recall: Arc::new(SomeLayers::new(Arc::clone(&probed.recall) as _, first, last)),
+            recall: Arc::new(SomeLayers::new(Arc::clone(&probed.recall), first, last)),
             profile: Arc::new(profile.clone()),
             options: PassageOptions { mode: Some(mode), always: true, ..PassageOptions::default() },
             select: Select::Heads,
@@ -178,31 +178,31 @@ impl Recall for SomeLayers {
         &self.geometry
     }
 
-    fn search(&self, request: &SearchRequest<'_>) -> StoreResult<Vec<Vec<Hit>>> {
+    fn search(&self, request: &SearchRequest<'_>) -> MemoryResult<Vec<Vec<Hit>>> {
         self.inner.search(request)
     }
 
-    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> StoreResult<Vec<Arc<ChunkKv>>> {
+    fn fetch(&self, slot: usize, chunks: &[ChunkId]) -> MemoryResult<Vec<Arc<ChunkKv>>> {
         self.inner.fetch(slot + self.skipped, chunks)
     }
 
-    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> StoreResult<Vec<Vec<ChunkId>>> {
+    fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> MemoryResult<Vec<Vec<ChunkId>>> {
         self.inner.neighbours(chunks, before, after)
     }
 
-    fn search_terms(&self, request: &TermRequest<'_>) -> StoreResult<TermHits> {
+    fn search_terms(&self, request: &TermRequest<'_>) -> MemoryResult<TermHits> {
         self.inner.search_terms(request)
     }
 
-    fn search_words(&self, request: &WordRequest<'_>) -> StoreResult<WordHits> {
+    fn search_words(&self, request: &WordRequest<'_>) -> MemoryResult<WordHits> {
         self.inner.search_words(request)
     }
 
-    fn describe(&self, chunks: &[ChunkId]) -> StoreResult<Vec<ChunkInfo>> {
+    fn describe(&self, chunks: &[ChunkId]) -> MemoryResult<Vec<ChunkInfo>> {
         self.inner.describe(chunks)
     }
 
-    fn chunks(&self, limit: usize) -> StoreResult<Vec<ChunkId>> {
+    fn chunks(&self, limit: usize) -> MemoryResult<Vec<ChunkId>> {
         self.inner.chunks(limit)
     }
 

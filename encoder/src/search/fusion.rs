@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mnemon_memory_store::{ChunkId, Meaning};
+use mnemon_memory::{ChunkId, Meaning};
 
 /// What is known of a candidate.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

@@ -10,12 +10,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use mnemon_memory_store::{ChunkId, KeyHead, KvGeometry, Recall, SearchRequest};
+use mnemon_memory::{ChunkId, Invalid, KeyHead, KvGeometry, Recall, SearchRequest};
 use mnemon_runtime::{CaptureAttention, CaptureOptions, Captured, LocalMask, Logits, Model, SequenceState};
 use tokenizers::Tokenizer;
 
 use super::{QUERY_TOKENS_MAX, best};
-use crate::{Error, Result, StreamTokenizer};
+use crate::error::{Error, Result};
+use crate::tokenizer::StreamTokenizer;
 
 /// Tokens of one forward pass.
 const SEGMENT_TOKENS: usize = 512;
@@ -81,7 +82,7 @@ pub(super) fn tokenize(model: &Model, query: &str) -> Result<Vec<u32>> {
         1..=QUERY_TOKENS_MAX => Ok(tokens.iter().map(|token| token.id).collect()),
         more => {
             let why = format!("{more} tokens; at most {QUERY_TOKENS_MAX} are accepted, so search for a part of it");
-            Err(Error::Invalid { what: "query", why })
+            Err(Error::Invalid(Invalid { what: "query", why }))
         }
     }
 }

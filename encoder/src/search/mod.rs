@@ -16,15 +16,17 @@ mod fusion;
 mod keys;
 mod passages;
 
+use mnemon_memory::Invalid;
 use std::collections::{HashMap, HashSet};
 
-use mnemon_memory_store::{ChunkId, EmbeddingRequest, Recall, WordRequest};
+use mnemon_memory::{ChunkId, EmbeddingRequest, Recall, WordRequest};
 use mnemon_runtime::Model;
 
 use self::fusion::{Scores, Weights};
 use self::keys::KeyQuery;
 pub use self::passages::Passage;
-use crate::{Embedder, Error, Result};
+use crate::embedder::Embedder;
+use crate::error::{Error, Result};
 
 /// Tokens of a query at most.
 pub const QUERY_TOKENS_MAX: usize = 4096;
@@ -99,11 +101,11 @@ pub fn search_text(
 ) -> Result<Found> {
     let SearchOptions { k, by, exact, per_document } = options;
     if k == 0 || k > SEARCH_PASSAGES_MAX {
-        return Err(Error::Invalid { what: "k", why: format!("{k}; 1 to {SEARCH_PASSAGES_MAX} is accepted") });
+        return Err(Error::Invalid(Invalid { what: "k", why: format!("{k}; 1 to {SEARCH_PASSAGES_MAX} is accepted") }));
     }
     if let Some(most) = per_document.filter(|most| !(1..=SEARCH_PASSAGES_MAX).contains(most)) {
         let why = format!("{most}; 1 to {SEARCH_PASSAGES_MAX} is accepted");
-        return Err(Error::Invalid { what: "passages per document", why });
+        return Err(Error::Invalid(Invalid { what: "passages per document", why }));
     }
     if by == SearchBy::Meaning && embedder.is_none() {
         return Err(Error::NoEmbedder);

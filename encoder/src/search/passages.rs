@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use mnemon_memory_store::{ChunkId, Recall};
+use mnemon_memory::{ChunkId, Recall};
 
 use super::fusion::Scores;
-use crate::Result;
 use crate::embedder::sentences_in;
+use crate::error::Result;
 
 /// Chunks of a passage at most.
 const CHUNKS_MAX: usize = 2;

@@ -16,7 +16,7 @@
 use tokenizers::Tokenizer;
 
 use super::plain::{Piece, PlainText};
-use crate::Result;
+use crate::error::Result;
 use crate::utf8::floor_border;
 
 /// Bytes after a cut with which it is checked.

@@ -12,8 +12,8 @@ mod plain;
 use tokenizers::Tokenizer;
 
 use self::plain::{Piece, PlainText};
+use crate::error::{Error, Result};
 use crate::utf8::{ceil_border, floor_border};
-use crate::{Error, Result};
 
 /// Bytes collected before a safe cut is looked for.
 const STEP_BYTES: usize = 2 << 10;

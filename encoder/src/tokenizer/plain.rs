@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use tokenizers::{AddedVocabulary, Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
 
+use crate::error::{Error, Result};
 use crate::utf8::floor_border;
-use crate::{Error, Result};
 
 /// Character pairs whose mergeability is remembered between borders.
 const REMEMBERED_PAIRS_MAX: usize = 4096;

@@ -4,16 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mnemon_encoder::{DocumentEncoder, Progress};
+use mnemon_memory::{ChunkId, ChunkInfo, ChunkKv, Recall};
 use mnemon_memory_store::{
-    ChunkId, ChunkInfo, ChunkKv, InMemoryStorage, Memory, MemorySpec, Recall, SledOptions, SledStorage, Storage, Store,
-    StoreOptions,
+    InMemoryStorage, Memory, MemorySpec, SledOptions, SledStorage, Storage, Store, StoreOptions,
 };
 use mnemon_runtime::Model;
 
 /// A store on disk.
 pub fn on_disk(folder: &Path) -> Store {
     let storage = SledStorage::open(folder, SledOptions::default()).unwrap();
-    Store::open(Arc::new(storage), StoreOptions::default()).unwrap()
+    Store::open(Arc::new(storage), StoreOptions::default(), Arc::new(|| 1_700_000_000_000)).unwrap()
 }
 
 /// A store that lasts as long as it is held.
@@ -22,7 +22,7 @@ pub fn in_memory() -> Store {
 }
 
 pub fn over(storage: Arc<dyn Storage>) -> Store {
-    Store::open(storage, StoreOptions::default()).unwrap()
+    Store::open(storage, StoreOptions::default(), Arc::new(|| 1_700_000_000_000)).unwrap()
 }
 
 /// A memory for a model.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{AttentionShape, Segment, distance_to_first_key, few, many, visible_keys};
-use crate::Isa;
+use crate::simd::Isa;
 
 /// Up to so many rows, inner products row by row beat a product with transposed queries (measured: even at eight).
 const FEW_ROWS: usize = 8;

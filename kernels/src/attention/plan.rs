@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::block::{Block, Partial, Workspace};
 use super::{AttentionOutput, AttentionShape, Segment};
-use crate::Isa;
+use crate::simd::Isa;
 
 /// Rows (queries times heads of one group) of a block: enough that converting a tile of keys is a small part of the
 /// work, few enough that a tile of scores stays in the first-level cache.

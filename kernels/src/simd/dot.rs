@@ -4,7 +4,7 @@
 //! equal rows give equal results to the bit.
 
 use super::vector::{Element, Vector};
-use crate::Data;
+use crate::data::Data;
 
 /// See [`Isa::dots_few`](super::Isa::dots_few).
 ///

@@ -1,7 +1,7 @@
 //! Matrix products of one tile, in register blocks: rows of the left factor are broadcast, rows of the right one loaded.
 
 use super::vector::{Element, Vector};
-use crate::Data;
+use crate::data::Data;
 
 /// See [`Isa::widen`](super::Isa::widen).
 ///

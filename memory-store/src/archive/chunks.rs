@@ -1,20 +1,22 @@
 //! Chunks of an archive, verified as a writer would.
 
+use mnemon_memory::{EntryPolicy, KvGeometry};
+
 use super::reader::{Current, refused};
-use crate::blob::inspect_chunk;
-use crate::codec::Decoder;
-use crate::extent::{ChunkPlace, Layout, decode_meta};
-use crate::numbers::side_is_finite;
-use crate::records::ExtentRecord;
-use crate::state::entries_of;
-use crate::{EntryPolicy, KvGeometry, Result};
+use crate::engine::inspection::inspect_chunk;
+use crate::engine::state::entries_of;
+use crate::error::Result;
+use crate::format::chunk_blob::{Layout, decode_meta};
+use crate::format::codec::Decoder;
+use crate::format::kv_codec::side_is_finite;
+use crate::format::records::{ChunkOffset, ExtentRecord};
 
 /// Consecutive chunks of one document as they are stored.
 pub struct ArchiveChunks {
     pub(super) first_ordinal: u64,
     pub(super) token_start: u64,
     pub(super) byte_start: u64,
-    pub(super) places: Vec<ChunkPlace>,
+    pub(super) places: Vec<ChunkOffset>,
     pub(super) body: Vec<u8>,
     /// Whether any of them is of a turn.
     pub(super) has_turns: bool,
@@ -47,14 +49,14 @@ pub(super) fn decode_chunks(contents: &[u8], current: &mut Current, geometry: &K
     let mut input = Decoder::new(contents, "chunks");
     let (first_ordinal, token_start, byte_start) = (input.number()?, input.number()?, input.number()?);
     let places = input.count(12)?;
-    let places: Vec<ChunkPlace> = (0..places)
-        .map(|_| Ok(ChunkPlace { offset: input.u32()?, tokens: input.u32()?, bytes: input.u32()? }))
+    let places: Vec<ChunkOffset> = (0..places)
+        .map(|_| Ok(ChunkOffset { offset: input.u32()?, tokens: input.u32()?, bytes: input.u32()? }))
         .collect::<Result<_>>()?;
     let body = input.rest();
     let ascending = places.windows(2).all(|pair| {
         pair[0].offset < pair[1].offset && pair[0].tokens < pair[1].tokens && pair[0].bytes <= pair[1].bytes
     });
-    let ends = places.first() == Some(&ChunkPlace::default())
+    let ends = places.first() == Some(&ChunkOffset::default())
         && places.last().is_some_and(|end| end.offset as usize == body.len());
     if places.len() < 2 || !ascending || !ends {
         return refused("the places of chunks are inconsistent");
@@ -84,7 +86,7 @@ pub(super) fn decode_chunks(contents: &[u8], current: &mut Current, geometry: &K
 /// Verifies every byte of the chunks.
 fn check_chunks(
     body: &[u8],
-    places: Vec<ChunkPlace>,
+    places: Vec<ChunkOffset>,
     (first_ordinal, token_start, byte_start): (u64, u64, u64),
     geometry: &KvGeometry,
 ) -> Result<ArchiveChunks> {

@@ -1,21 +1,22 @@
 //! A memory as it is at one moment, piece by piece.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+
+use mnemon_memory::Invalid;
 
 use super::format::{
     ArchiveDocument, ArchiveSpec, ArchiveTotals, CHUNKS, DOCUMENT, END, SECTION_BYTES_MAX, SPEC, SectionWriter,
     encode_places,
 };
-use super::history::History;
-use crate::blob::{inspect_chunk, restored_chunk};
-use crate::codec::Encoder;
-use crate::extent::ChunkPlace;
-use crate::memory::Memory;
-use crate::records::{DocumentRecord, ExtentRecord, memory_key};
-use crate::state::{LiveExtent, MemoryState};
+use crate::engine::history::History;
+use crate::engine::inspection::{inspect_chunk, restored_chunk};
+use crate::engine::state::{LiveExtent, MemoryState};
+use crate::error::{Error, Result};
+use crate::format::codec::Encoder;
+use crate::format::records::{ChunkOffset, DocumentRecord, ExtentRecord, memory_key};
+use crate::handles::memory::Memory;
 use crate::sync::lock;
-use crate::{Error, Result};
 
 /// Bytes of chunks that are put into one section, unless one chunk is larger.
 const SECTION_BYTES: usize = 1 << 20;
@@ -24,16 +25,15 @@ impl Memory {
     /// Begins to export what is committed now. Writing, deleting and compacting go on meanwhile and do not change what is
     /// exported.
     pub fn export(&self) -> Result<Export> {
-        let (core, cell) = (&self.shared.core, &self.cell);
-        if !self.settle()?.is_empty() {
-            return Err(Error::NoSpace { what: "the deletion of documents that expired, before the export".into() });
-        }
+        let (engine, memory_entry) = (&self.shared.engine, &self.memory_entry);
+        let hidden = self.expired()?;
         let (state, history) = {
-            let _turn = lock(&cell.commit);
-            cell.check_alive()?;
-            core.check_whole()?;
-            (cell.state(), core.histories.begin(memory_key(b'd', cell.number)))
+            let _commit = lock(&memory_entry.commit_lock);
+            memory_entry.check_alive()?;
+            engine.check_whole()?;
+            (memory_entry.state(), engine.histories.begin(memory_key(b'd', memory_entry.number)))
         };
+        let state = if hidden.is_empty() { state } else { Arc::new(state.without(&hidden)) };
         let mut order: Vec<u32> = (0..state.extents.len() as u32).collect();
         order.sort_unstable_by_key(|at| {
             let extent = &state.extents[*at as usize].extent;
@@ -47,6 +47,7 @@ impl Memory {
         };
         Ok(Export {
             memory: self.clone(),
+            hidden: hidden.into_iter().collect(),
             state,
             history,
             order,
@@ -73,6 +74,8 @@ enum Stage {
 /// most 64 MiB of records that were replaced since it began.
 pub struct Export {
     memory: Memory,
+    /// Documents that had expired when it began.
+    hidden: HashSet<Arc<str>>,
     state: Arc<MemoryState>,
     history: Arc<History>,
     /// Places of extents in the state, by document and ordinal.
@@ -107,18 +110,20 @@ impl Export {
                 self.stage = Stage::Done;
                 Ok(None)
             }
-            Stage::Failed => Err(Error::Invalid { what: "export", why: "it failed before; begin a new one".into() }),
+            Stage::Failed => {
+                Err(Error::Invalid(Invalid { what: "export", why: "it failed before; begin a new one".into() }))
+            }
         }
     }
 
     fn start(&mut self) -> Vec<u8> {
-        let cell = &self.memory.cell;
+        let memory_entry = &self.memory.memory_entry;
         let spec = ArchiveSpec {
-            name: cell.name.clone(),
-            spec: cell.spec.clone(),
-            created_unix_ms: cell.created_unix_ms,
+            name: memory_entry.name.clone(),
+            spec: memory_entry.spec.clone(),
+            created_unix_ms: memory_entry.created_unix_ms,
             sequence: self.state.sequence,
-            limits: cell.life.limits(),
+            limits: memory_entry.ttl.limits(),
             totals: self.totals,
         };
         let mut out = self.writer.header();
@@ -129,12 +134,14 @@ impl Export {
 
     /// The next document's section, or the end.
     fn document(&mut self) -> Result<Vec<u8>> {
-        while self.page.is_empty() {
-            if !self.next_page()? {
-                return self.end();
+        let (id, record) = loop {
+            match self.page.pop_front() {
+                Some((id, _)) if self.hidden.contains(id.as_str()) => {}
+                Some(document) => break document,
+                None if self.next_page()? => {}
+                None => return self.end(),
             }
-        }
-        let Some((id, record)) = self.page.pop_front() else { return self.end() };
+        };
         let document = |at: &u32| self.state.extents[*at as usize].extent.document;
         let first = self.order.partition_point(|at| document(at) < record.number);
         let last = self.order.partition_point(|at| document(at) <= record.number);
@@ -164,15 +171,15 @@ impl Export {
 
     /// Reads records of documents; `false` after the last.
     fn next_page(&mut self) -> Result<bool> {
-        let (core, cell) = (&self.memory.shared.core, &self.memory.cell);
+        let (engine, memory_entry) = (&self.memory.shared.engine, &self.memory.memory_entry);
         let records = {
-            let _turn = lock(&cell.commit);
-            core.check_whole()?;
-            self.history.page(core.storage.as_ref())?
+            let _commit = lock(&memory_entry.commit_lock);
+            engine.check_whole()?;
+            self.history.page(engine.storage.as_ref())?
         };
         let Some(records) = records else { return Ok(false) };
         for (key, value) in records {
-            let what = || format!("the record of a document in memory {}", cell.name);
+            let what = || format!("the record of a document in memory {}", memory_entry.name);
             let id = key.get(9..).and_then(|id| str::from_utf8(id).ok());
             let id = id.ok_or_else(|| Error::Damaged { what: what(), why: "its key is not UTF-8".into() })?;
             self.page.push_back((id.to_owned(), DocumentRecord::decode(&value, &what())?));
@@ -199,7 +206,7 @@ impl Export {
             &places,
         );
         if table.len() + body.len() > SECTION_BYTES_MAX {
-            let advice = "read its documents again with smaller chunks (mnemon serve --chunk-tokens)".into();
+            let advice = "re-encode the memory with smaller chunks".into();
             return Err(Error::Limit { what: "bytes of an exported chunk", limit: SECTION_BYTES_MAX as u64, advice });
         }
         let mut next = end;
@@ -217,11 +224,11 @@ impl Export {
         live: &LiveExtent,
         range: std::ops::Range<u32>,
         stored: &[u8],
-    ) -> Result<(Vec<u8>, Vec<ChunkPlace>)> {
+    ) -> Result<(Vec<u8>, Vec<ChunkOffset>)> {
         let (extent, geometry) = (&live.extent, self.memory.geometry());
         let first = extent.places[range.start as usize];
         let all = &extent.places[range.start as usize..=range.end as usize];
-        let relative = |place: &ChunkPlace| ChunkPlace {
+        let relative = |place: &ChunkOffset| ChunkOffset {
             offset: place.offset - first.offset,
             tokens: place.tokens - first.tokens,
             bytes: place.bytes - first.bytes,
@@ -233,7 +240,7 @@ impl Export {
             places: all.iter().map(relative).collect(),
             ..extent.record(live.live)
         };
-        let (mut body, mut places) = (Vec::with_capacity(stored.len()), vec![ChunkPlace::default()]);
+        let (mut body, mut places) = (Vec::with_capacity(stored.len()), vec![ChunkOffset::default()]);
         for (index, pair) in record.places.windows(2).enumerate() {
             let bytes = &stored[pair[0].offset as usize..pair[1].offset as usize];
             let mut faults = Vec::new();
@@ -243,7 +250,7 @@ impl Export {
             }
             // As it was written: padding that is not zero costs nothing.
             body.append(&mut restored_chunk(bytes, (pair[1].tokens - pair[0].tokens) as usize, geometry)?);
-            places.push(ChunkPlace { offset: body.len() as u32, ..pair[1] });
+            places.push(ChunkOffset { offset: body.len() as u32, ..pair[1] });
         }
         Ok((body, places))
     }

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{Decoder, Encoder};
-use crate::extent::ChunkPlace;
-use crate::limits::check_ttl;
-use crate::names::{check_document_id, check_metadata, check_name};
-use crate::records::{decode_limits, encode_limits};
-use crate::store::check_spec;
-use crate::{MemoryLimits, MemorySpec, Result, ResumePoint};
+use mnemon_memory::ResumePoint;
+
+use crate::error::Result;
+use crate::format::codec::{Decoder, Encoder};
+use crate::format::records::{ChunkOffset, decode_limits, encode_limits};
+use crate::types::info::{MemorySpec, check_spec};
+use crate::types::limits::{MemoryLimits, check_ttl};
+use crate::types::names::{check_document_id, check_metadata, check_name};
 
 /// Version of archives that this code writes, and the latest that it reads.
 pub const ARCHIVE_FORMAT: u32 = 2;
@@ -220,7 +221,7 @@ impl ArchiveDocument {
 }
 
 /// Consecutive chunks of a document before their bytes.
-pub(crate) fn encode_places(first_ordinal: u64, token_start: u64, byte_start: u64, places: &[ChunkPlace]) -> Vec<u8> {
+pub(crate) fn encode_places(first_ordinal: u64, token_start: u64, byte_start: u64, places: &[ChunkOffset]) -> Vec<u8> {
     let mut out = Encoder::default();
     out.u64(first_ordinal).u64(token_start).u64(byte_start).u32(places.len() as u32);
     for place in places {

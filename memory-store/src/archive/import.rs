@@ -6,21 +6,26 @@
 
 use std::sync::Arc;
 
+use mnemon_memory::Invalid;
+
 use super::chunks::ArchiveChunks;
 use super::format::{ArchiveDocument, ArchiveSpec, ArchiveTotals};
-use super::place::{put_in_place, retire};
 use super::reader::{ArchiveReader, Section};
-use crate::core::{Core, Number};
-use crate::extent::{ExtentBuilder, ExtentOwner};
-use crate::life::{Expiries, Times};
-use crate::names::check_name;
-use crate::quota::{Held, check_import};
-use crate::records::{ChangeRecord, DocumentRecord, NameRecord, document_key, extent_key, memory_key};
-use crate::state::{LiveExtent, MemoryState, entries_of};
+use crate::engine::Engine;
+use crate::engine::deletion::{delete, remove_memory_records};
+use crate::engine::extent_builder::{ExtentBuilder, ExtentOwner};
+use crate::engine::ids::IdKind;
+use crate::engine::publish::publish;
+use crate::engine::quota::{Held, check_import};
+use crate::engine::state::{LiveExtent, MemoryState, entries_of};
+use crate::engine::ttl::{Expiries, Times};
+use crate::error::{Error, Result};
+use crate::format::records::{ChangeRecord, DocumentRecord, NameRecord, document_key, extent_key, memory_key};
+use crate::handles::memory::Memory;
+use crate::handles::shared::Shared;
+use crate::handles::store::Store;
 use crate::storage::Batch;
-use crate::store::{Shared, remove_memory_records};
-use crate::sync::{read, write};
-use crate::{Error, Memory, Result, Store};
+use crate::types::names::check_name;
 
 /// Records written at once.
 const STEP: usize = 64;
@@ -32,7 +37,7 @@ impl Store {
         check_name("tenant", tenant)?;
         if let Some(name) = name {
             check_name("memory name", name)?;
-            check_free(&self.shared.core, tenant, name, replace)?;
+            check_free(&self.shared.engine, tenant, name, replace)?;
         }
         Ok(Import {
             shared: Arc::clone(&self.shared),
@@ -48,12 +53,10 @@ impl Store {
 }
 
 /// Refuses early what would be refused at the end.
-fn check_free(core: &Core, tenant: &str, name: &str, replace: bool) -> Result<()> {
-    let names = read(&core.names);
-    match names.get(&(tenant.to_owned(), name.to_owned())) {
+fn check_free(engine: &Engine, tenant: &str, name: &str, replace: bool) -> Result<()> {
+    match engine.registry.get(tenant, name) {
         Some(old) if replace => old.check_alive(),
-        Some(_) => Err(Error::MemoryExists { name: name.to_owned() }),
-        None => core.check_memory_limit(&names),
+        _ => engine.registry.check_free(&(tenant.to_owned(), name.to_owned())),
     }
 }
 
@@ -100,7 +103,7 @@ impl Import {
     /// Takes the next bytes of the archive. After an error nothing more is accepted.
     pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
         if self.failed {
-            return Err(Error::Invalid { what: "import", why: "it failed before; begin a new one".into() });
+            return Err(Error::Invalid(Invalid { what: "import", why: "it failed before; begin a new one".into() }));
         }
         self.failed = true;
         self.reader.push(bytes);
@@ -117,14 +120,14 @@ impl Import {
     }
 
     fn take(&mut self, section: Section) -> Result<()> {
-        let core = Arc::clone(&self.shared.core);
+        let engine = Arc::clone(&self.shared.engine);
         match section {
-            Section::Spec(archived) => self.begin(&core, archived),
-            Section::Document(document) => self.target()?.document(&core, document),
-            Section::Chunks(chunks) => self.target()?.chunks(&core, &chunks),
+            Section::Spec(archived) => self.begin(&engine, archived),
+            Section::Document(document) => self.target()?.document(&engine, document),
+            Section::Chunks(chunks) => self.target()?.chunks(&engine, &chunks),
             Section::End(_) => {
                 self.ended = true;
-                self.target()?.complete_document(&core)
+                self.target()?.complete_document(&engine)
             }
         }
     }
@@ -133,18 +136,18 @@ impl Import {
         self.target.as_mut().ok_or_else(|| Error::Archive { byte: 0, why: "it has no beginning".into() })
     }
 
-    fn begin(&mut self, core: &Core, archived: Box<ArchiveSpec>) -> Result<()> {
+    fn begin(&mut self, engine: &Engine, archived: Box<ArchiveSpec>) -> Result<()> {
         let name = self.name.clone().unwrap_or_else(|| archived.name.clone());
-        check_free(core, &self.tenant, &name, self.replace)?;
-        let limit = core.options.max_documents_per_memory;
+        check_free(engine, &self.tenant, &name, self.replace)?;
+        let limit = engine.options.max_documents_per_memory;
         if archived.totals.documents > limit {
             let advice = "raise the limit of the server, or import less".into();
             return Err(Error::Limit { what: "documents in a memory", limit, advice });
         }
-        let number = core.number(Number::Memory, 1)?;
+        let number = engine.new_ids(IdKind::Memory, 1)?;
         let mut batch = Batch::default();
         batch.put(memory_key(b'g', number), Vec::new());
-        core.commit(&batch)?;
+        engine.commit(&batch)?;
         let (tenant, batch) = (self.tenant.clone(), Batch::default());
         let (extents, documents, expiries, current) = (Vec::new(), 0, Expiries::default(), None);
         self.target = Some(Target { tenant, name, number, archived, batch, extents, documents, expiries, current });
@@ -154,13 +157,13 @@ impl Import {
     /// The memory appears, durably and at once, if all of the archive has come.
     pub fn finish(mut self) -> Result<Memory> {
         if self.failed {
-            return Err(Error::Invalid { what: "import", why: "it failed before; begin a new one".into() });
+            return Err(Error::Invalid(Invalid { what: "import", why: "it failed before; begin a new one".into() }));
         }
         self.reader.finish()?;
         let Some(mut target) = self.target.take().filter(|_| self.ended) else {
             return Err(Error::Archive { byte: self.reader.position(), why: "it has no end".into() });
         };
-        let core = Arc::clone(&self.shared.core);
+        let engine = Arc::clone(&self.shared.engine);
         let sequence = target.archived.sequence;
         let record = NameRecord {
             number: target.number,
@@ -169,7 +172,7 @@ impl Import {
             limits: target.archived.limits,
         };
         // A time to live begins with the import.
-        let changed_unix_ms = core.now_unix_ms();
+        let changed_unix_ms = engine.now_unix_ms();
         let documents = std::mem::take(&mut target.expiries);
         let times = Times { limits: target.archived.limits, changed_unix_ms, documents };
         let state = Arc::new(MemoryState::new(sequence, target.documents, target.extents.clone(), []));
@@ -178,20 +181,20 @@ impl Import {
         batch.put(memory_key(b'm', target.number), ChangeRecord { sequence, changed_unix_ms }.encode());
         batch.delete(memory_key(b'g', target.number));
         let key = (target.tenant.clone(), target.name.clone());
+        let account = engine.accounts.of(&key.0);
         let placed = {
-            let mut names = write(&core.names);
-            let account = core.accounts.of(&key.0);
-            let _turn = account.turn();
-            let room = check_import(&core, &names, &key, &record.limits, Held::of(&state.totals));
-            room.and_then(|()| put_in_place(&core, &mut names, key, (record, state, times), batch, self.replace, None))
+            let _tenant_commit = account.commit_lock();
+            let (limits, imported) = (record.limits, Held::of(&state.totals));
+            let check = |replaced| check_import((&key.0, &key.1), &account, &limits, imported, replaced);
+            publish(&engine, &key, (record, state, times), batch, self.replace, check)
         };
         match placed {
-            Ok((cell, old)) => {
+            Ok((memory_entry, old)) => {
                 if let Some(old) = old {
-                    retire(&core, &old);
+                    delete(&engine, &old);
                 }
-                self.shared.sealer.notify(&core, &cell);
-                Ok(Memory::new(Arc::clone(&self.shared), cell))
+                self.shared.sealer.notify(&engine, &memory_entry);
+                Ok(Memory::new(Arc::clone(&self.shared), memory_entry))
             }
             Err(error) => {
                 // Refused: nothing was tried. After a failure, whether the memory is there is for the next opening to
@@ -216,34 +219,34 @@ impl Import {
 impl Drop for Import {
     fn drop(&mut self) {
         let Some(target) = self.target.take() else { return };
-        if let Err(error) = remove_memory_records(&self.shared.core, target.number) {
+        if let Err(error) = remove_memory_records(&self.shared.engine, target.number) {
             tracing::warn!(%error, "records of an import that was given up stay until the store is opened again");
         }
         for extent in &target.extents {
-            extent.extent.file.doom();
+            extent.extent.file.mark_for_deletion();
         }
     }
 }
 
 impl Target {
-    fn put(&mut self, core: &Core, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
+    fn put(&mut self, engine: &Engine, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
         self.batch.put(key, value);
         if self.batch.changes().len() < STEP {
             return Ok(());
         }
-        core.commit(&std::mem::take(&mut self.batch))
+        engine.commit(&std::mem::take(&mut self.batch))
     }
 
-    fn document(&mut self, core: &Core, document: ArchiveDocument) -> Result<()> {
-        self.complete_document(core)?;
-        let number = core.number(Number::Document, 1)?;
+    fn document(&mut self, engine: &Engine, document: ArchiveDocument) -> Result<()> {
+        self.complete_document(engine)?;
+        let number = engine.new_ids(IdKind::Document, 1)?;
         let id = Arc::from(document.id.as_str());
         self.current = Some(Current { number, id, document, builder: ExtentBuilder::new(0, 0, 0), has_turns: false });
         Ok(())
     }
 
-    fn chunks(&mut self, core: &Core, chunks: &ArchiveChunks) -> Result<()> {
-        let options = &core.options;
+    fn chunks(&mut self, engine: &Engine, chunks: &ArchiveChunks) -> Result<()> {
+        let options = &engine.options;
         let policy = self.archived.spec.geometry.entry_policy;
         let (mut ordinal, mut tokens_at, mut bytes_at) = (chunks.first_ordinal, chunks.token_start, chunks.byte_start);
         for (tokens, bytes, stored) in chunks.chunks() {
@@ -257,7 +260,7 @@ impl Target {
                     || builder.chunks() as usize >= most_chunks);
             let follows = builder.first_ordinal + u64::from(builder.chunks()) == ordinal;
             if full || !follows || builder.chunks() == 0 {
-                self.spill(core)?;
+                self.spill(engine)?;
                 let Some(current) = &mut self.current else { return Ok(()) };
                 current.builder = ExtentBuilder::new(ordinal, tokens_at, bytes_at);
             }
@@ -270,12 +273,12 @@ impl Target {
     }
 
     /// Writes the chunks at hand to a blob.
-    fn spill(&mut self, core: &Core) -> Result<()> {
+    fn spill(&mut self, engine: &Engine) -> Result<()> {
         let Some(current) = self.current.as_ref().filter(|current| current.builder.chunks() > 0) else {
             return Ok(());
         };
-        let blob = core.number(Number::Blob, 1)?;
-        let first_chunk = core.number(Number::Chunk, u64::from(current.builder.chunks()))?;
+        let blob = engine.new_ids(IdKind::Blob, 1)?;
+        let first_chunk = engine.new_ids(IdKind::Chunk, u64::from(current.builder.chunks()))?;
         let spec = &self.archived.spec;
         let owner = ExtentOwner {
             tenant: &self.tenant,
@@ -288,16 +291,16 @@ impl Target {
             // No commit was before it.
             after: 0,
         };
-        let extent = Arc::new(current.builder.write(&core.storage, &owner, blob, first_chunk)?);
+        let extent = Arc::new(current.builder.write(&engine.storage, &owner, blob, first_chunk)?);
         let live = LiveExtent::new(&spec.geometry, Arc::clone(&extent), extent.chunks());
         let record = extent.record(live.live).encode();
         self.extents.push(live);
-        self.put(core, extent_key(self.number, first_chunk), record)
+        self.put(engine, extent_key(self.number, first_chunk), record)
     }
 
     /// Writes what is left of the document at hand, and its record.
-    fn complete_document(&mut self, core: &Core) -> Result<()> {
-        self.spill(core)?;
+    fn complete_document(&mut self, engine: &Engine) -> Result<()> {
+        self.spill(engine)?;
         let Some(Current { number, id, document, has_turns, .. }) = self.current.take() else { return Ok(()) };
         let record = DocumentRecord {
             number,
@@ -315,6 +318,6 @@ impl Target {
         };
         self.documents += 1;
         self.expiries.set(id, record.expires_unix_ms(self.archived.limits.document_ttl_ms));
-        self.put(core, document_key(self.number, &document.id), record.encode())
+        self.put(engine, document_key(self.number, &document.id), record.encode())
     }
 }

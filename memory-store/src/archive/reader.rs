@@ -8,8 +8,8 @@ use super::format::{
     ARCHIVE_FORMAT, ArchiveDocument, ArchiveSpec, ArchiveTotals, CHUNKS, DIGEST_BYTES, DOCUMENT, END, HEAD_BYTES,
     HEADER_BYTES, MAGIC, SECTION_BYTES_MAX, SMALL_SECTION_BYTES_MAX, SPEC,
 };
-use crate::codec::Decoder;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::format::codec::Decoder;
 
 /// A part of an archive, verified.
 #[derive(Debug)]

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::survey::MemoryRecords;
 use super::{Finding, Work, parts_of};
-use crate::blob::ChunkHeader;
-use crate::extent::chunks_blob_name;
-use crate::records::ExtentRecord;
-use crate::{Error, Result};
+use crate::engine::catalog_scan::MemoryRecords;
+use crate::error::{Error, Result};
+use crate::format::chunk_blob::{ChunkHeader, chunks_blob_name};
+use crate::format::records::ExtentRecord;
 
 /// Consecutive chunks in one blob, from a record or from the blob.
 #[derive(Clone)]

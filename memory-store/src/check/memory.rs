@@ -3,18 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use mnemon_memory::{KvGeometry, ResumePoint};
+
 use super::document::{Doubts, Part, parts};
-use super::survey::{MemoryRecords, Survey};
 use super::{Finding, Loss, Work, parts_of};
-use crate::blob::{ChunkHeader, inspect, restored_chunk};
-use crate::extent::{ExtentBuilder, ExtentOwner, chunks_blob_name};
-use crate::index::{GraphOwner, VectorIndex as _, graph_blob_name, read_graph};
-use crate::records::{
+use crate::engine::catalog_scan::{CatalogScan, MemoryRecords};
+use crate::engine::extent_builder::{ExtentBuilder, ExtentOwner};
+use crate::engine::inspection::{inspect, restored_chunk};
+use crate::error::{Error, Result};
+use crate::format::chunk_blob::{ChunkHeader, chunks_blob_name};
+use crate::format::records::{
     DocumentRecord, NameRecord, SegmentRecord, document_key, encode_sequence, extent_key, memory_key, name_key,
     segment_key,
 };
-use crate::storage::Storage;
-use crate::{Error, KvGeometry, MemoryLimits, Result, ResumePoint};
+use crate::index::vectors::{GraphOwner, VectorIndex as _, graph_blob_name, read_graph};
+use crate::storage::{InMemoryStorage, Storage};
+use crate::types::limits::MemoryLimits;
 
 /// Faults told of one blob.
 const FAULTS_TOLD: usize = 3;
@@ -38,16 +42,16 @@ impl Named {
     }
 }
 
-/// Checks every memory of the survey.
-pub(super) fn check_all(work: &mut Work<'_>, survey: &mut Survey, catalog_lost: bool) -> Result<()> {
-    let memories = named(work, survey, catalog_lost);
+/// Checks every memory of the catalog.
+pub(super) fn check_all(work: &mut Work<'_>, scan: &mut CatalogScan, catalog_lost: bool) -> Result<()> {
+    let memories = named(work, scan, catalog_lost);
     work.report.memories = memories.len() as u64;
     for memory in &memories {
-        let records = survey.memories.remove(&memory.record.number).unwrap_or_default();
-        let headers = survey.headers.remove(&memory.record.number).unwrap_or_default();
-        check_memory(work, survey, memory, &records, &headers, catalog_lost)?;
+        let records = scan.memories.remove(&memory.record.number).unwrap_or_default();
+        let headers = scan.headers.remove(&memory.record.number).unwrap_or_default();
+        check_memory(work, scan, memory, &records, &headers, catalog_lost)?;
     }
-    for (name, error) in &survey.headless {
+    for (name, error) in &scan.headless {
         if !work.used.contains(name) && !work.bad_blobs.contains(name) {
             let (what, why) = parts_of(error);
             let remedy = "it is moved aside: no record refers to it, so that nobody knows whose it was".into();
@@ -56,9 +60,9 @@ pub(super) fn check_all(work: &mut Work<'_>, survey: &mut Survey, catalog_lost: 
         }
     }
     // What is left belongs to no memory: only a deletion that the next opening ends may leave records.
-    let strays: Vec<u64> = survey.memories.keys().copied().filter(|number| !survey.deleted.contains(number)).collect();
+    let strays: Vec<u64> = scan.memories.keys().copied().filter(|number| !scan.deleted.contains(number)).collect();
     for number in strays {
-        let records = survey.memories.remove(&number).unwrap_or_default();
+        let records = scan.memories.remove(&number).unwrap_or_default();
         discard(work, number, &records);
     }
     Ok(())
@@ -82,10 +86,10 @@ fn discard(work: &mut Work<'_>, number: u64, records: &MemoryRecords) {
 }
 
 /// Every memory: by its record or, where that cannot be read, by its blobs.
-fn named(work: &mut Work<'_>, survey: &Survey, catalog_lost: bool) -> Vec<Named> {
+fn named(work: &mut Work<'_>, scan: &CatalogScan, catalog_lost: bool) -> Vec<Named> {
     let mut memories = Vec::new();
-    let mut claimed = survey.deleted.clone();
-    for ((tenant, name), read) in &survey.names {
+    let mut claimed = scan.deleted.clone();
+    for ((tenant, name), read) in &scan.names {
         if let Ok(record) = &read.parsed {
             claimed.insert(record.number);
             let (tenant, name) = (tenant.clone(), name.clone());
@@ -94,16 +98,16 @@ fn named(work: &mut Work<'_>, survey: &Survey, catalog_lost: bool) -> Vec<Named>
     }
     // Of two numbers of a name the lower one was deleted before the other was created.
     let mut by_blobs: BTreeMap<(String, String), &ChunkHeader> = BTreeMap::new();
-    for headers in survey.headers.iter().filter(|(number, _)| !claimed.contains(number)).map(|(_, headers)| headers) {
+    for headers in scan.headers.iter().filter(|(number, _)| !claimed.contains(number)).map(|(_, headers)| headers) {
         let Some(header) = headers.last() else { continue };
         let names = (header.tenant.clone(), header.memory.clone());
-        let is_named = survey.names.get(&names).is_some_and(|read| read.parsed.is_ok());
+        let is_named = scan.names.get(&names).is_some_and(|read| read.parsed.is_ok());
         if !is_named {
             by_blobs.insert(names, header);
         }
     }
     for ((tenant, name), header) in by_blobs {
-        if !catalog_lost && !survey.names.contains_key(&(tenant.clone(), name.clone())) {
+        if !catalog_lost && !scan.names.contains_key(&(tenant.clone(), name.clone())) {
             work.find(Finding {
                 what: format!("memory {tenant}/{name}"),
                 why: "the catalog does not know it, but blobs do, and it was not deleted".into(),
@@ -118,7 +122,7 @@ fn named(work: &mut Work<'_>, survey: &Survey, catalog_lost: bool) -> Vec<Named>
         work.batch.put(name_key(&tenant, &name), record.encode());
         memories.push(Named { tenant, name, record, rebuilt: true });
     }
-    for ((tenant, name), read) in &survey.names {
+    for ((tenant, name), read) in &scan.names {
         let Err(error) = &read.parsed else { continue };
         let rebuilt = memories.iter().any(|memory| (&memory.tenant, &memory.name) == (tenant, name));
         let (_, why) = parts_of(error);
@@ -141,7 +145,7 @@ fn named(work: &mut Work<'_>, survey: &Survey, catalog_lost: bool) -> Vec<Named>
 
 fn check_memory(
     work: &mut Work<'_>,
-    survey: &Survey,
+    scan: &CatalogScan,
     memory: &Named,
     records: &MemoryRecords,
     headers: &[ChunkHeader],
@@ -189,7 +193,7 @@ fn check_memory(
         };
         let mut whole = Vec::new();
         for part in parts {
-            check_part(work, survey, memory, identity, part, &mut whole, &mut changed)?;
+            check_part(work, scan, memory, identity, part, &mut whole, &mut changed)?;
         }
         for part in &whole {
             let stored = records.extents.get(&part.first_chunk).and_then(|read| read.parsed.as_ref().ok());
@@ -207,7 +211,7 @@ fn check_memory(
         }
     }
     let last = check_documents(work, memory, records, &identities, &kept, stale || catalog_lost);
-    check_segments(work, survey, memory, records, &changed)?;
+    check_segments(work, scan, memory, records, &changed)?;
     if sequence.is_none_or(|sequence| sequence < last) {
         let after = headers.iter().map(|header| header.after + 1).max().unwrap_or(0);
         let key = memory_key(b'm', memory.record.number);
@@ -301,7 +305,7 @@ fn identities(records: &MemoryRecords, headers: &[ChunkHeader]) -> HashMap<u64, 
 /// Verifies the blob of a part. What of it can be used goes to `whole`, in new blobs if something is wrong.
 fn check_part(
     work: &mut Work<'_>,
-    survey: &Survey,
+    scan: &CatalogScan,
     memory: &Named,
     identity: &Identity,
     part: Part,
@@ -320,7 +324,7 @@ fn check_part(
         remedy: remedy.into(),
         lost,
     };
-    let Some(bytes) = survey.blobs.get(&name) else {
+    let Some(bytes) = scan.blobs.get(&name) else {
         work.batch.delete(extent_key(number, part.first_chunk));
         changed.insert(part.first_chunk);
         let lost = vec![loss(&part, 0, part.record.live as usize)];
@@ -418,7 +422,7 @@ fn rewrite(
         metadata: &identity.metadata,
         after: 0,
     };
-    let scratch: Arc<dyn Storage> = Arc::new(crate::InMemoryStorage::new());
+    let scratch: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
     let storage = if work.repair { work.storage } else { &scratch };
     let extent = builder.write(storage, &owner, blob, first_chunk)?;
     Ok(Part { first_chunk, record: extent.record(extent.chunks()), known: false })
@@ -530,10 +534,10 @@ fn check_documents(
     last
 }
 
-/// Segments whose record, extents and graphs are all whole stay; the entries of others are indexed anew.
+/// Segments whose record, extents and graphs are all whole stay; the entries of others are indexed again.
 fn check_segments(
     work: &mut Work<'_>,
-    survey: &Survey,
+    scan: &CatalogScan,
     memory: &Named,
     records: &MemoryRecords,
     changed: &BTreeSet<u64>,
@@ -541,7 +545,7 @@ fn check_segments(
     for (number, read) in &records.segments {
         let what = format!("segment {number} in {}", memory.label());
         let verified = match &read.parsed {
-            Ok(segment) => check_graphs(work, survey, memory, *number, segment),
+            Ok(segment) => check_graphs(work, scan, memory, *number, segment),
             Err(Error::Damaged { why, .. }) => {
                 Err(Error::Damaged { what: format!("the record of {what}"), why: why.clone() })
             }
@@ -578,7 +582,7 @@ fn check_segments(
 /// The one place that knows how to verify the index of a segment.
 fn check_graphs(
     work: &mut Work<'_>,
-    survey: &Survey,
+    scan: &CatalogScan,
     memory: &Named,
     number: u64,
     segment: &SegmentRecord,
@@ -594,7 +598,7 @@ fn check_graphs(
         let name = graph_blob_name(graph.blob);
         let what = format!("blob {name} of segment {number} in {label}");
         work.used.insert(name.clone());
-        match survey.blobs.get(&name) {
+        match scan.blobs.get(&name) {
             None => return damaged(what, "it is missing".into()),
             Some(bytes) if *bytes != graph.blob_bytes => {
                 return damaged(what, format!("it has {bytes} bytes instead of {}", graph.blob_bytes));

@@ -2,7 +2,6 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `survey` | all records and the headers of all chunk blobs, parsed or not |
 //! | `memory` | one memory: what is wrong with it, and what it is to become |
 //! | `document` | which blobs make up a document when records do not tell |
 //!
@@ -16,7 +15,6 @@
 
 mod document;
 mod memory;
-mod survey;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -24,18 +22,16 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::core::RESERVE;
-use crate::embeddings::{EmbeddingIndex, chunk_blob_of, is_named_for};
-use crate::extent::chunks_blob_name;
-use crate::records::{RESERVED_KEY, VERSION_KEY, encode_reserved, encode_version};
+use crate::engine::catalog_scan::CatalogScan;
+use crate::engine::ids::{FAR, RESERVE};
+use crate::error::{Error, Result};
+use crate::format::chunk_blob::chunks_blob_name;
+use crate::format::records::{RESERVED_KEY, VERSION_KEY, encode_reserved, encode_version};
+use crate::index::embeddings::{EmbeddingIndex, chunk_blob_of, is_named_for};
 use crate::storage::{Batch, ClosedFolder, Storage};
-use crate::{Error, Result};
-use survey::Survey;
 
 /// Changes applied at once.
 const STEP: usize = 64;
-/// Further than any number that could have been given out above those that are seen.
-const FAR: u64 = 1 << 32;
 
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,7 +124,7 @@ struct Work<'a> {
     /// Blobs that a record refers to.
     used: BTreeSet<String>,
     /// Numbers that are not in use, of each kind.
-    next: [u64; crate::records::NUMBERS],
+    next: [u64; crate::format::records::ID_KINDS],
 }
 
 impl Work<'_> {
@@ -181,15 +177,15 @@ fn run(
     must_write: bool,
     findings: Vec<Finding>,
 ) -> Result<CheckReport> {
-    let mut survey = Survey::read(storage.as_ref())?;
-    let used = survey.used_numbers();
+    let mut scan = CatalogScan::read(storage.as_ref())?;
+    let used = scan.used_ids();
     let mut work = Work {
         storage,
         repair,
         report: CheckReport {
-            records: survey.records,
-            blobs: survey.blobs.len() as u64,
-            bytes: survey.blobs.values().sum(),
+            records: scan.records,
+            blobs: scan.blobs.len() as u64,
+            bytes: scan.blobs.values().sum(),
             findings,
             ..CheckReport::default()
         },
@@ -199,16 +195,16 @@ fn run(
         used: BTreeSet::new(),
         next: used,
     };
-    check_root(&mut work, &survey, catalog_lost)?;
+    check_root(&mut work, &scan, catalog_lost)?;
     let first = work.next;
-    memory::check_all(&mut work, &mut survey, catalog_lost)?;
-    check_strangers(&mut work, &survey);
-    check_embeddings(&mut work, &survey)?;
+    memory::check_all(&mut work, &mut scan, catalog_lost)?;
+    check_unknown_records(&mut work, &scan);
+    check_embeddings(&mut work, &scan)?;
     if work.next != first {
         work.batch.put(RESERVED_KEY.to_vec(), encode_reserved(work.next.map(|next| next + RESERVE)));
     }
     work.report.unused_blobs =
-        survey.blobs.keys().filter(|name| !work.used.contains(*name) && !work.bad_blobs.contains(*name)).count() as u64;
+        scan.blobs.keys().filter(|name| !work.used.contains(*name) && !work.bad_blobs.contains(*name)).count() as u64;
     if repair && (must_write || !work.report.is_sound()) {
         work.apply()?;
         work.report.repaired = true;
@@ -217,8 +213,8 @@ fn run(
 }
 
 /// Embeddings of chunks that are there. They can be made again, so damaged ones are only moved aside.
-fn check_embeddings(work: &mut Work<'_>, survey: &Survey) -> Result<()> {
-    for (name, bytes) in &survey.blobs {
+fn check_embeddings(work: &mut Work<'_>, scan: &CatalogScan) -> Result<()> {
+    for (name, bytes) in &scan.blobs {
         let Some(chunks) = chunk_blob_of(name).filter(|number| work.used.contains(&chunks_blob_name(*number))) else {
             continue;
         };
@@ -238,15 +234,15 @@ fn check_embeddings(work: &mut Work<'_>, survey: &Survey) -> Result<()> {
 }
 
 /// The version and the reserved numbers.
-fn check_root(work: &mut Work<'_>, survey: &Survey, catalog_lost: bool) -> Result<()> {
-    let empty = survey.records == 0 && survey.blobs.is_empty();
-    match &survey.version {
-        Some(Ok(version)) if *version == crate::records::FORMAT_VERSION => {}
+fn check_root(work: &mut Work<'_>, scan: &CatalogScan, catalog_lost: bool) -> Result<()> {
+    let empty = scan.records == 0 && scan.blobs.is_empty();
+    match &scan.version {
+        Some(Ok(version)) if *version == crate::format::records::FORMAT_VERSION => {}
         Some(Ok(version)) => {
             return Err(Error::UnknownFormat {
                 path: work.storage.location(),
                 found: version.to_string(),
-                known: crate::records::FORMAT_VERSION,
+                known: crate::format::records::FORMAT_VERSION,
             });
         }
         None if empty => {}
@@ -267,7 +263,7 @@ fn check_root(work: &mut Work<'_>, survey: &Survey, catalog_lost: bool) -> Resul
         }
     }
     let used = work.next;
-    let (reserved, why) = match &survey.reserved {
+    let (reserved, why) = match &scan.reserved {
         Some(Ok(reserved)) => {
             let low = reserved.iter().zip(&used).any(|(reserved, used)| reserved < used);
             (*reserved, low.then(|| "numbers above them are in use".to_owned()))
@@ -295,8 +291,8 @@ fn check_root(work: &mut Work<'_>, survey: &Survey, catalog_lost: bool) -> Resul
 }
 
 /// Keys that the catalog never has.
-fn check_strangers(work: &mut Work<'_>, survey: &Survey) {
-    for (key, value) in &survey.strangers {
+fn check_unknown_records(work: &mut Work<'_>, scan: &CatalogScan) {
+    for (key, value) in &scan.unknown_records {
         work.bad_record(key, value);
         work.find(Finding {
             what: format!("record {}", key.escape_ascii()),
@@ -313,9 +309,4 @@ fn parts_of(error: &Error) -> (String, String) {
         Error::Damaged { what, why } => (what.clone(), why.clone()),
         other => ("the catalog".into(), other.to_string()),
     }
-}
-
-/// Numbers that are not in use, when the record that tells them is damaged.
-pub(crate) fn unused_numbers(storage: &dyn Storage) -> Result<[u64; crate::records::NUMBERS]> {
-    Ok(Survey::read(storage)?.used_numbers().map(|used| used + FAR))
 }

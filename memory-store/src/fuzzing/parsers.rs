@@ -2,17 +2,22 @@
 
 use std::sync::Arc;
 
+use mnemon_memory::{EntryPolicy, KvDtype, KvGeometry};
+
 use super::{reseal, store};
 use crate::archive::verify;
-use crate::blob::{ChunkHeader, inspect, restored_chunk};
-use crate::extent::{Extent, chunks_blob_name};
-use crate::index::{GraphIndex, SearchParams, VectorIndex as _, decode_graph_of_anyone};
-use crate::numbers::decode_side;
-use crate::records::{
+use crate::engine::extent::Extent;
+use crate::engine::inspection::{inspect, restored_chunk};
+use crate::engine::tail::TailEntries;
+use crate::format::chunk_blob::{ChunkHeader, chunks_blob_name};
+use crate::format::geometry::StoredGeometry as _;
+use crate::format::kv_codec::{decode_side, encode_side};
+use crate::format::records::{
     DocumentRecord, ExtentRecord, NameRecord, SegmentRecord, decode_reserved, decode_sequence, decode_version, names_of,
 };
+use crate::index::vectors::{GraphIndex, SearchParams, VectorIndex as _, decode_graph_of_anyone};
+use crate::index::words::WordIndex;
 use crate::storage::{InMemoryStorage, Storage, parse_copy};
-use crate::{EntryPolicy, KvDtype, KvGeometry};
 
 /// What is larger is only slower.
 const CODES_MAX: usize = 1 << 16;
@@ -73,14 +78,14 @@ pub(super) fn chunk_blob(input: &[u8]) {
         assert_eq!(words.chunks(), extent.chunks() as usize);
         // Made from text or read from the blob, it has one form.
         let encoded = words.encode();
-        let again = crate::words::WordIndex::decode(&encoded, "words");
+        let again = WordIndex::decode(&encoded, "words");
         assert_eq!(again.ok().flatten().map(|words| words.encode()), Some(encoded));
     }
     let key_heads = geometry.key_heads.len();
     for key_head in (0..key_heads.min(4)).chain(key_heads.saturating_sub(4)..key_heads) {
         let source = geometry.source_of(key_head);
         assert!(geometry.key_heads_at(source).contains(&key_head));
-        let _ = crate::tail::TailEntries::load(geometry, source, &extent);
+        let _ = TailEntries::load(geometry, source, &extent);
     }
 }
 
@@ -171,7 +176,7 @@ pub(super) fn codes(input: &[u8]) {
         // What the store itself could have written is read as it was.
         if read.iter().all(|value| value.is_finite()) {
             let mut again = Vec::new();
-            crate::numbers::encode_side(&mut again, &read, shape, geometry.dtype, side);
+            encode_side(&mut again, &read, shape, geometry.dtype, side);
             assert_eq!(again.len(), bytes);
         }
     }

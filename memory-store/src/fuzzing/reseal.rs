@@ -1,10 +1,11 @@
 //! Checksums put right, so that a change below them is looked at.
 
+use mnemon_memory::KvGeometry;
+
 use crate::archive::format::{ArchiveSpec, CHUNKS, END, HEAD_BYTES, HEADER_BYTES, SPEC};
-use crate::blob::ChunkHeader;
-use crate::extent::{ChunkPlace, Layout, footer_bytes};
-use crate::records::ExtentRecord;
-use crate::{KvGeometry, Result};
+use crate::error::Result;
+use crate::format::chunk_blob::{ChunkHeader, Layout, footer_bytes};
+use crate::format::records::{ChunkOffset, ExtentRecord};
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
     bytes.get(at..)?.first_chunk::<4>().map(|number| u32::from_le_bytes(*number) as usize)
@@ -80,7 +81,7 @@ pub(super) fn archive(bytes: &mut [u8]) {
 fn archived_chunks(contents: &mut [u8], geometry: &KvGeometry) {
     let Some(count) = u32_at(contents, 24).filter(|count| *count <= contents.len() / 12) else { return };
     let number = |at: usize| u32_at(contents, at).map(|number| number as u32);
-    let place = |at: usize| Some(ChunkPlace { offset: number(at)?, tokens: number(at + 4)?, bytes: number(at + 8)? });
+    let place = |at: usize| Some(ChunkOffset { offset: number(at)?, tokens: number(at + 4)?, bytes: number(at + 8)? });
     let Some(places) = (0..count).map(|index| place(28 + 12 * index)).collect() else { return };
     let record = ExtentRecord {
         blob: 0,

@@ -3,15 +3,22 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use mnemon_memory::{
+    EntryPolicy, Fingerprint, KeyHead, KvChunk, KvDtype, KvGeometry, Recall as _, ResumePoint, SearchRequest,
+    SourceSpan, TermRequest, Turn, WordRequest,
+};
+
 use super::reseal;
 use crate::check::check;
-use crate::names::MAX_NAME_BYTES;
-use crate::records::ExtentRecord;
+use crate::error::Result;
+use crate::format::chunk_blob::chunks_blob_name;
+use crate::format::records::ExtentRecord;
+use crate::handles::memory::Memory;
+use crate::handles::store::Store;
 use crate::storage::{Batch, InMemoryStorage, Record, Storage};
-use crate::{
-    EntryPolicy, Fingerprint, KeyHead, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall as _, Result,
-    ResumePoint, Sealing, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest, Turn, WordRequest,
-};
+use crate::types::info::MemorySpec;
+use crate::types::names::MAX_NAME_BYTES;
+use crate::types::options::{Sealing, StoreOptions};
 
 /// Bytes of one change: item, width, two of the offset, eight of the value.
 const CHANGE: usize = 12;
@@ -52,7 +59,6 @@ fn options() -> StoreOptions {
         scan_entries: 0,
         index_cache_bytes: 1 << 20,
         chunk_cache_bytes: 1 << 20,
-        clock: Arc::new(|| 1_700_000_000_000),
         ..StoreOptions::default()
     }
 }
@@ -99,7 +105,7 @@ fn write(memory: &Memory, id: &str, chunks: std::ops::Range<u64>) -> Result<()> 
 /// Two documents in a sealed segment, one in the tail, one truncated; a memory that was deleted.
 fn build() -> Result<Items> {
     let storage: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
-    let store = Store::open(Arc::clone(&storage), options())?;
+    let store = Store::open(Arc::clone(&storage), options(), Arc::new(|| 1_700_000_000_000))?;
     let (model_name, description) = ("model".to_owned(), "text".to_owned());
     let spec = MemorySpec { fingerprint: Fingerprint([7; 32]), geometry: geometry(), model_name, description };
     let memory = store.create_memory("t", "a", spec.clone())?;
@@ -199,7 +205,7 @@ fn fill(storage: &Arc<dyn Storage>, records: Vec<Record>, blobs: Vec<(String, Ve
             let geometry =
                 if header.is_ok_and(|header| header.memory_number == CHOSEN) { chosen() } else { geometry() };
             // Where the record and the blob differ, readers go by the record.
-            for record in extents.iter().filter(|record| crate::extent::chunks_blob_name(record.blob) == name) {
+            for record in extents.iter().filter(|record| chunks_blob_name(record.blob) == name) {
                 reseal::chunks(&mut bytes, record, &geometry);
             }
         }
@@ -211,7 +217,7 @@ fn fill(storage: &Arc<dyn Storage>, records: Vec<Record>, blobs: Vec<(String, Ve
 /// Imports a verified archive, which must give a sound store.
 pub(super) fn import(archive: &[u8]) {
     let storage: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
-    let Ok(store) = Store::open(Arc::clone(&storage), options()) else { return };
+    let Ok(store) = Store::open(Arc::clone(&storage), options(), Arc::new(|| 1_700_000_000_000)) else { return };
     let imported = store.import("t", Some("a"), false).and_then(|mut import| {
         for piece in archive.chunks(100) {
             import.push(piece)?;
@@ -232,7 +238,7 @@ pub(super) fn archive(memory: &str) -> Result<Vec<u8>> {
     let storage: Arc<dyn Storage> = Arc::new(InMemoryStorage::new());
     let (records, blobs) = template().clone();
     fill(&storage, records, blobs)?;
-    let mut export = Store::open(storage, options())?.memory("t", memory)?.export()?;
+    let mut export = Store::open(storage, options(), Arc::new(|| 1_700_000_000_000))?.memory("t", memory)?.export()?;
     let mut archive = Vec::new();
     while let Some(mut piece) = export.piece()? {
         archive.append(&mut piece);
@@ -242,7 +248,7 @@ pub(super) fn archive(memory: &str) -> Result<Vec<u8>> {
 
 /// Everything that a server would do.
 fn use_it(storage: &Arc<dyn Storage>) {
-    let Ok(store) = Store::open(Arc::clone(storage), options()) else { return };
+    let Ok(store) = Store::open(Arc::clone(storage), options(), Arc::new(|| 1_700_000_000_000)) else { return };
     let memories = store.list_memories("t", None, 100).unwrap_or_default();
     for info in memories.iter().filter(|info| info.name.len() <= MAX_NAME_BYTES) {
         let Ok(memory) = store.memory("t", &info.name) else { continue };
@@ -265,7 +271,7 @@ fn spec() -> MemorySpec {
     MemorySpec { fingerprint: Fingerprint([7; 32]), geometry: geometry(), model_name, description }
 }
 
-fn read(memory: &Memory) -> Result<()> {
+fn read(memory: &Memory) -> mnemon_memory::Result<()> {
     let documents = memory.list_documents(None, 100)?;
     for document in documents {
         let _ = memory.document_chunks(&document.id, 0, 100);

@@ -11,16 +11,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use mnemon_memory::{ChunkId, KvData, KvDtype};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{TARGETS, Target, reseal, store};
-use crate::blob::inspect;
-use crate::codec::Encoder;
-use crate::index::decode_graph_of_anyone;
-use crate::records::{DocumentRecord, ExtentRecord, NameRecord, SegmentRecord, decode_reserved, decode_sequence};
-use crate::storage::{InMemoryStorage, parse_copy};
-use crate::{ChunkId, Storage};
+use crate::engine::inspection::inspect;
+use crate::format::codec::Encoder;
+use crate::format::records::{
+    DocumentRecord, ExtentRecord, NameRecord, SegmentRecord, decode_reserved, decode_sequence,
+};
+use crate::index::vectors::{BuildParams, EntryRef, FlatIndex, build_graph, decode_graph_of_anyone};
+use crate::storage::{InMemoryStorage, Storage, parse_copy};
 
 fn folder(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target)
@@ -35,11 +37,10 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 
 /// A graph whose entries name their blocks and that has several levels.
 fn graph_of_blocks() -> Vec<u8> {
-    use crate::index::{BuildParams, EntryRef, FlatIndex, build_graph};
     let (dim, n) = (4, 130);
-    let mut flat = FlatIndex::new(dim, crate::KvDtype::F32);
+    let mut flat = FlatIndex::new(dim, KvDtype::F32);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let keys = crate::KvData::F32((0..n * dim).map(|_| rng.random_range(-1.0..1.0)).collect());
+    let keys = KvData::F32((0..n * dim).map(|_| rng.random_range(-1.0..1.0)).collect());
     flat.extend(
         &keys,
         0..n * dim,

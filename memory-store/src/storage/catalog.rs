@@ -4,7 +4,8 @@
 //! is followed by `fdatasync` of its file. It keeps old values in its log for long, so only writing all records to a
 //! new folder ([`build`], [`replace`]) makes sure that what was deleted is gone.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use super::files::{io_error, move_aside, sync_folder};
 use super::{Batch, Record};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 pub(super) const CATALOG: &str = "catalog";
 /// A catalog in the making, and one that was replaced.

@@ -4,14 +4,15 @@
 //! sled touches its files they are compared with what they were. If they differ, the copy is as good as the catalog; it
 //! is removed before anything is written, so that it is never older than the catalog.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::Record;
 use super::catalog::CATALOG;
 use super::files::{io_error, sync_folder, write_durably};
-use crate::codec::{Decoder, Encoder};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::format::codec::{Decoder, Encoder};
 
 const NAME: &str = "catalog.copy";
 const MAGIC: &[u8; 8] = b"MNMNCOPY";

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::{Batch, BlobInfo, Record, Storage};
+use crate::error::{Error, Result};
 use crate::sync::lock;
-use crate::{Error, Result};
 
 /// How a write fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl FaultyStorage {
         Self { inner, state: Mutex::default() }
     }
 
-    /// Sets (or clears) what fails; counting starts anew.
+    /// Sets (or clears) what fails; the count restarts.
     pub fn set_plan(&self, plan: Option<FaultPlan>) {
         let mut state = lock(&self.state);
         state.plan = plan;
@@ -64,7 +64,7 @@ impl FaultyStorage {
         lock(&self.state).writes
     }
 
-    /// Loses what was not flushed; every later operation fails. Open the inner storage anew to go on.
+    /// Loses what was not flushed; every later operation fails. Open the inner storage again to go on.
     pub fn crash(&self) {
         let mut state = lock(&self.state);
         state.crashed = true;

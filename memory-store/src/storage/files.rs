@@ -1,12 +1,13 @@
 //! Blobs as files of one folder, and the small things that files need to be durable.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use super::{BlobInfo, check_blob_name};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The folder of the blobs.
 #[derive(Debug)]

@@ -4,13 +4,15 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::catalog::{self, CATALOG};
-use super::copy::{self, Copy};
-use super::files::{self, BlobFolder};
+use mnemon_memory::Invalid;
+
+use super::catalog::CATALOG;
+use super::copy::Copy;
+use super::files::BlobFolder;
 use super::memory::InMemoryStorage;
 use super::sled::lock_folder;
-use super::{Batch, BlobInfo, Record, Storage};
-use crate::{Error, Result};
+use super::{Batch, BlobInfo, Record, Storage, catalog, copy, files};
+use crate::error::{Error, Result};
 
 /// A data folder that no server has open: its records in memory, its blobs where they are.
 pub(crate) struct ClosedFolder {
@@ -28,7 +30,7 @@ impl ClosedFolder {
     pub(crate) fn open(directory: &Path) -> Result<Self> {
         if !directory.join("blobs").is_dir() {
             let why = format!("{} holds no memories (there is no folder blobs in it)", directory.display());
-            return Err(Error::Invalid { what: "data folder", why });
+            return Err(Error::Invalid(Invalid { what: "data folder", why }));
         }
         let lock = lock_folder(directory)?;
         catalog::finish(directory)?;

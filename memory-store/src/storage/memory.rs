@@ -5,8 +5,8 @@ use std::ops::Bound;
 use std::sync::{Arc, RwLock};
 
 use super::{Batch, BlobInfo, Record, Storage};
+use crate::error::{Error, Result};
 use crate::sync::{read, write};
-use crate::{Error, Result};
 
 /// A storage that ends with its last handle. Clones share the same contents.
 #[derive(Debug, Clone, Default)]

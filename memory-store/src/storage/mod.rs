@@ -26,7 +26,9 @@ pub use self::memory::InMemoryStorage;
 pub use self::simulated::{SimulatedStorage, Trouble};
 pub use self::sled::{SledOptions, SledStorage};
 
-use crate::Result;
+use mnemon_memory::Invalid;
+
+use crate::error::{Error, Result};
 
 /// A key and its value.
 pub type Record = (Vec<u8>, Vec<u8>);
@@ -126,7 +128,25 @@ pub(crate) fn check_blob_name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.' || byte == b'-';
     if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(allowed) {
         let why = format!("'{}' must be 1 to 64 of [a-z0-9.-], not starting with a dot", name.escape_debug());
-        return Err(crate::Error::Invalid { what: "blob name", why });
+        return Err(Error::Invalid(Invalid { what: "blob name", why }));
     }
     Ok(())
+}
+
+/// Records read at once.
+const PAGE: usize = 1024;
+
+/// All records under `prefix`, page by page.
+pub(crate) fn for_each_record(
+    storage: &dyn Storage,
+    prefix: &[u8],
+    mut visit: impl FnMut(Record) -> Result<()>,
+) -> Result<()> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page = storage.scan(prefix, after.as_deref(), PAGE)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(last.clone());
+        page.into_iter().try_for_each(&mut visit)?;
+    }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::{Batch, BlobInfo, Record, Storage, check_blob_name};
+use crate::error::{Error, Result};
 use crate::sync::lock;
-use crate::{Error, Result};
 
 /// How the disk behaves from now on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl SimulatedStorage {
         Self { disk: Arc::new(Mutex::new(disk)), life: 0 }
     }
 
-    /// Sets what goes wrong from now on; writes are counted anew.
+    /// Sets what goes wrong from now on; the count of writes restarts.
     pub fn set_trouble(&self, trouble: Trouble) {
         let mut disk = lock(&self.disk);
         disk.trouble = trouble;

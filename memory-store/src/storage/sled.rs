@@ -8,16 +8,17 @@
 //! <dir>/damaged/      what could not be used any more: nothing reads it but people
 //! ```
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
-use super::catalog::{self, CATALOG, Catalog};
-use super::copy::{self, Copy};
-use super::files::{self, BlobFolder, io_error};
-use super::{Batch, BlobInfo, Record, Storage};
+use super::catalog::{CATALOG, Catalog};
+use super::copy::Copy;
+use super::files::{BlobFolder, io_error};
+use super::{Batch, BlobInfo, Record, Storage, catalog, copy, files};
+use crate::error::{Error, Result};
 use crate::sync::{read, write};
-use crate::{Error, Result};
 
 /// Of the space that is kept free, deletions may use all but the one in so many.
 const FREEING: u64 = 4;

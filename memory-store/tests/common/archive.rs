@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mnemon_memory_store::{KvData, KvGeometry, Memory, Recall as _, Result, ResumePoint, Store};
+use mnemon_memory::{KvData, KvGeometry, Recall as _, ResumePoint};
+use mnemon_memory_store::{Memory, Result, Store};
 
 use super::{extend, spec, write_document};
 

@@ -7,10 +7,11 @@ pub mod archive;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mnemon_memory_store::{
-    ChunkId, EntryPolicy, Fingerprint, Hit, KeyHead, KvChunk, KvDtype, KvGeometry, Memory, MemorySpec, Recall,
-    ResumePoint, Sealing, SearchRequest, SourceSpan, Storage, Store, StoreOptions, Turn, Writer,
+use mnemon_memory::{
+    ChunkId, EntryPolicy, Fingerprint, Hit, KeyHead, KvChunk, KvDtype, KvGeometry, Recall, ResumePoint, SearchRequest,
+    SourceSpan, Turn,
 };
+use mnemon_memory_store::{Clock, Memory, MemorySpec, Sealing, Storage, Store, StoreOptions, Writer};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -43,6 +44,11 @@ pub fn small_spec() -> MemorySpec {
     spec(geometry(KvDtype::F32, EntryPolicy::PerToken))
 }
 
+/// A time that stands still.
+pub fn clock() -> Clock {
+    Arc::new(|| 1_700_000_000_000)
+}
+
 /// Small segments, built by the committing thread, so that everything is deterministic.
 pub fn options() -> StoreOptions {
     StoreOptions {
@@ -50,7 +56,6 @@ pub fn options() -> StoreOptions {
         m: 8,
         ef_construction: 48,
         sealing: Sealing::Inline,
-        clock: Arc::new(|| 1_700_000_000_000),
         // Tests are of the graphs.
         scan_entries: 0,
         ..StoreOptions::default()
@@ -58,7 +63,7 @@ pub fn options() -> StoreOptions {
 }
 
 pub fn open(storage: Arc<dyn Storage>) -> Store {
-    Store::open(storage, options()).unwrap()
+    Store::open(storage, options(), clock()).unwrap()
 }
 
 /// A chunk that depends only on `seed`, standing at token and byte `at`.

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use mnemon_kernels::{Data, LogitRule, Mask};
 
 use super::{host, tensors};
-use crate::Result;
+use crate::error::Result;
 
 /// Who computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

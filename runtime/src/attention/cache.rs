@@ -4,16 +4,16 @@
 //! pages of [`PAGE_TOKENS`] on the CPU, where a kernel takes many segments, and one buffer twice the window's size
 //! elsewhere, whose end is moved to the front when it is full.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use mnemon_kernels::Data;
 
-use super::{
-    backend::{Backend, Source},
-    host::host_values,
-};
-use crate::Result;
+use super::backend::{Backend, Source};
+use crate::error::Result;
+use crate::host::host_values;
 
 /// Tokens of a page.
 const PAGE_TOKENS: usize = 64;

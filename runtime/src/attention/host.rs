@@ -1,43 +1,11 @@
 //! Attention on the CPU: slices out of tensors, without copies where they are contiguous f32 already.
 
-use candle_core::{CpuStorage, DType, Device, Storage, StorageRef, Tensor};
+use candle_core::{Device, Tensor};
 use mnemon_kernels::{AttentionShape, Data, Segment};
 
 use super::backend::{Output, Part, Source};
-use crate::Result;
-
-/// A tensor's values while its storage is borrowed.
-enum Values<'a> {
-    Borrowed { storage: StorageRef<'a>, start: usize, end: usize },
-    Copied(Vec<f32>),
-}
-
-impl<'a> Values<'a> {
-    fn of(tensor: &'a Tensor) -> Result<Self> {
-        let (storage, layout) = tensor.storage_and_layout();
-        if let (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
-            return Ok(Self::Borrowed { storage, start, end });
-        }
-        drop(storage);
-        Ok(Self::Copied(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?))
-    }
-
-    fn slice(&self) -> &[f32] {
-        match self {
-            Self::Copied(values) => values,
-            Self::Borrowed { storage, start, end } => match &**storage {
-                Storage::Cpu(CpuStorage::F32(values)) => &values[*start..*end],
-                // `of` borrows f32 on the CPU alone.
-                _ => &[],
-            },
-        }
-    }
-}
-
-/// Calls `f` with the values of a tensor, row-major, in f32.
-pub(crate) fn host_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    Ok(f(Values::of(tensor)?.slice()))
-}
+use crate::error::Result;
+use crate::host::Values;
 
 /// One softmax over all parts; `shape` is that of the queries, `[n_heads, n, head_dim]`.
 pub(super) fn attention(n_kv_heads: usize, shape: (usize, usize, usize), parts: &[Part<'_>]) -> Result<Output> {

@@ -1,45 +1,26 @@
-//! The only seam at which reading and generating differ, and the strategies behind it.
+//! The seam at which reading and generating differ, and what every strategy behind it shares.
 //!
 //! | file | idea |
 //! |---|---|
-//! | `full`, `local`, `capture`, `recall` | one strategy each |
-//! | `sequence` | sinks and recent tokens of a sequence: common to all strategies |
-//! | `passages` | passages of memory in the middle of a prompt, for models that were not trained with memory |
-//! | `memory` | recalled chunks: chosen, placed, attended to, weighed |
-//! | `masses` | attention that chunks receive, summed |
-//! | `importance` | attention that tokens receive while they are local |
-//! | `cache` | keys and values of the recent tokens of one layer |
 //! | `backend`, `host`, `tensors` | one softmax over parts: through `mnemon-kernels`, or with tensor operations |
+//! | `cache` | keys and values of the recent tokens of one layer |
+//! | `sequence` | sinks and recent tokens of a sequence |
+//! | `prefixes` | beginnings of prompts that were read before |
 
-mod backend;
-mod cache;
-mod capture;
-mod full;
+pub(crate) mod backend;
+pub(crate) mod cache;
 mod host;
-mod importance;
-mod local;
-mod masses;
-mod memory;
-mod options;
-mod passages;
-mod recall;
-mod sequence;
+pub(crate) mod prefixes;
+pub(crate) mod sequence;
 mod tensors;
-#[cfg(test)]
-mod tests;
 
 use candle_core::Tensor;
 
-pub use capture::CaptureAttention;
-pub use full::FullAttention;
-pub(crate) use host::host_values;
-pub use local::LocalAttention;
-pub use options::{CaptureOptions, Captured, LocalMask, PositionScheme, RecallFrom, RecallOptions};
-pub use passages::{PassageAttention, Stretch};
-pub use recall::RecallAttention;
-pub(crate) use sequence::Sequence;
+pub use sequence::LocalMask;
 
-use crate::{Fusion, Result, Rotary};
+use crate::config::Fusion;
+use crate::error::Result;
+use crate::rotary::Rotary;
 
 /// Trained memory parameters of one layer.
 #[derive(Debug, Clone)]

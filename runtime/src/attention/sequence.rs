@@ -1,14 +1,24 @@
 //! The local part of a sequence, common to all strategies: sinks and recent tokens of every layer.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 use mnemon_kernels::{LogitRule, Mask};
+use mnemon_memory::Invalid;
 
-use super::{
-    LayerContext, LocalMask,
-    backend::{self, Backend, Output, Part},
-    cache::{Cache, Stretch},
-};
-use crate::{Error, Model, Result};
+use super::backend::{Backend, Output, Part};
+use super::cache::{Cache, Stretch};
+use super::{LayerContext, backend};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+
+/// Which tokens of the document that is being read a query sees without recall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LocalMask {
+    /// Those less than `window` tokens back.
+    #[default]
+    Sliding,
+    /// Every token not yet handed over by [`CaptureAttention::drain`](crate::CaptureAttention::drain).
+    SinceHandover,
+}
 
 /// What is kept of a sequence, and what of it a query sees.
 pub(crate) struct Sequence {
@@ -75,9 +85,14 @@ impl Queries {
 }
 
 impl Sequence {
-    pub(crate) fn new(model: &Model, window: Option<usize>, sinks: usize, local: LocalMask) -> Self {
-        let backend = Backend::for_device(model.device());
-        let config = model.config();
+    pub(crate) fn new(
+        device: &Device,
+        config: &ModelConfig,
+        window: Option<usize>,
+        sinks: usize,
+        local: LocalMask,
+    ) -> Self {
+        let backend = Backend::for_device(device);
         let layer = |_| Layer {
             sinks: Cache::new(backend),
             recent: Cache::new(backend),
@@ -183,9 +198,8 @@ impl Sequence {
         let (window, sinks, span) = (self.window(context), self.sinks(context), self.span(context));
         let (_, n, _) = q.dims3()?;
         let first = context.first_position;
-        let layer = self.layers.get_mut(context.index).ok_or_else(|| Error::Invalid {
-            what: "attention",
-            why: format!("layer {} of another model", context.index),
+        let layer = self.layers.get_mut(context.index).ok_or_else(|| {
+            Error::Invalid(Invalid { what: "attention", why: format!("layer {} of another model", context.index) })
         })?;
         let (base, next) = layer.bounds.unwrap_or((first, first));
         if first != next {

@@ -5,7 +5,7 @@ use candle_core::{D, DType, Device, Tensor};
 use mnemon_kernels::Mask;
 
 use super::backend::{Output, Part, Source};
-use crate::Result;
+use crate::error::Result;
 
 /// Stands in for the largest logit of a query that sees nothing, so that no infinity is subtracted from another.
 const NOTHING: f64 = -1e30;

@@ -17,12 +17,13 @@ mod template;
 mod tests;
 
 use jiff::civil::DateTime;
+use mnemon_memory::Invalid;
 use serde_json::{Map, Value as Json, json};
 
 pub(crate) use self::shield::{PLACE, Shield, encode_rendered};
 pub use self::template::ChatTemplate;
 pub(crate) use self::template::special_tokens;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Roles that messages may have: templates make control tokens of them.
 pub const ROLES: [&str; 11] = [
@@ -64,7 +65,7 @@ impl Message {
     fn for_template(&self, shield: &Shield) -> Result<Json> {
         if !ROLES.contains(&self.role.as_str()) {
             let why = format!("'{}'; one of {} is accepted", self.role.escape_debug(), ROLES.join(", "));
-            return Err(Error::Invalid { what: "role", why });
+            return Err(Error::Invalid(Invalid { what: "role", why }));
         }
         let content =
             if self.role == "assistant" { shield.hide_special(&self.content) } else { shield.hide(&self.content) };

@@ -4,10 +4,8 @@
 
 use std::fmt::Write as _;
 
-use minijinja::{
-    Error, ErrorKind, Output, State, Value,
-    value::{Kwargs, Rest, ValueKind},
-};
+use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::{Error, ErrorKind, Output, State, Value};
 
 use super::shield::is_mark;
 

@@ -7,7 +7,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
 use tokenizers::{AddedVocabulary, Encoding, Model as _, OffsetType, PreTokenizedString, PreTokenizer as _, Tokenizer};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Breaks a control token. A noncharacter of Unicode: no text for interchange has it.
 const HIDE: char = '\u{FDD0}';

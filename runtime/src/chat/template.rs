@@ -1,20 +1,18 @@
 //! The chat template of a model, rendered as transformers renders it, within bounds.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Arc, mpsc},
-    thread,
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use std::{io, thread};
 
 use jiff::civil::DateTime;
-use minijinja::{Environment, Error as Failure, ErrorKind, Value, context, value::merge_maps};
+use minijinja::value::merge_maps;
+use minijinja::{Environment, Error as Failure, ErrorKind, Value, context};
 use serde_json::{Map, Value as Json, json};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::{Conversation, PLACE, Shield, python, syntax};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Instructions that a template may take: those of known models take some thousands for a long conversation.
 const FUEL: u64 = 20_000_000;

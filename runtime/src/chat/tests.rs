@@ -2,13 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use rand::{Rng as _, SeedableRng as _, seq::IndexedRandom as _};
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 
-use super::{template::Variables, *};
+use super::template::Variables;
+use super::*;
 
 const NOW: DateTime = DateTime::constant(2026, 3, 5, 14, 7, 9, 0);
 

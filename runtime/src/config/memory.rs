@@ -7,11 +7,11 @@
 //! Every key may be missing. `entry_policy` is `per_token`, `block_mean:N` or `representative:N`; `position` is `rotary`,
 //! `sinusoidal` or `alibi`.
 
-use mnemon_memory_store::{EntryPolicy, KeyHead};
+use mnemon_memory::{EntryPolicy, KeyHead};
 use serde::Deserialize;
 
 use super::{Fusion, MemoryConfig, bounded, invalid};
-use crate::Result;
+use crate::error::Result;
 
 #[derive(Deserialize)]
 pub(super) struct Raw {
@@ -56,9 +56,8 @@ pub(super) fn complete(raw: Option<&Raw>, layers: usize, max_position_embeddings
     let chunk_tokens = raw.chunk_tokens.unwrap_or(memory.chunk_tokens as usize);
     memory.chunk_tokens = bounded("mnemon.chunk_tokens", chunk_tokens, 1, 4096)? as u32;
     if let Some(policy) = &raw.entry_policy {
-        memory.entry_policy = policy
-            .parse()
-            .or_else(|why: mnemon_memory_store::Error| invalid("mnemon.entry_policy", why.to_string()))?;
+        memory.entry_policy =
+            policy.parse().or_else(|why: mnemon_memory::Invalid| invalid("mnemon.entry_policy", why.to_string()))?;
     }
     memory.recall_top_k = bounded("mnemon.recall_top_k", raw.recall_top_k.unwrap_or(memory.recall_top_k), 1, 4096)?;
     Ok(memory)

@@ -4,9 +4,9 @@ pub(crate) mod memory;
 pub(crate) mod parse;
 mod rope;
 
-use mnemon_memory_store::EntryPolicy;
+use mnemon_memory::EntryPolicy;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A supported family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Architecture, Fusion, ModelConfig, PositionEncoding, bounded, invalid, memory, rope};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The keys that are read; what each family leaves out has its default in Hugging Face transformers.
 #[derive(Deserialize)]

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::{RopeConfig, RopeScaling, invalid, parse::Raw};
-use crate::Result;
+use super::parse::Raw;
+use super::{RopeConfig, RopeScaling, invalid};
+use crate::error::Result;
 
 pub(super) fn parse(raw: &Raw, max_position_embeddings: usize) -> Result<RopeConfig> {
     let given = |settings: &Option<Value>| settings.as_ref().is_some_and(|settings| !settings.is_null());
@@ -117,7 +118,7 @@ impl Settings<'_> {
         };
         // Section 3.4 of the paper; `mscale` and `mscale_all_dim` are DeepSeek's addition.
         let magnitude = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-        let nonzero = |key| Ok::<_, crate::Error>(self.number(key)?.filter(|number| *number != 0.0));
+        let nonzero = |key| Ok::<_, crate::error::Error>(self.number(key)?.filter(|number| *number != 0.0));
         let attention_factor = match (self.number("attention_factor")?, nonzero("mscale")?, nonzero("mscale_all_dim")?)
         {
             (Some(factor), _, _) => factor,

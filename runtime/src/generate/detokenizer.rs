@@ -2,7 +2,7 @@
 
 use tokenizers::Tokenizer;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Tokens held back at most while a character is incomplete. A character has at most four bytes, so more tokens than
 /// this that do not complete one are simply not valid UTF-8.

@@ -3,10 +3,16 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use mnemon_memory_store::ChunkId;
+use mnemon_memory::{ChunkId, Invalid};
 
-use super::{Detokenizer, MemoryFrom, SamplingOptions, reading::Reading, sampler::Sampler, stop::StopFinder};
-use crate::{Error, Logits, Model, Passage, Prompt, RecallMode, Result, passages::ReadStep};
+use super::reading::Reading;
+use super::sampler::Sampler;
+use super::stop::StopFinder;
+use super::{Detokenizer, MemoryFrom, SamplingOptions};
+use crate::error::{Error, Result};
+use crate::model::{Logits, Model};
+use crate::passages::{Passage, Prompt, ReadStep};
+use crate::profile::RecallMode;
 
 /// What to generate.
 #[derive(Clone)]
@@ -150,7 +156,7 @@ impl Generation {
                 self.phase = Phase::Finished(reason);
                 Ok(self.finished(reason, String::new()))
             }
-            Phase::Failed => Err(Error::Invalid { what: "generation", why: "an earlier step failed".into() }),
+            Phase::Failed => Err(Error::Invalid(Invalid { what: "generation", why: "an earlier step failed".into() })),
         }
     }
 

@@ -15,7 +15,10 @@ pub use reading::MemoryFrom;
 pub use sampler::SamplingOptions;
 pub use scoring::{ScoreStep, Scoring};
 
-use crate::{Attention, LayerContext, LocalAttention, Model, RecallAttention, RecallFrom, Result};
+use crate::attention::{Attention, LayerContext};
+use crate::error::Result;
+use crate::model::Model;
+use crate::strategies::{LocalAttention, RecallAttention, RecallFrom};
 
 /// Tokens of a prompt or text that one step reads.
 const BLOCK_TOKENS: usize = 128;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use mnemon_memory_store::ChunkId;
+use mnemon_memory::ChunkId;
 
 use super::{BLOCK_TOKENS, Session};
-use crate::{
-    Error, Logits, Model, Passage, PassagesFrom, Prompt, RecallFrom, RecallMode, Result, SequenceState,
-    passages::{PassageReader, ReadStep},
-};
+use crate::error::{Error, Result};
+use crate::model::{Logits, Model, SequenceState};
+use crate::passages::{Passage, PassageReader, PassagesFrom, Prompt, ReadStep};
+use crate::profile::RecallMode;
+use crate::strategies::RecallFrom;
 
 /// What a text is read with.
 #[derive(Clone, Default)]

@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 
 use candle_core::Tensor;
-use candle_transformers::{
-    generation::{LogitsProcessor, Sampling},
-    utils::apply_repeat_penalty,
-};
+use candle_transformers::generation::{LogitsProcessor, Sampling};
+use candle_transformers::utils::apply_repeat_penalty;
+use mnemon_memory::Invalid;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Tokens that the repetition penalty looks back at.
 const PENALTY_TOKENS: usize = 256;
@@ -38,7 +37,7 @@ impl SamplingOptions {
     /// Refuses values outside of the ranges above.
     pub fn validate(&self) -> Result<()> {
         let refuse = |what, given: String, wanted: &str| {
-            Err(Error::Invalid { what, why: format!("{given}; {wanted} is accepted") })
+            Err(Error::Invalid(Invalid { what, why: format!("{given}; {wanted} is accepted") }))
         };
         if !(0.0..=100.0).contains(&self.temperature) {
             return refuse("temperature", self.temperature.to_string(), "0 to 100");

@@ -2,8 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{BLOCK_TOKENS, MemoryFrom, reading::Reading};
-use crate::{Error, Logits, Model, Passage, Prompt, RecallMode, Result, attention::host_values, passages::encode};
+use mnemon_memory::Invalid;
+
+use super::reading::Reading;
+use super::{BLOCK_TOKENS, MemoryFrom};
+use crate::error::{Error, Result};
+use crate::host::host_values;
+use crate::model::{Logits, Model};
+use crate::passages::{Passage, Prompt, encode};
+use crate::profile::RecallMode;
 
 /// Logits in memory at once: vocabularies may be large.
 const LOGITS_MAX: usize = 1 << 22;
@@ -105,7 +112,7 @@ impl Scoring {
     /// One bounded piece of work. After an error, every later step fails.
     pub fn step(&mut self) -> Result<ScoreStep> {
         if self.failed {
-            return Err(Error::Invalid { what: "scoring", why: "an earlier step failed".into() });
+            return Err(Error::Invalid(Invalid { what: "scoring", why: "an earlier step failed".into() }));
         }
         let total = self.tokens.len();
         // The last token is predicted, but predicts nothing.

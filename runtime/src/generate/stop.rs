@@ -1,6 +1,8 @@
 //! Texts at which generation stops.
 
-use crate::{Error, Result};
+use mnemon_memory::Invalid;
+
+use crate::error::{Error, Result};
 
 const STOPS_MAX: usize = 16;
 const STOP_BYTES_MAX: usize = 1024;
@@ -14,7 +16,7 @@ pub(super) struct StopFinder {
 
 impl StopFinder {
     pub(super) fn new(stops: Vec<String>) -> Result<Self> {
-        let invalid = |why: String| Err(Error::Invalid { what: "stop", why });
+        let invalid = |why: String| Err(Error::Invalid(Invalid { what: "stop", why }));
         if stops.len() > STOPS_MAX {
             return invalid(format!("{} stop texts; at most {STOPS_MAX} are accepted", stops.len()));
         }

@@ -9,10 +9,12 @@
 
 use std::path::Path;
 
+use mnemon_memory::Invalid;
 use serde::Deserialize;
 
 use super::weights::Weights;
-use crate::{Error, Fusion, ModelConfig, Result, config::memory};
+use crate::config::{Fusion, ModelConfig, memory};
+use crate::error::{Error, Result};
 
 /// Key of the file's metadata.
 const KEY: &str = "mnemon_adapter";
@@ -35,7 +37,7 @@ struct About {
 /// Adds the adapter's tensors to the model's and puts its settings over the configuration's.
 pub(super) fn apply(path: &Path, weights: &mut Weights, config: &mut ModelConfig) -> Result<()> {
     let damaged = |why: String| Error::Damaged { path: path.into(), why };
-    let unfit = |why: String| Error::Invalid { what: "memory adapter", why };
+    let unfit = |why: String| Error::Invalid(Invalid { what: "memory adapter", why });
     let metadata = weights.add(path)?;
     let about =
         metadata.get(KEY).ok_or_else(|| damaged(format!("its metadata has no '{KEY}': this is no memory adapter")))?;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use mnemon_memory_store::{Fingerprint, KvGeometry};
+use mnemon_memory::{Fingerprint, KvGeometry};
 
-use crate::{ModelConfig, PositionEncoding};
+use crate::config::{ModelConfig, PositionEncoding};
 
 /// BLAKE3 over the weights (name and hash of each tensor as it is stored), the tokenizer's file, whatever of the
 /// configuration changes keys and values. Followed by the memory geometry it is a memory's fingerprint. The local window is left out: it is a matter of

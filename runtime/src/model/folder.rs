@@ -1,16 +1,15 @@
 //! The files of a model, in a folder or built into the program.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use serde::Deserialize;
 
-use super::{shard::refuse_pointer, weights::Weights};
-use crate::{Error, Result};
+use super::shard::refuse_pointer;
+use super::weights::Weights;
+use crate::error::{Error, Result};
 
 /// Longest text file that is read: tokenizers of large vocabularies have some tens of megabytes.
 const TEXT_BYTES_MAX: u64 = 256 << 20;

@@ -2,12 +2,14 @@
 
 use candle_core::{DType, Tensor};
 use candle_nn::ops::rms_norm;
+use mnemon_memory::Invalid;
 
-use super::{Logits, Model, SequenceState, weights::Weights};
-use crate::{
-    Attention, Error, Fusion, LayerContext, MemoryParameters, ModelConfig, PositionEncoding, Result,
-    position::sinusoids,
-};
+use super::weights::Weights;
+use super::{Logits, Model, SequenceState};
+use crate::attention::{Attention, LayerContext, MemoryParameters};
+use crate::config::{Fusion, ModelConfig, PositionEncoding};
+use crate::error::{Error, Result};
+use crate::position::sinusoids;
 
 /// The decoder's weights.
 #[derive(Debug)]
@@ -192,7 +194,7 @@ impl Model {
     ) -> Result<Tensor> {
         let vocabulary = self.config.vocab_size;
         if tokens.is_empty() {
-            return Err(Error::Invalid { what: "tokens", why: "none; at least one is needed".into() });
+            return Err(Error::Invalid(Invalid { what: "tokens", why: "none; at least one is needed".into() }));
         }
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(Error::TokenOutOfRange { id, vocabulary });

@@ -1,23 +1,25 @@
 //! Loading a model.
 
-use std::{path::Path, sync::OnceLock};
+use std::path::Path;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device};
-use mnemon_memory_store::{KvDtype, KvGeometry};
+use mnemon_memory::{Invalid, KvDtype, KvGeometry};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::{
-    LoadOptions, Model, ModelInfo, ModelSource, adapter, fingerprint, folder::Folder, forward::Decoder, gguf::Gguf,
-    hub, weights::Weights,
-};
-use crate::{
-    ChatTemplate, Error, ModelConfig, PositionEncoding, Result, Rotary,
-    chat::{Shield, special_tokens},
-    config::{memory, parse::token_ids},
-    passages::Prefixes,
-    position::alibi_slopes,
-};
+use super::folder::Folder;
+use super::forward::Decoder;
+use super::gguf::Gguf;
+use super::weights::Weights;
+use super::{LoadOptions, Model, ModelInfo, ModelSource, adapter, fingerprint, hub};
+use crate::attention::prefixes::Prefixes;
+use crate::chat::{ChatTemplate, Shield, special_tokens};
+use crate::config::parse::token_ids;
+use crate::config::{ModelConfig, PositionEncoding, memory};
+use crate::error::{Error, Result};
+use crate::position::alibi_slopes;
+use crate::rotary::Rotary;
 
 /// What the files of a model hold; the tensors are read later.
 struct Opened {
@@ -71,7 +73,7 @@ pub(super) fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model>
     let decoder = Decoder::load(&mut weights, &config)?;
     if let Some((path, name)) = options.memory_adapter.as_ref().and_then(|path| Some((path, weights.unread(path)?))) {
         let why = format!("{} has a tensor '{name}', which belongs to nothing in this model", path.display());
-        return Err(Error::Invalid { what: "memory adapter", why });
+        return Err(Error::Invalid(Invalid { what: "memory adapter", why }));
     }
     let rotary = match config.positions {
         PositionEncoding::Rotary(rope) => Rotary::new(rope, config.head_dim),
@@ -194,7 +196,7 @@ fn dtype(options: &LoadOptions, device: &Device) -> Result<DType> {
     match options.dtype {
         None => Ok(if device.is_cpu() { DType::F32 } else { DType::BF16 }),
         Some(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => Ok(dtype),
-        Some(other) => Err(Error::Invalid { what: "dtype", why: format!("{other:?}; f32, f16 or bf16") }),
+        Some(other) => Err(Error::Invalid(Invalid { what: "dtype", why: format!("{other:?}; f32, f16 or bf16") })),
     }
 }
 

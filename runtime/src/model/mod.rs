@@ -7,24 +7,25 @@ mod forward;
 mod gguf;
 pub mod hub;
 mod load;
+mod profile;
 mod shard;
 mod weights;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Device, Tensor};
-use mnemon_memory_store::{EntryPolicy, Fingerprint, KeyHead, KvDtype, KvGeometry};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
+use mnemon_memory::{EntryPolicy, Fingerprint, KeyHead, KvDtype, KvGeometry};
 
 pub use self::hub::HubName;
-use crate::{
-    ChatTemplate, DeviceChoice, Error, ModelConfig, Result, Rotary,
-    chat::Shield,
-    passages::{Prefixes, Terms},
-    profile::{Profile, RecallMode},
-};
+use crate::attention::prefixes::Prefixes;
+use crate::chat::{ChatTemplate, Shield};
+use crate::config::ModelConfig;
+use crate::device::DeviceChoice;
+use crate::error::{Error, Result};
+use crate::profile::{Profile, RecallMode};
+use crate::rotary::Rotary;
+use crate::vocabulary::Terms;
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,7 +199,7 @@ impl Model {
         if self.config.memory.fusion.is_some() {
             return Err(Error::Profile { why: "the model was trained with memory and needs none".into() });
         }
-        profile.validate(self)?;
+        self.check_profile(&profile)?;
         let group = self.config.heads / self.config.kv_heads;
         let geometry = KvGeometry {
             layers: profile.kv_layers.clone(),
@@ -283,6 +284,15 @@ impl Model {
     /// Where it computes.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Where it computes, such as `cpu` or `cuda:0`.
+    pub fn device_name(&self) -> String {
+        match self.device.location() {
+            DeviceLocation::Cpu => "cpu".into(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        }
     }
 
     /// Rotary position encoding.

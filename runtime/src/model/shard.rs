@@ -1,19 +1,16 @@
 //! One weight file: where each tensor lies, and its bytes as a tensor.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::{ErrorKind, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
-};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
-use candle_core::{
-    DType, Device, Tensor,
-    quantized::{GgmlDType, QStorage, QTensor},
-};
-use safetensors::{Dtype, tensor::Metadata};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Longest safetensors header that is read; that of safetensors itself.
 const HEADER_BYTES_MAX: u64 = 100_000_000;

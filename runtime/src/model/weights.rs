@@ -1,14 +1,12 @@
 //! Tensors out of weight files, one at a time: peak memory is the model and its largest tensor.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
 use super::shard::Shard;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// All tensors of a model, converted as they are asked for.
 pub(super) struct Weights {

@@ -1,10 +1,12 @@
 //! Passages that a search by the text of the question found: by words in other forms, or by meaning, which the heads of a pretrained model
 //! do not see.
 
-use mnemon_memory_store::{ChunkId, Recall};
+use mnemon_memory::{ChunkId, Recall};
 
-use super::{Attended, Passage, PassageOptions, select::add};
-use crate::{Result, profile::Profile};
+use super::select::add;
+use super::{Attended, Passage, PassageOptions};
+use crate::error::Result;
+use crate::profile::Profile;
 
 /// A passage that a search found.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -5,48 +5,38 @@
 //! |---|---|
 //! | `found` | [`Select`]: by heads, by what a search found, or both |
 //! | `prompt` | [`Prompt`]: tokens before and after the place of passages, and those that ask |
-//! | `prefix` | [`Prefixes`]: beginnings of prompts that were read before |
-//! | `sentences` | where sentences end |
 //! | `select` | [`select`]: which chunks, by the heads of a profile and by words |
 //! | `silence` | when memory has nothing to say |
 //! | `split` | what of a long prompt stays in sight |
-//! | `terms` | words behind tokens |
 //! | `trim` | how much of what was found is shown |
 //! | `reader` | [`PassageReader`]: a prompt read with passages in it, then one token at a time |
 
 mod found;
-mod prefix;
 mod prompt;
 mod reader;
 mod select;
-mod sentences;
 mod silence;
 mod split;
-mod terms;
 #[cfg(test)]
 mod tests;
 mod trim;
 
 use std::sync::Arc;
 
-use mnemon_memory_store::Recall;
+use mnemon_memory::{Invalid, Recall};
 
 pub use found::{Found, FoundPassage, Select};
-pub(crate) use prefix::Prefixes;
 pub use prompt::Prompt;
 pub(crate) use prompt::encode;
 pub(crate) use reader::{PassageReader, ReadStep};
 pub use select::{Passage, Selected, Selection, select};
 pub use split::{split_chat, split_text};
-pub(crate) use terms::Terms;
 pub(crate) use trim::Attended;
 pub use trim::Cut;
 use trim::{tokens_before, trim};
 
-use crate::{
-    Error, Result,
-    profile::{Profile, RecallMode},
-};
+use crate::error::{Error, Result};
+use crate::profile::{Profile, RecallMode};
 
 /// Largest number of passages and of neighbours that may be asked for.
 pub const PASSAGES_MAX: usize = 64;
@@ -96,7 +86,7 @@ impl PassageOptions {
             ("choose_again_after", self.choose_again_after, 1, 1 << 20),
         ] {
             if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
-                return Err(Error::Invalid { what, why: format!("{value}; {least} to {most} is accepted") });
+                return Err(Error::Invalid(Invalid { what, why: format!("{value}; {least} to {most} is accepted") }));
             }
         }
         Ok(())
@@ -124,10 +114,10 @@ impl PassagesFrom {
     pub fn mode(&self, passages: usize) -> Result<RecallMode> {
         let kept = self.recall.geometry().layers.len();
         match self.options.mode {
-            Some(RecallMode::Attend) if kept == 0 => Err(Error::Invalid {
+            Some(RecallMode::Attend) if kept == 0 => Err(Error::Invalid(Invalid {
                 what: "mode",
                 why: "attend, but the memory keeps no keys and values; use reread, or re-encode the memory".into(),
-            }),
+            })),
             Some(mode) => Ok(mode),
             // A model reads little from a third of its layers, as memories had before there were profiles.
             None if 4 * kept >= 3 * self.profile.kv_layers.len() => Ok(self.profile.mode_for(passages)),

@@ -4,10 +4,9 @@ use std::ops::Range;
 
 use tokenizers::Encoding;
 
-use crate::{
-    Conversation, Error, Model, Result,
-    chat::{PLACE, encode_rendered},
-};
+use crate::chat::{Conversation, PLACE, encode_rendered};
+use crate::error::{Error, Result};
+use crate::model::Model;
 
 /// What the model is told before the passages.
 const INTRODUCTION: &str = "Read these passages and answer the question from them.\n\n";

@@ -1,22 +1,20 @@
 //! A prompt read with passages in it: the text before, a look at the question, the passages, the text after; then one token at a
 //! time, with passages chosen again as the text grows.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    ops::Range,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::Tensor;
-use mnemon_memory_store::{ChunkId, ChunkInfo};
+use mnemon_memory::{ChunkId, ChunkInfo, Invalid};
 
-use super::{
-    Passage, PassagesFrom, Prompt, Select, Selected, Selection, found, select, silence::Weighed, tokens_before, trim,
-};
-use crate::{
-    Error, Logits, Model, PassageAttention, Result, SequenceState, Stretch,
-    profile::{Extent, QueryHead, RecallMode},
-};
+use super::silence::Weighed;
+use super::{Passage, PassagesFrom, Prompt, Select, Selected, Selection, found, select, tokens_before, trim};
+use crate::attention::prefixes::Prefixes;
+use crate::error::{Error, Result};
+use crate::model::{Logits, Model, SequenceState};
+use crate::profile::{Extent, QueryHead, RecallMode};
+use crate::strategies::{PassageAttention, Stretch};
 
 /// Tokens of one forward pass.
 const BLOCK_TOKENS: usize = 128;
@@ -206,7 +204,10 @@ impl PassageReader {
                 self.forward(&block, Logits::None)?;
                 self.stage = Stage::Before(end);
                 if end == before {
-                    self.model.prefixes().keep(&self.prompt.before, &self.attention)?;
+                    let before = &self.prompt.before;
+                    if Prefixes::accepts(before) {
+                        self.model.prefixes().keep(before, self.attention.window(), self.attention.beginning()?);
+                    }
                 }
                 Ok(Some(end))
             }
@@ -615,7 +616,7 @@ fn says_day(text: &str, day: &str) -> bool {
 }
 
 fn out_of_order() -> Error {
-    Error::Invalid { what: "passages", why: "they were read out of order".into() }
+    Error::Invalid(Invalid { what: "passages", why: "they were read out of order".into() })
 }
 
 #[cfg(test)]

@@ -11,18 +11,15 @@
 //! The mean query is subtracted because it points at what every query attends to (the first tokens of a document); a mean of
 //! keys needs no subtraction, it changes no rank.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    ops::Range,
-};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
-use mnemon_memory_store::{ChunkId, ChunkInfo, Hit, Recall, SearchRequest, TermRequest};
+use mnemon_memory::{ChunkId, ChunkInfo, Hit, Recall, SearchRequest, TermRequest};
 
-use super::{Attended, Cut, PassageOptions, silence::Weighed};
-use crate::{
-    Result,
-    profile::{Profile, SearchHead},
-};
+use super::silence::Weighed;
+use super::{Attended, Cut, PassageOptions};
+use crate::error::Result;
+use crate::profile::{Profile, SearchHead};
 
 /// Entries that each query looks for.
 const ENTRIES: usize = 32;

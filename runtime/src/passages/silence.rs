@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use mnemon_memory_store::term_weight;
+use mnemon_memory::term_weight;
 
 /// How unlikely shared words are that are no chance, in multiples of ln N. By the words of the best chunk's best sentence (a prototype, `SmolLM2`'s
 /// tokens), 279 of 2,040 general questions, asked of novels and of people's conversations, get passages so, and 611 at 1; of 299 questions that

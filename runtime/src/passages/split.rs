@@ -1,7 +1,9 @@
 //! What of a prompt is kept in sight when it is longer than the context: its end, and the system's messages. The rest is for a memory.
 
 use super::{Prompt, encode};
-use crate::{Conversation, Message, Model, Result};
+use crate::chat::{Conversation, Message};
+use crate::error::Result;
+use crate::model::Model;
 
 /// The beginning of a text, and the end that is kept: about `keep_tokens` tokens of it, cut at a border of words where there is
 /// one nearby.

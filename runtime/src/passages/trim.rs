@@ -3,10 +3,13 @@
 
 use std::ops::Range;
 
-use mnemon_memory_store::{ChunkId, ChunkInfo};
+use mnemon_memory::{ChunkId, ChunkInfo};
 
-use super::{Passage, sentences::sentences, silence::Weighed};
-use crate::{Model, profile::Extent};
+use super::Passage;
+use super::silence::Weighed;
+use crate::model::Model;
+use crate::profile::Extent;
+use crate::vocabulary::sentences;
 
 /// Of sentences, those are shown that matter at least this share as much as the best.
 const MATTERS_SHARE: f32 = 0.5;

@@ -9,7 +9,7 @@
 
 mod file;
 
-use mnemon_memory_store::{Fingerprint, KeyHead};
+use mnemon_memory::{Fingerprint, KeyHead};
 
 pub use file::VERSION as PROFILE_VERSION;
 

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
-use mnemon_memory_store::{
+use mnemon_memory::{
     ChunkId, ChunkInfo, ChunkKv, EntryPolicy, Hit, KvData, KvDtype, KvGeometry, Recall, SearchRequest, TermHits,
     TermRequest, WordHits, WordRequest,
 };
@@ -157,7 +155,7 @@ impl Recall for TestMemory {
         &self.geometry
     }
 
-    fn search(&self, request: &SearchRequest<'_>) -> mnemon_memory_store::Result<Vec<Vec<Hit>>> {
+    fn search(&self, request: &SearchRequest<'_>) -> mnemon_memory::Result<Vec<Vec<Hit>>> {
         let (heads, dim) = (self.geometry.kv_heads as usize, self.geometry.head_dim as usize);
         let block = match self.geometry.entry_policy {
             EntryPolicy::BlockMean { tokens } => tokens as usize,
@@ -188,28 +186,28 @@ impl Recall for TestMemory {
         Ok(request.queries.chunks(dim).enumerate().map(list).collect())
     }
 
-    fn fetch(&self, slot: usize, ids: &[ChunkId]) -> mnemon_memory_store::Result<Vec<Arc<ChunkKv>>> {
+    fn fetch(&self, slot: usize, ids: &[ChunkId]) -> mnemon_memory::Result<Vec<Arc<ChunkKv>>> {
         let chunks = self.chunks.lock().unwrap();
         Ok(ids.iter().map(|id| Arc::clone(&chunks[id.0 as usize][slot])).collect())
     }
 
-    fn neighbours(&self, _: &[ChunkId], _: usize, _: usize) -> mnemon_memory_store::Result<Vec<Vec<ChunkId>>> {
+    fn neighbours(&self, _: &[ChunkId], _: usize, _: usize) -> mnemon_memory::Result<Vec<Vec<ChunkId>>> {
         Ok(Vec::new())
     }
 
-    fn search_terms(&self, _: &TermRequest<'_>) -> mnemon_memory_store::Result<TermHits> {
+    fn search_terms(&self, _: &TermRequest<'_>) -> mnemon_memory::Result<TermHits> {
         Ok(TermHits::default())
     }
 
-    fn search_words(&self, _: &WordRequest<'_>) -> mnemon_memory_store::Result<WordHits> {
+    fn search_words(&self, _: &WordRequest<'_>) -> mnemon_memory::Result<WordHits> {
         Ok(WordHits::default())
     }
 
-    fn describe(&self, _: &[ChunkId]) -> mnemon_memory_store::Result<Vec<ChunkInfo>> {
+    fn describe(&self, _: &[ChunkId]) -> mnemon_memory::Result<Vec<ChunkInfo>> {
         Ok(Vec::new())
     }
 
-    fn chunks(&self, limit: usize) -> mnemon_memory_store::Result<Vec<ChunkId>> {
+    fn chunks(&self, limit: usize) -> mnemon_memory::Result<Vec<ChunkId>> {
         Ok((0..self.len().min(limit as u64)).map(ChunkId).collect())
     }
 

@@ -111,7 +111,7 @@ fn prompts_out_of_bounds_are_refused() {
     let options = GenerateOptions { prompt_tokens_max: 4, ..greedy(1) };
     assert!(matches!(refused(PROMPT, options), Error::PromptTooLong { limit: 4, .. }));
     let bad = SamplingOptions { temperature: -1.0, ..SamplingOptions::default() };
-    assert!(matches!(refused("x", GenerateOptions { sampling: bad, ..greedy(1) }), Error::Invalid { .. }));
+    assert!(matches!(refused("x", GenerateOptions { sampling: bad, ..greedy(1) }), Error::Invalid(_)));
     assert!(matches!(Scoring::new(model(), "", "", MemoryFrom::Nothing).err().unwrap(), Error::EmptyPrompt));
 }
 

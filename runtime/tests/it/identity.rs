@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use mnemon_memory_store::{EntryPolicy, KvDtype};
+use mnemon_memory::{EntryPolicy, KvDtype};
 use mnemon_runtime::{
     CaptureAttention, CaptureOptions, LoadOptions, LocalMask, Logits, Model, PositionScheme, RecallAttention,
     RecallOptions, SequenceState,

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    path::Path,
-    process::Command,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
-use mnemon_memory_store::{EntryPolicy, KvDtype};
+use mnemon_memory::{EntryPolicy, KvDtype};
 use mnemon_runtime::{
     DeviceChoice, Error, FullAttention, HubName, LoadOptions, Logits, Model, ModelConfig, ModelSource,
     PositionEncoding, RopeScaling, SequenceState,

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, path::Path, sync::Arc};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 
-use mnemon_memory_store::{EntryPolicy, KeyHead, KvDtype, Recall};
+use mnemon_memory::{EntryPolicy, KeyHead, KvDtype, Recall};
 use mnemon_runtime::{
     CaptureAttention, CaptureOptions, Captured, LoadOptions, LocalAttention, LocalMask, Logits, Model, ModelSource,
     RecallAttention, RecallOptions, SequenceState,

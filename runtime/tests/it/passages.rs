@@ -2,19 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+use mnemon_memory::Invalid;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use mnemon_memory_store::{ChunkId, ChunkKv, KvData};
+use mnemon_memory::{ChunkId, ChunkKv, KvData};
 use mnemon_runtime::{
     CaptureAttention, CaptureOptions, Captured, Error, LocalMask, Logits, Model, PassageAttention, QueryHead,
     SequenceState, Stretch,
 };
 
-use crate::{
-    common::{FOUR, cpu, difference, full_logits, load, logits, some_tokens, to_rows},
-    identity::all_layers,
-};
+use crate::common::{FOUR, cpu, difference, full_logits, load, logits, some_tokens, to_rows};
+use crate::identity::all_layers;
 
 const TOTAL: usize = 100;
 const HEADS: [QueryHead; 3] =
@@ -299,7 +298,7 @@ fn what_does_not_fit_is_refused() {
     let (mut state, mut attention) = begin();
     attention.place(5, 0, vec![stored(&model, &captured, 5, 20)], rotary).unwrap();
     let error = attention.place(5, 0, all_stored(&model, &captured, 5, 30, 16), rotary).unwrap_err();
-    assert!(matches!(error, Error::Invalid { what: "passages", .. }), "{error}");
+    assert!(matches!(error, Error::Invalid(Invalid { what: "passages", .. })), "{error}");
     attention.place(5, 0, vec![stored(&model, &captured, 5, 10), unread(3)], rotary).unwrap();
     // What is read has to be what was placed, where it was placed.
     attention.read_at(Some(1..2));

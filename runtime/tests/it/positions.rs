@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use mnemon_memory_store::{EntryPolicy, KvDtype};
+use mnemon_memory::{EntryPolicy, KvDtype};
 use mnemon_runtime::{
     Attention, CaptureAttention, CaptureOptions, Captured, LayerContext, LoadOptions, LocalAttention, LocalMask,
     Logits, PositionScheme, RecallAttention, RecallOptions, Result, SequenceState,

@@ -2,13 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
-};
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 
-use mnemon_memory_store::{EntryPolicy, Fingerprint, KeyHead, KvGeometry};
+use mnemon_memory::{EntryPolicy, Fingerprint, KeyHead, KvGeometry};
 use mnemon_runtime::{
     Error, Extent, Extents, Measured, Model, ModelSource, PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead,
     Trial,
@@ -77,11 +75,11 @@ fn what_is_written_is_read() {
     let (model, (_folder, path)) = (model("llama"), file());
     let profile = profile(&model);
     profile.write(&path).unwrap();
-    assert_eq!(Profile::read(&path, &model).unwrap(), profile);
+    assert_eq!(model.read_profile(&path).unwrap(), profile);
     // Over an older one; nothing else is left in the folder.
     let newer = Profile { passages: 1, ..profile };
     newer.write(&path).unwrap();
-    assert_eq!(Profile::read(&path, &model).unwrap(), newer);
+    assert_eq!(model.read_profile(&path).unwrap(), newer);
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     assert!(fs::read_to_string(&path).unwrap().ends_with("}\n"));
 }
@@ -94,7 +92,7 @@ fn profiles_of_before_show_chunks() {
     value.as_object_mut().unwrap().remove("extents").unwrap();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, value.to_string()).unwrap();
-    assert_eq!(Profile::read(&path, &model).unwrap(), Profile { extents: Extents::default(), ..profile });
+    assert_eq!(model.read_profile(&path).unwrap(), Profile { extents: Extents::default(), ..profile });
 }
 
 #[test]
@@ -112,16 +110,14 @@ fn memories_keep_values_where_any_number_of_passages_is_attended_to() {
 fn other_models_versions_and_files_are_told_apart() {
     let (model, (_folder, path)) = (model("llama"), file());
     let message = |error: Error| error.to_string();
-    assert!(matches!(Profile::read(&path, &model).unwrap_err(), Error::Read { .. }));
+    assert!(matches!(model.read_profile(&path).unwrap_err(), Error::Read { .. }));
     let profile = profile(&model);
     profile.write(&path).unwrap();
     let other = self::model("qwen3");
-    let told = Profile::read(&path, &other).unwrap_err();
+    let told = other.read_profile(&path).unwrap_err();
     assert!(matches!(told, Error::Profile { .. }));
     let told = message(told);
-    for part in
-        ["a/model", &model.base_fingerprint().to_string(), &other.base_fingerprint().to_string(), "model profile"]
-    {
+    for part in ["a/model", &model.base_fingerprint().to_string(), &other.base_fingerprint().to_string(), "make one"] {
         assert!(told.contains(part), "{part}: {told}");
     }
     // A newer one may say things that this program does not know: the version is what is told.
@@ -132,27 +128,27 @@ fn other_models_versions_and_files_are_told_apart() {
         value["version"] = version;
         value["mode"] = json!("a new one");
         fs::write(&path, value.to_string()).unwrap();
-        let told = message(Profile::read(&path, &model).unwrap_err());
+        let told = message(model.read_profile(&path).unwrap_err());
         assert!(told.contains(shown) && told.contains("p.json") && told.contains("reads version 1"), "{told}");
     }
     let text = serde_json::to_string(&profile).unwrap();
     for damaged in ["", "{", "\u{0}", &text[..text.len() / 2], &text.replace("\"search\"", "\"serach\"")] {
         fs::write(&path, damaged).unwrap();
-        assert!(matches!(Profile::read(&path, &model).unwrap_err(), Error::Damaged { .. }), "{damaged}");
+        assert!(matches!(model.read_profile(&path).unwrap_err(), Error::Damaged { .. }), "{damaged}");
     }
     fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
-    assert!(Profile::read(&path, &model).is_err());
+    assert!(model.read_profile(&path).is_err());
     // Not even opened.
     fs::File::create(&path).unwrap().set_len(17 << 20).unwrap();
-    assert!(matches!(Profile::read(&path, &model).unwrap_err(), Error::Damaged { .. }));
-    assert!(Profile::read(path.parent().unwrap(), &model).is_err(), "a folder");
+    assert!(matches!(model.read_profile(&path).unwrap_err(), Error::Damaged { .. }));
+    assert!(model.read_profile(path.parent().unwrap()).is_err(), "a folder");
 }
 
 #[test]
 fn numbers_out_of_range_are_refused() {
     let model = model("llama");
     let right = profile(&model);
-    right.validate(&model).unwrap();
+    model.check_profile(&right).unwrap();
     let changes: [Change; 21] = [
         ("layers that are not there", |p| p.kv_layers = vec![0, 2]),
         ("layers twice", |p| p.kv_layers = vec![1, 1]),
@@ -179,11 +175,11 @@ fn numbers_out_of_range_are_refused() {
     for (what, change) in changes {
         let mut wrong = right.clone();
         change(&mut wrong);
-        assert!(matches!(wrong.validate(&model), Err(Error::Profile { .. })), "{what}");
+        assert!(matches!(model.check_profile(&wrong), Err(Error::Profile { .. })), "{what}");
         // And so they are when given to a model.
         assert!(self::model("llama").set_profile(wrong).is_err(), "{what}");
     }
-    Profile { kv_layers: Vec::new(), ..right }.validate(&model).unwrap();
+    model.check_profile(&Profile { kv_layers: Vec::new(), ..right }).unwrap();
 }
 
 #[test]
@@ -201,7 +197,7 @@ fn changed_files_never_panic() {
         }
         fs::write(&path, &bytes).unwrap();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            if let Ok(read) = Profile::read(&path, &model) {
+            if let Ok(read) = model.read_profile(&path) {
                 // What is read can be used.
                 let mut fresh = self::model("llama");
                 let _ = fresh.set_profile(read);

@@ -1,5 +1,4 @@
-//! A thread of its own for the connection, so that whoever waits for an answer on a plain thread gets it, whatever becomes of
-//! the runtime that the server itself runs on.
+//! A dedicated runtime for the connection, so that blocking callers make progress during shutdown.
 
 use std::future::Future;
 use std::io;

@@ -6,13 +6,13 @@
 //! | `view.rs` | a view: one stream, one round trip for each request |
 //! | `writer.rs` | a writer: chunks are collected, then sent and made durable at once |
 //! | `driver.rs` | what runs the connection |
-//! | `patience.rs` | what is tried again, and for how long |
+//! | `retry.rs` | what is tried again, and for how long |
 //!
 //! Everything here blocks until the other side has answered: call it on the blocking pool or on the engine's thread, never
 //! on an async thread.
 
 mod driver;
-mod patience;
+mod retry;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -22,19 +22,17 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mnemon_client::{Client, ConnectOptions, Transport};
-use mnemon_memory_store::{
-    ChunkInfo, DocumentWriter, Error, Fingerprint, KvGeometry, MemorySpec, OpenMemory, Recall, Result,
-};
+use mnemon_memory::{ChunkInfo, DocumentWriter, Error, Fingerprint, KvGeometry, OpenMemory, Recall, Result};
+use mnemon_memory_store::MemorySpec;
 use mnemon_proto::v1;
 use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
 use tonic::Status;
 
-use crate::filter::DocumentFilter;
-
 use self::driver::Driver;
-use self::patience::Patience;
+use self::retry::RetryPolicy;
 use self::view::RemoteView;
 use self::writer::RemoteWriter;
+use crate::filter::DocumentFilter;
 use crate::wire;
 
 /// Chunks of one page of a document.
@@ -48,7 +46,7 @@ pub(crate) struct RemoteStore {
     driver: Arc<Driver>,
     /// Documents with a living writer.
     busy: Busy,
-    patience: Patience,
+    retry: RetryPolicy,
 }
 
 impl RemoteStore {
@@ -63,7 +61,7 @@ impl RemoteStore {
             Ok::<_, mnemon_client::Error>(client)
         };
         let client = driver.run(connect).await.map_err(failed)??;
-        Ok(Self { client, driver, busy: Arc::default(), patience: Patience::default() })
+        Ok(Self { client, driver, busy: Arc::default(), retry: RetryPolicy::default() })
     }
 
     /// The connection, for calls on behalf of a tenant.
@@ -79,7 +77,7 @@ impl RemoteStore {
             let request = v1::GetMemoryRequest { name: name.to_owned() };
             async move { catalog.get_memory(request).await.map(tonic::Response::into_inner) }
         };
-        let memory = self.patience.ask(&self.driver, get).map_err(remote)?;
+        let memory = self.retry.ask(&self.driver, get).map_err(remote)?;
         let spec = v1::MemorySpec { fingerprint: memory.fingerprint, geometry: memory.geometry, model: memory.model };
         let spec = wire::spec(spec, memory.description).map_err(remote)?;
         Ok(RemoteMemory { store: self.clone(), tenant: tenant.to_owned(), name: name.to_owned(), spec })
@@ -99,13 +97,13 @@ impl RemoteStore {
             fingerprint: model.map_or_else(String::new, Fingerprint::to_hex),
             filter: filter.map(DocumentFilter::to_send),
         };
-        Ok(Arc::new(RemoteView::open(client.chunk_store(), Arc::clone(&self.driver), self.patience, open)?))
+        Ok(Arc::new(RemoteView::open(client.chunk_store(), Arc::clone(&self.driver), self.retry, open)?))
     }
 }
 
 /// The store's own status, so that callers of this server are told just that.
 fn remote(status: Status) -> Error {
-    Error::Remote(Box::new(status))
+    Error::Backend(Box::new(status))
 }
 
 /// A memory of a store on another machine.
@@ -146,7 +144,7 @@ impl OpenMemory for RemoteMemory {
             metadata: metadata.into_iter().collect(),
             ..Default::default()
         };
-        Ok(Box::new(RemoteWriter::open(store, Arc::clone(&self.store.driver), self.store.patience, start, place)?))
+        Ok(Box::new(RemoteWriter::open(store, Arc::clone(&self.store.driver), self.store.retry, start, place)?))
     }
 
     fn document_chunks(&self, id: &str, from_ordinal: u64, limit: usize) -> Result<Vec<ChunkInfo>> {
@@ -164,7 +162,7 @@ impl OpenMemory for RemoteMemory {
                 };
                 async move { store.read_document(request).await.map(tonic::Response::into_inner) }
             };
-            let found = self.store.patience.ask(&self.store.driver, read).map_err(remote)?.chunks;
+            let found = self.store.retry.ask(&self.store.driver, read).map_err(remote)?.chunks;
             let last = found.len() < page;
             let texts = found.into_iter().map(wire::received_text).collect::<Result<Vec<_>, Status>>();
             chunks.extend(texts.map_err(remote)?);
@@ -182,7 +180,7 @@ impl OpenMemory for RemoteMemory {
             let (memory, document_id) = (self.name.clone(), document_id.to_owned());
             async move { store.open_document(v1::OpenDocumentRequest { memory, document_id, needs_room: true }).await }
         };
-        self.store.patience.ask(&self.store.driver, open).map_err(remote).map(|_| ())
+        self.store.retry.ask(&self.store.driver, open).map_err(remote).map(|_| ())
     }
 
     fn view(&self) -> Result<Arc<dyn Recall>> {
@@ -206,7 +204,7 @@ impl Place {
     fn take(busy: &Busy, document: DocumentKey) -> Result<Self> {
         let mut taken = busy.lock().unwrap_or_else(PoisonError::into_inner);
         if !taken.insert(document.clone()) {
-            return Err(Error::DocumentBusy { document: document.2 });
+            return Err(mnemon_memory_store::Error::DocumentBusy { document: document.2 }.into());
         }
         Ok(Self { busy: Arc::clone(busy), document })
     }

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mnemon_client::ConnectOptions;
-use mnemon_memory_store::{
-    Choice, EntryPolicy, Error, Fingerprint, InMemoryStorage, KeyHead, KvChunk, KvDtype, KvGeometry, MemorySpec,
-    OpenMemory, Recall, ResumePoint, SearchRequest, SourceSpan, Store, StoreOptions, TermRequest, Turn, WordRequest,
+use mnemon_memory::{
+    ChunkSelection, EntryPolicy, Error, Fingerprint, KeyHead, KvChunk, KvDtype, KvGeometry, OpenMemory, Recall,
+    ResumePoint, SearchRequest, SourceSpan, TermRequest, Turn, WordRequest,
 };
+use mnemon_memory_store::{InMemoryStorage, MemorySpec, Store, StoreOptions};
 
 use super::RemoteStore;
-use crate::{Embedded, Settings};
+use crate::embedded::Embedded;
+use crate::settings::Settings;
 
 const DIM: usize = 4;
 
@@ -71,7 +73,7 @@ fn assert_same(there: &dyn Recall, here: &dyn Recall) {
         let request = SearchRequest { key_heads, queries: &queries, top_k: 5, ef: None, exact: true };
         assert_eq!(there.search(&request).unwrap(), here.search(&request).unwrap());
         let scale = vec![1.0; key_heads.len()];
-        let choice = Choice { block_queries: 1, scale: &scale, top_k_chunks: 3 };
+        let choice = ChunkSelection { block_queries: 1, scale: &scale, top_k_chunks: 3 };
         for slot in 0..here.geometry().layers.len() {
             for _ in 0..2 {
                 let recalled = there.recall(slot, &request, &choice).unwrap();
@@ -97,10 +99,10 @@ fn assert_same(there: &dyn Recall, here: &dyn Recall) {
     }
     assert!(matches!(
         there.search_words(&WordRequest { query: "a", top_k: 0, k1: 0.4, b: 0.3, neighbours: 0.0 }),
-        Err(Error::Invalid { .. })
+        Err(Error::Invalid(_))
     ));
     let request = TermRequest { terms: &[], top_k: 0, k1: 1.2, b: 0.75 };
-    assert!(matches!(there.search_terms(&request), Err(Error::Invalid { .. })));
+    assert!(matches!(there.search_terms(&request), Err(Error::Invalid(_))));
     assert!(there.neighbours(&ids, 1 << 40, 0).is_err() && there.fetch(9, &ids).is_err());
 }
 
@@ -112,7 +114,8 @@ async fn key_heads_neighbours_and_terms_are_as_here() {
     let server = Embedded::start(settings).await.unwrap();
     let options = ConnectOptions { endpoint: server.endpoint(), ..ConnectOptions::default() };
     let remote = RemoteStore::connect(options).await.unwrap();
-    let local = Store::open(Arc::new(InMemoryStorage::new()), StoreOptions::default()).unwrap();
+    let local =
+        Store::open(Arc::new(InMemoryStorage::new()), StoreOptions::default(), Arc::new(|| 1_700_000_000_000)).unwrap();
     for (name, layers) in [("some", &[1, 2][..]), ("none", &[])] {
         let (fingerprint, model_name) = (Fingerprint([7; 32]), "test".to_owned());
         let spec = MemorySpec { fingerprint, geometry: geometry(layers), model_name, description: String::new() };

@@ -1,6 +1,6 @@
 //! A view of memories in a store on another machine: one stream, one round trip for each request.
 //!
-//! Chunks that came once are kept, up to a bound, and not sent again. If the connection is lost, the view is opened anew: it is
+//! Chunks that came once are kept, up to a bound, and not sent again. If the connection is lost, the view is opened again: it is
 //! the same view as long as the memories have the same sequence numbers.
 
 use std::collections::HashMap;
@@ -9,23 +9,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 use mnemon_client::Transport;
-use mnemon_memory_store::{
-    Choice, ChunkId, ChunkInfo, ChunkKv, Error, Hit, KvGeometry, MAX_NEIGHBOURS, MemorySpec, Recall, Result,
+use mnemon_memory::{
+    ChunkId, ChunkInfo, ChunkKv, ChunkSelection, Error, Hit, Invalid, KvGeometry, MAX_NEIGHBOURS, Recall, Result,
     SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
 };
+use mnemon_memory_store::MemorySpec;
 use mnemon_proto::v1;
 use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
 use mnemon_proto::v1::view_request::Request;
 use mnemon_proto::v1::view_response::Answer;
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::driver::Driver;
-use super::patience::Patience;
 use super::remote;
-use crate::status;
-use crate::wire;
+use super::retry::RetryPolicy;
+use crate::{status, wire};
 
 /// Bytes of keys and values that a view keeps.
 const KEPT_BYTES: usize = 64 << 20;
@@ -41,7 +42,7 @@ const DESCRIBE_CHUNKS: usize = 500;
 pub(super) struct RemoteView {
     store: ChunkStoreClient<Transport>,
     driver: Arc<Driver>,
-    patience: Patience,
+    retry: RetryPolicy,
     open: v1::OpenView,
     spec: MemorySpec,
     chunks: u64,
@@ -91,15 +92,15 @@ impl RemoteView {
     pub(super) fn open(
         store: ChunkStoreClient<Transport>,
         driver: Arc<Driver>,
-        patience: Patience,
+        retry: RetryPolicy,
         open: v1::OpenView,
     ) -> Result<Self> {
-        let (stream, opened) = patience.ask(&driver, || Stream::open(&store, &open)).map_err(remote)?;
+        let (stream, opened) = retry.ask(&driver, || Stream::open(&store, &open)).map_err(remote)?;
         let spec = wire::given("spec", opened.spec).and_then(|spec| wire::spec(spec, String::new())).map_err(remote)?;
         Ok(Self {
             store,
             driver,
-            patience,
+            retry,
             open,
             spec,
             chunks: opened.chunks,
@@ -112,7 +113,7 @@ impl RemoteView {
     /// One round trip; several if the connection was lost.
     fn ask<T>(&self, request: &Request, expect: impl Fn(Answer) -> Option<T>) -> Result<T> {
         let asked = self.driver.wait(async {
-            let mut tries = self.patience.tries();
+            let mut tries = self.retry.tries();
             loop {
                 match tries.within(self.ask_once(request.clone())).await {
                     Ok(answer) => return expect(answer).ok_or_else(unexpected),
@@ -248,7 +249,12 @@ impl Recall for RemoteView {
         wire::received_hits(&hits).map_err(remote)
     }
 
-    fn recall(&self, slot: usize, request: &SearchRequest<'_>, choice: &Choice<'_>) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
+    fn recall(
+        &self,
+        slot: usize,
+        request: &SearchRequest<'_>,
+        choice: &ChunkSelection<'_>,
+    ) -> Result<Vec<Vec<Arc<ChunkKv>>>> {
         // Held until the answer is put together, so that what is said to be known stays.
         let mut found = self.kept().latest(slot);
         let query = v1::RecallQuery {
@@ -288,7 +294,7 @@ impl Recall for RemoteView {
     fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> Result<Vec<Vec<ChunkId>>> {
         if before.max(after) > MAX_NEIGHBOURS {
             let why = format!("{before} before and {after} after; at most {MAX_NEIGHBOURS} are accepted");
-            return Err(Error::Invalid { what: "neighbours", why });
+            return Err(Error::Invalid(Invalid { what: "neighbours", why }));
         }
         let each = before + 1 + after;
         let mut lists = Vec::with_capacity(chunks.len());
@@ -423,7 +429,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use mnemon_memory_store::KvData;
+    use mnemon_memory::KvData;
 
     use super::*;
 

@@ -6,22 +6,22 @@
 use std::sync::Arc;
 
 use mnemon_client::Transport;
-use mnemon_memory_store::{Committed, DocumentWriter, Error, KvChunk, Result, ResumePoint, WriterState};
+use mnemon_memory::{Committed, DocumentWriter, Error, Invalid, KvChunk, Result, ResumePoint, WriterState};
 use mnemon_proto::v1;
 use mnemon_proto::v1::append_request::Message;
 use mnemon_proto::v1::chunk_store_client::ChunkStoreClient;
 use tonic::Status;
 
 use super::driver::Driver;
-use super::patience::Patience;
+use super::retry::RetryPolicy;
 use super::{Place, remote};
-use crate::{lifetime, wire};
+use crate::{limits, wire};
 
 /// See [`DocumentWriter`]. Holds what was appended since the last commit.
 pub(super) struct RemoteWriter {
     store: ChunkStoreClient<Transport>,
     driver: Arc<Driver>,
-    patience: Patience,
+    retry: RetryPolicy,
     /// What is durable.
     state: WriterState,
     /// How the next append begins.
@@ -29,14 +29,14 @@ pub(super) struct RemoteWriter {
     /// Chunks that it brings.
     pending: Vec<v1::KvChunk>,
     /// No other writer of this process has the document.
-    _place: Place,
+    _permit: Place,
 }
 
 impl RemoteWriter {
     pub(super) fn open(
         store: ChunkStoreClient<Transport>,
         driver: Arc<Driver>,
-        patience: Patience,
+        retry: RetryPolicy,
         mut start: v1::AppendStart,
         place: Place,
     ) -> Result<Self> {
@@ -49,10 +49,10 @@ impl RemoteWriter {
             };
             async move { store.open_document(request).await.map(tonic::Response::into_inner) }
         };
-        let opened = patience.ask(&driver, open).map_err(remote)?;
+        let opened = retry.ask(&driver, open).map_err(remote)?;
         let state = wire::received_state(&opened.state.unwrap_or_default());
         (start.after_sequence, start.keep_chunks) = (state.sequence, state.chunks);
-        Ok(Self { store, driver, patience, state, start, pending: Vec::new(), _place: place })
+        Ok(Self { store, driver, retry, state, start, pending: Vec::new(), _permit: place })
     }
 
     fn messages(&self, resume: ResumePoint) -> Vec<v1::AppendRequest> {
@@ -70,7 +70,7 @@ impl DocumentWriter for RemoteWriter {
     }
 
     fn set_ttl_ms(&mut self, ttl_ms: Option<u64>) -> Result<()> {
-        self.start.ttl = Some(lifetime::duration(ttl_ms.unwrap_or(0)));
+        self.start.ttl = Some(limits::duration(ttl_ms.unwrap_or(0)));
         Ok(())
     }
 
@@ -83,7 +83,7 @@ impl DocumentWriter for RemoteWriter {
         let chunks = self.start.keep_chunks + self.pending.len() as u64;
         if keep_chunks > chunks {
             let why = format!("{keep_chunks} chunks are to be kept, but the document has {chunks}");
-            return Err(Error::Invalid { what: "truncation", why });
+            return Err(Error::Invalid(Invalid { what: "truncation", why }));
         }
         self.pending.truncate(keep_chunks.saturating_sub(self.start.keep_chunks) as usize);
         self.start.keep_chunks = self.start.keep_chunks.min(keep_chunks);
@@ -98,7 +98,7 @@ impl DocumentWriter for RemoteWriter {
                 wire::given("state", answer.state)
             }
         };
-        let state: Result<v1::DocumentState, Status> = self.patience.ask(&self.driver, append);
+        let state: Result<v1::DocumentState, Status> = self.retry.ask(&self.driver, append);
         self.state = wire::received_state(&state.map_err(remote)?);
         self.pending.clear();
         (self.start.after_sequence, self.start.keep_chunks) = (self.state.sequence, self.state.chunks);

@@ -1,16 +1,16 @@
 //! A document on the engine, a segment at a time: one that is ingested, or whose kept text is read again.
 
 use mnemon_encoder::{DocumentEncoder, EncodeOptions, Error, Progress};
-use mnemon_memory_store::KvGeometry;
+use mnemon_memory::KvGeometry;
 use mnemon_runtime::Turn;
 use tokio_util::sync::CancellationToken;
 
-use crate::parts::Parts;
+use crate::state::ModelState;
 use crate::tasks::Job;
 
 /// How documents of a memory are read.
-pub(super) fn options(parts: &Parts, geometry: &KvGeometry) -> EncodeOptions {
-    let commit_tokens = parts.common.settings.commit_tokens as usize;
+pub(super) fn options(state: &ModelState, geometry: &KvGeometry) -> EncodeOptions {
+    let commit_tokens = state.app.settings.commit_tokens as usize;
     EncodeOptions { commit_tokens, ..EncodeOptions::for_geometry(geometry) }
 }
 
@@ -30,7 +30,7 @@ pub(super) struct EncodeJob {
     pub(super) action: Action,
     /// Cancelled: stop after the segment at hand, and commit.
     pub(super) stop: CancellationToken,
-    /// Tells how far it has come, if whoever listens has room.
+    /// Reports progress, if the receiver has room.
     tell: Box<dyn Fn(&Progress) + Send>,
     pub(super) outcome: Result<(), Error>,
 }

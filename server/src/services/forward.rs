@@ -1,19 +1,22 @@
 //! Memories and documents of a store on another machine: its own service answers.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use mnemon_client::Transport;
+use mnemon_client::{CleanEnd, Transport};
 use mnemon_proto::v1;
 use mnemon_proto::v1::memory_service_client::MemoryServiceClient;
 use mnemon_proto::v1::memory_service_server::MemoryService;
 use mnemon_runtime::Model;
-use tokio_stream::StreamExt as _;
+use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::memory::spec_of;
 use crate::auth::tenant;
-use crate::parts::Common;
+use crate::middleware::BodyEnd;
 use crate::remote::RemoteStore;
+use crate::state::AppState;
 use crate::{convert, status, wire};
 
 /// `MemoryService` that hands each call on, on behalf of its caller.
@@ -22,18 +25,43 @@ pub(super) struct ForwardedCalls {
     /// The model that memories are for when nothing else is said.
     model: Arc<Model>,
     /// Held as long as calls may come.
-    _common: Arc<Common>,
+    _app: Arc<AppState>,
 }
 
 impl ForwardedCalls {
-    pub(super) fn new(store: RemoteStore, model: Arc<Model>, common: Arc<Common>) -> Self {
-        Self { store, model, _common: common }
+    pub(super) fn new(store: RemoteStore, model: Arc<Model>, app: Arc<AppState>) -> Self {
+        Self { store, model, _app: app }
     }
 
     /// The service, for the caller of `request`, and what is asked.
     fn service<T>(&self, request: Request<T>) -> Result<(MemoryServiceClient<Transport>, T), Status> {
         let tenant = tenant(&request)?;
         Ok((self.store.client_of(tenant.name())?.memory_service(), request.into_inner()))
+    }
+}
+
+/// A request stream on its way to the store. It ends cleanly there only if the client ended it cleanly here: a client that hangs up
+/// after the last byte of an archive has not asked for the import.
+struct PassedOn {
+    pieces: Streaming<v1::ImportMemoryRequest>,
+    end: BodyEnd,
+    clean_end: CleanEnd,
+}
+
+impl Stream for PassedOn {
+    type Item = v1::ImportMemoryRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match ready!(Pin::new(&mut self.pieces).poll_next(cx)) {
+            Some(Ok(piece)) => Poll::Ready(Some(piece)),
+            Some(Err(_)) => Poll::Ready(None),
+            None => {
+                if self.end.is_clean() {
+                    self.clean_end.set();
+                }
+                Poll::Ready(None)
+            }
+        }
     }
 }
 
@@ -71,8 +99,12 @@ macro_rules! forwarded {
                 &self,
                 request: Request<Streaming<v1::ImportMemoryRequest>>,
             ) -> Result<Response<v1::Memory>, Status> {
+                let end = request.extensions().get::<BodyEnd>().cloned().unwrap_or_default();
                 let (mut service, pieces) = self.service(request)?;
-                service.import_memory(pieces.map_while(Result::ok)).await
+                let clean_end = CleanEnd::default();
+                let mut passed_on = Request::new(PassedOn { pieces, end, clean_end: clean_end.clone() });
+                passed_on.extensions_mut().insert(clean_end);
+                service.import_memory(passed_on).await
             }
 
             async fn reencode_memory(

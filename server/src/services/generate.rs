@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mnemon_encoder::Overflow;
-use mnemon_memory_store::{ChunkId, Recall as _};
+use mnemon_memory::{ChunkId, Recall as _};
 use mnemon_proto::v1;
 use mnemon_runtime::{
     Conversation, Error, FinishReason, GenerateOptions, GenerateStep, Generation, MemoryFrom, Message, Model, Passage,
     Prompt, SamplingOptions, ToolCall, Turn,
 };
-use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -23,11 +24,11 @@ use tracing::Instrument as _;
 
 use super::{long_prompt, select};
 use crate::auth::Tenant;
-use crate::citations::{self, Masses, Recalled};
-use crate::parts::Parts;
-use crate::status::{self, IntoStatus, violation};
-use crate::tasks::{self, Job};
-use crate::{convert, validate};
+use crate::citations::{Masses, Recalled};
+use crate::state::ModelState;
+use crate::status::{IntoStatus, violation};
+use crate::tasks::Job;
+use crate::{citations, convert, status, tasks, validate};
 
 /// Tokens made ahead of what was told.
 const TOKENS_AHEAD: usize = 32;
@@ -45,33 +46,33 @@ type Answer = Result<v1::GenerateResponse, Status>;
 
 /// Begins to generate; the rest is told in the stream.
 pub(super) async fn start(
-    parts: &Arc<Parts>,
+    state: &Arc<ModelState>,
     tenant: Tenant,
     request: v1::GenerateRequest,
 ) -> Result<ReceiverStream<Answer>, Status> {
     validate::generate(&request)?;
     let memory = request.memory.clone().unwrap_or_default();
-    let recalled = Recalled::from_options(parts, tenant, &memory).await?;
+    let recalled = Recalled::from_options(state, tenant, &memory).await?;
     let options = GenerateOptions {
         max_tokens: request.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT) as usize,
         sampling: sampling(&request.sampling.unwrap_or_default()),
         stop: request.stop.clone(),
         memory: match &recalled {
-            Some(recalled) if !recalled.is_empty() => recalled.memory_from(parts, &memory),
+            Some(recalled) if !recalled.is_empty() => recalled.memory_from(state, &memory),
             _ => MemoryFrom::Nothing,
         },
-        context_tokens: Some(parts.common.settings.context_tokens as usize),
-        prompt_tokens_max: parts.common.settings.limits.prompt_tokens as usize,
+        context_tokens: Some(state.app.settings.context_tokens as usize),
+        prompt_tokens_max: state.app.settings.limits.prompt_tokens as usize,
     };
     let select = memory.select();
-    if matches!(select, v1::Select::Search | v1::Select::Both) && parts.model.profile().is_none() {
+    if matches!(select, v1::Select::Search | v1::Select::Both) && state.model.profile().is_none() {
         let why = "the model was trained with memory, whose layers choose what they recall; leave it out";
         return Err(status::invalid(vec![violation("memory.select", why)]));
     }
     let (tokens, made) = mpsc::channel(TOKENS_AHEAD);
     let job = GenerateJob {
-        parts: Arc::clone(parts),
-        cut: parts.common.life.cut.clone(),
+        state: Arc::clone(state),
+        cut: state.app.shutdown.cut.clone(),
         asked: Asked::of(request)?,
         select,
         options: Some(options),
@@ -83,33 +84,33 @@ pub(super) async fn start(
         outcome: None,
     };
     let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
-    let teller = Teller {
-        parts: Arc::clone(parts),
+    let writer = ResponseWriter {
+        state: Arc::clone(state),
         recalled,
         answers,
         total: Masses::default(),
         answering: Masses::default(),
         passages: HashMap::new(),
     };
-    parts.common.life.streams.spawn(run(Arc::clone(parts), job, made, teller).in_current_span());
+    state.app.shutdown.streams.spawn(run(Arc::clone(state), job, made, writer).in_current_span());
     Ok(ReceiverStream::new(stream))
 }
 
 /// Makes and tells the answer; an error is its last message.
-async fn run(parts: Arc<Parts>, job: GenerateJob, made: Receiver<Made>, mut teller: Teller) {
-    let (worked, told) = tokio::join!(make(&parts, job), teller.tell(made));
+async fn run(state: Arc<ModelState>, job: GenerateJob, made: Receiver<Event>, mut writer: ResponseWriter) {
+    let (worked, told) = tokio::join!(make(&state, job), writer.tell(made));
     if let Err(status) = worked.and(told) {
         tokio::select! {
             // A client that is gone does not want it.
-            _ = teller.answers.send(Err(status)) => {}
-            () = parts.common.life.cut.cancelled() => { let _ = teller.answers.try_send(Err(status::shutting_down())); }
+            _ = writer.answers.send(Err(status)) => {}
+            () = state.app.shutdown.cut.cancelled() => { let _ = writer.answers.try_send(Err(status::shutting_down())); }
         }
     }
 }
 
 /// Keeps the job on the engine as long as there is room for tokens.
-async fn make(parts: &Arc<Parts>, job: GenerateJob) -> Result<(), Status> {
-    let mut job = tasks::run_new(parts, job).await?;
+async fn make(state: &Arc<ModelState>, job: GenerateJob) -> Result<(), Status> {
+    let mut job = tasks::run_new(state, job).await?;
     loop {
         if let Some(outcome) = job.outcome.take() {
             return outcome;
@@ -117,12 +118,12 @@ async fn make(parts: &Arc<Parts>, job: GenerateJob) -> Result<(), Status> {
         tokio::select! {
             room = job.tokens.reserve() => match room {
                 Ok(room) => drop(room),
-                // Nobody listens any more.
+                // The client is gone.
                 Err(_) => return Ok(()),
             },
-            () = parts.common.life.cut.cancelled() => return Err(status::shutting_down()),
+            () = state.app.shutdown.cut.cancelled() => return Err(status::shutting_down()),
         }
-        job = tasks::run_next(parts, job).await?;
+        job = tasks::run_next(state, job).await?;
     }
 }
 
@@ -199,14 +200,14 @@ fn sampling(options: &v1::SamplingOptions) -> SamplingOptions {
 }
 
 /// What the job makes.
-enum Made {
+enum Event {
     Token { id: u32, text: String, masses: Vec<(ChunkId, f32)>, is_asked: bool },
     End { text: String, finish: v1::GenerateFinish },
 }
 
 /// A generation on the engine.
 struct GenerateJob {
-    parts: Arc<Parts>,
+    state: Arc<ModelState>,
     cut: CancellationToken,
     asked: Asked,
     /// By what passages are chosen.
@@ -217,8 +218,8 @@ struct GenerateJob {
     overflow: Option<Overflow>,
     /// Begun in the first step: tokenizing is work.
     generation: Option<Generation>,
-    /// Closed when nobody listens any more.
-    tokens: Sender<Made>,
+    /// Closed when the client is gone.
+    tokens: Sender<Event>,
     /// Time of work on the prompt, and on the tokens after it.
     prefill: Duration,
     decode: Duration,
@@ -229,7 +230,7 @@ struct GenerateJob {
 impl GenerateJob {
     /// Begins to generate, once what does not fit of the prompt was read.
     fn begin(&mut self) -> Result<(), Status> {
-        let model = &self.parts.model;
+        let model = &self.state.model;
         if let Some(overflow) = &mut self.overflow
             && overflow.step().map_err(|error| error.into_status("prompt"))?
         {
@@ -249,7 +250,7 @@ impl GenerateJob {
             return Ok(());
         }
         if let MemoryFrom::Passages(from) = &mut options.memory {
-            let embedder = self.parts.embedder.as_deref();
+            let embedder = self.state.embedder.as_deref();
             let selected = select::select(model, embedder, from, &prompt, self.select);
             from.select = selected.map_err(|error| error.into_status("prompt"))?;
         }
@@ -259,7 +260,7 @@ impl GenerateJob {
     }
 
     /// One piece of work; what was made, if anything.
-    fn work(&mut self) -> Result<Option<Made>, Status> {
+    fn work(&mut self) -> Result<Option<Event>, Status> {
         let begun = Instant::now();
         let Some(generation) = &mut self.generation else {
             self.begin()?;
@@ -277,7 +278,7 @@ impl GenerateJob {
                 self.decode += took;
                 // What went to the prompt is not cited, wherever it was kept.
                 masses.retain(|(chunk, _)| !Overflow::holds(*chunk));
-                Some(Made::Token { id, text, masses, is_asked })
+                Some(Event::Token { id, text, masses, is_asked })
             }
             GenerateStep::Finished { reason, text, prompt_tokens, generated_tokens } => {
                 self.decode += took;
@@ -303,7 +304,7 @@ impl GenerateJob {
                     passages: passages.iter().flat_map(shown).collect(),
                     ..v1::GenerateFinish::default()
                 };
-                Some(Made::End { text, finish })
+                Some(Event::End { text, finish })
             }
         })
     }
@@ -321,8 +322,8 @@ impl Job for GenerateJob {
         match self.work() {
             Ok(None) => return Turn::Again,
             Ok(Some(made)) => {
-                let ended = matches!(made, Made::End { .. });
-                // There is room; if nobody listens, the next step notices.
+                let ended = matches!(made, Event::End { .. });
+                // There is room; if the client is gone, the next step notices.
                 let _ = self.tokens.try_send(made);
                 if !ended {
                     return Turn::Again;
@@ -356,8 +357,8 @@ fn shown(passage: &Passage) -> impl Iterator<Item = v1::Chunk> {
 }
 
 /// Packs what is made into messages with citations.
-struct Teller {
-    parts: Arc<Parts>,
+struct ResponseWriter {
+    state: Arc<ModelState>,
     recalled: Option<Arc<Recalled>>,
     /// Closed when the client is gone.
     answers: Sender<Answer>,
@@ -369,9 +370,9 @@ struct Teller {
     passages: HashMap<ChunkId, v1::Chunk>,
 }
 
-impl Teller {
+impl ResponseWriter {
     /// Tells all that comes from `made`. Returning closes it, which stops the job.
-    async fn tell(&mut self, mut made: Receiver<Made>) -> Result<(), Status> {
+    async fn tell(&mut self, mut made: Receiver<Event>) -> Result<(), Status> {
         let mut batch = Vec::with_capacity(TOKENS_AHEAD);
         loop {
             let count = tokio::select! {
@@ -385,17 +386,17 @@ impl Teller {
             let message = self.message(batch.drain(..)).await?;
             tokio::select! {
                 sent = self.answers.send(Ok(message)) => if sent.is_err() { return Ok(()) },
-                () = self.parts.common.life.cut.cancelled() => return Err(status::shutting_down()),
+                () = self.state.app.shutdown.cut.cancelled() => return Err(status::shutting_down()),
             }
         }
     }
 
-    async fn message(&mut self, batch: impl Iterator<Item = Made>) -> Result<v1::GenerateResponse, Status> {
+    async fn message(&mut self, batch: impl Iterator<Item = Event>) -> Result<v1::GenerateResponse, Status> {
         let mut message = v1::GenerateResponse::default();
         let mut masses = Masses::default();
         for made in batch {
             match made {
-                Made::Token { id, text, masses: of_token, is_asked } => {
+                Event::Token { id, text, masses: of_token, is_asked } => {
                     message.text.push_str(&text);
                     message.token_ids.push(id);
                     masses.add(&of_token);
@@ -404,7 +405,7 @@ impl Teller {
                         self.answering.add(&of_token);
                     }
                 }
-                Made::End { text, finish } => {
+                Event::End { text, finish } => {
                     message.text.push_str(&text);
                     message.finish = Some(finish);
                 }
@@ -433,7 +434,7 @@ impl Teller {
         }
         let unknown: Vec<ChunkId> =
             chunks.iter().map(|(chunk, _)| *chunk).filter(|chunk| !self.passages.contains_key(chunk)).collect();
-        for chunk in citations::describe(&self.parts, recalled, unknown).await? {
+        for chunk in citations::describe(&self.state, recalled, unknown).await? {
             self.passages.insert(ChunkId(chunk.chunk_id), chunk);
         }
         let passages = &self.passages;

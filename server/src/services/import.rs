@@ -9,35 +9,35 @@ use tokio::sync::oneshot;
 use tonic::{Code, Request, Status, Streaming};
 use tracing::Instrument as _;
 
-use super::export::place;
+use super::export::permit;
 use crate::auth::Tenant;
-use crate::front::BodyEnd;
-use crate::parts::Common;
+use crate::middleware::BodyEnd;
+use crate::state::AppState;
 use crate::{convert, incoming, status, tasks, validate};
 
 /// Takes a whole archive; answers with the memory that it has become.
 pub(super) async fn receive(
     store: &Store,
-    common: &Arc<Common>,
+    app: &Arc<AppState>,
     tenant: Tenant,
     request: Request<Streaming<v1::ImportMemoryRequest>>,
 ) -> Result<v1::Memory, Status> {
-    let place = place(common)?;
+    let permit = permit(app)?;
     let end = request.extensions().get::<BodyEnd>().cloned().unwrap_or_default();
-    let receiver = Receiver { store: store.clone(), common: Arc::clone(common), incoming: request.into_inner(), end };
+    let receiver = Receiver { store: store.clone(), app: Arc::clone(app), incoming: request.into_inner(), end };
     let (done, answer) = oneshot::channel();
     // A call whose client is gone is dropped; what it began is tidied up by a task of its own.
     let work = async move {
-        let _place = place;
+        let _permit = permit;
         let _ = done.send(receiver.run(tenant).await);
     };
-    common.life.streams.spawn(work.in_current_span());
+    app.shutdown.streams.spawn(work.in_current_span());
     answer.await.unwrap_or_else(|_| Err(status::internal("an import ended unexpectedly")))
 }
 
 struct Receiver {
     store: Store,
-    common: Arc<Common>,
+    app: Arc<AppState>,
     incoming: Streaming<v1::ImportMemoryRequest>,
     /// Tells whether the end of `incoming` is what the client meant.
     end: BodyEnd,
@@ -51,7 +51,7 @@ impl Receiver {
         };
         validate::import_start(&start)?;
         let store = self.store.clone();
-        let mut import = tasks::store(&self.common, move || {
+        let mut import = tasks::store(&self.app, move || {
             let name = Some(start.name.as_str()).filter(|name| !name.is_empty());
             store.import(tenant.name(), name, start.replace)
         })
@@ -87,7 +87,7 @@ impl Receiver {
             let message = format!("nothing came for {idle_s} s; nothing was imported");
             status::with_reason(Code::DeadlineExceeded, message, "IMPORT_IDLE")
         };
-        match incoming::next(&self.common, &mut self.incoming, idle).await? {
+        match incoming::next(&self.app, &mut self.incoming, idle).await? {
             Some(v1::ImportMemoryRequest { message: Some(message) }) => Ok(Some(message)),
             Some(v1::ImportMemoryRequest { message: None }) => {
                 Err(status::invalid(vec![status::violation("message", "give a start or data")]))

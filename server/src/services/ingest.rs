@@ -8,19 +8,20 @@ use std::sync::Arc;
 use mnemon_encoder::{DocumentEncoder, Error};
 use mnemon_proto::v1;
 use mnemon_proto::v1::ingest_request::Message;
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, Streaming};
 use tracing::Instrument as _;
 
-use super::encode::{self, Action, EncodeJob};
+use super::encode;
+use super::encode::{Action, EncodeJob};
 use crate::auth::Tenant;
-use crate::front::BodyEnd;
-use crate::parts::Parts;
-use crate::status::{self, IntoStatus};
-use crate::tasks;
-use crate::{convert, incoming, lifetime, validate};
+use crate::middleware::BodyEnd;
+use crate::state::ModelState;
+use crate::status::IntoStatus;
+use crate::{convert, incoming, limits, status, tasks, validate};
 
 /// Answers waiting for the client. Progress beyond that is dropped, because newer progress tells all of it.
 const ANSWERS_AHEAD: usize = 16;
@@ -29,25 +30,25 @@ type Answer = Result<v1::IngestProgress, Status>;
 
 /// Begins to read a document; what becomes of it is told in the stream.
 pub(super) fn start(
-    parts: &Arc<Parts>,
+    state: &Arc<ModelState>,
     tenant: Tenant,
     request: Request<Streaming<v1::IngestRequest>>,
 ) -> Result<ReceiverStream<Answer>, Status> {
-    let place = parts.common.ingest_place()?;
+    let permit = state.app.ingest_permit()?;
     let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
     let end = request.extensions().get::<BodyEnd>().cloned().unwrap_or_default();
-    let ingest = Ingest { parts: Arc::clone(parts), tenant, incoming: request.into_inner(), end, answers };
+    let ingest = Ingest { state: Arc::clone(state), tenant, incoming: request.into_inner(), end, answers };
     let work = async move {
-        let _place = place;
+        let _permit = permit;
         ingest.run().await;
     };
-    parts.common.life.streams.spawn(work.in_current_span());
+    state.app.shutdown.streams.spawn(work.in_current_span());
     Ok(ReceiverStream::new(stream))
 }
 
 /// One ingest stream.
 struct Ingest {
-    parts: Arc<Parts>,
+    state: Arc<ModelState>,
     tenant: Tenant,
     incoming: Streaming<v1::IngestRequest>,
     /// Tells whether the end of `incoming` is the end of the document.
@@ -74,7 +75,7 @@ impl Ingest {
         tokio::select! {
             // A client that is gone does not want it.
             _ = self.answers.send(answer) => {}
-            () = self.parts.common.life.cut.cancelled() => {}
+            () = self.state.app.shutdown.cut.cancelled() => {}
         }
     }
 
@@ -90,8 +91,8 @@ impl Ingest {
         };
         validate::ingest_start(&start)?;
         let tenant = self.tenant.clone();
-        let parts = Arc::clone(&self.parts);
-        let encoder = tasks::store(&self.parts.common, move || open(&parts, &tenant, start)).await?;
+        let state = Arc::clone(&self.state);
+        let encoder = tasks::store(&self.state.app, move || open(&state, &tenant, start)).await?;
         let mut job = self.job(encoder);
         let mut is_new = true;
         loop {
@@ -99,7 +100,7 @@ impl Ingest {
                 Next::Message(Message::Text(piece)) => match self.accept(&job, &piece) {
                     Ok(()) => {
                         job.action = Action::Push(piece);
-                        job = self.work(job, is_new, &self.parts.common.life.closing).await?;
+                        job = self.work(job, is_new, &self.state.app.shutdown.closing).await?;
                         is_new = false;
                         continue;
                     }
@@ -111,7 +112,7 @@ impl Ingest {
                 Next::End => {
                     job.action = Action::Finish;
                     // What is left is little: it may be finished while the server closes, within the grace period.
-                    job = self.work(job, is_new, &self.parts.common.life.cut).await?;
+                    job = self.work(job, is_new, &self.state.app.shutdown.cut).await?;
                     return Ok(convert::progress(&job.encoder.progress()));
                 }
                 Next::Interrupted(status) => status,
@@ -130,7 +131,7 @@ impl Ingest {
         let message = tokio::select! {
             biased;
             () = self.answers.closed() => return Next::Interrupted(hung_up()),
-            message = incoming::next(&self.parts.common, &mut self.incoming, idle) => message,
+            message = incoming::next(&self.state.app, &mut self.incoming, idle) => message,
         };
         match message {
             Ok(Some(v1::IngestRequest { message: Some(message) })) => Next::Message(message),
@@ -156,7 +157,7 @@ impl Ingest {
     /// Checks a piece of text against the limits.
     fn accept(&self, job: &EncodeJob, piece: &[u8]) -> Result<(), Status> {
         validate::piece("text", piece)?;
-        let limit = self.parts.common.settings.limits.document_bytes;
+        let limit = self.state.app.settings.limits.document_bytes;
         if job.encoder.progress().bytes_received + piece.len() as u64 > limit {
             let message = format!("the document has more than {limit} bytes; split it into several documents");
             return Err(status::with_reason(Code::ResourceExhausted, message, "DOCUMENT_TOO_LARGE"));
@@ -169,7 +170,7 @@ impl Ingest {
     async fn work(&self, job: EncodeJob, is_new: bool, end: &CancellationToken) -> Result<EncodeJob, Status> {
         let stop = job.stop.clone();
         let run = async {
-            if is_new { tasks::run_new(&self.parts, job).await } else { tasks::run_next(&self.parts, job).await }
+            if is_new { tasks::run_new(&self.state, job).await } else { tasks::run_next(&self.state, job).await }
         };
         tokio::pin!(run);
         let (mut job, interrupted) = tokio::select! {
@@ -195,25 +196,25 @@ impl Ingest {
     async fn keep(&self, job: EncodeJob) {
         job.stop.cancel();
         // The stop makes it a short one; it is worth waiting for its turn.
-        if let Ok(EncodeJob { outcome: Err(error), .. }) = tasks::run_next(&self.parts, job).await {
+        if let Ok(EncodeJob { outcome: Err(error), .. }) = tasks::run_next(&self.state, job).await {
             tracing::warn!(%error, "an interrupted document could not be committed; what was acknowledged is kept");
         }
     }
 }
 
 /// Opens the memory and the document in it. Blocks.
-fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<DocumentEncoder, Error> {
+fn open(state: &ModelState, tenant: &Tenant, start: v1::IngestStart) -> Result<DocumentEncoder, Error> {
     let mode = start.mode();
-    let memory = parts.common.memories.open(tenant.name(), &start.memory, &parts.model)?;
-    let options = encode::options(parts, memory.geometry());
+    let memory = state.app.memories.open(tenant.name(), &start.memory, &state.model)?;
+    let options = encode::options(state, memory.geometry());
     let begin = match mode {
         v1::IngestMode::Unspecified | v1::IngestMode::Create => DocumentEncoder::create,
         v1::IngestMode::Append => DocumentEncoder::append,
         v1::IngestMode::Resume => DocumentEncoder::resume,
     };
     let metadata = start.metadata.into_iter().collect();
-    let mut encoder = begin(Arc::clone(&parts.model), Arc::clone(&memory), &start.document_id, metadata, options)?;
-    encoder.keep_reader(Arc::clone(&parts.readers), tenant.name());
+    let mut encoder = begin(Arc::clone(&state.model), Arc::clone(&memory), &start.document_id, metadata, options)?;
+    encoder.keep_reader(Arc::clone(&state.readers), tenant.name());
     // A document that is whole needs no room to be taken again.
     if mode != v1::IngestMode::Resume || !encoder.is_stored_whole() {
         memory.check_room(&start.document_id)?;
@@ -222,7 +223,7 @@ fn open(parts: &Parts, tenant: &Tenant, start: v1::IngestStart) -> Result<Docume
         encoder.begin_turn(start.turn.into_iter().collect());
     }
     if let Some(ttl) = &start.ttl {
-        encoder.set_ttl_ms(lifetime::new_ttl(ttl))?;
+        encoder.set_ttl_ms(limits::new_ttl(ttl))?;
     }
     Ok(encoder)
 }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use mnemon_encoder::{Error, Overflow};
-use mnemon_memory_store::{Recall, UnionRecall};
+use mnemon_memory::{Recall, UnionRecall};
+use mnemon_memory_store::create_scratch;
 use mnemon_runtime::{
     GenerateOptions, MemoryFrom, Model, PassageOptions, PassagesFrom, RecallMode, Select, split_chat, split_text,
 };
 use tonic::Status;
 
 use super::generate::Asked;
-use crate::status::{self, IntoStatus, violation};
+use crate::status;
+use crate::status::{IntoStatus, violation};
 
 /// Shortens what is asked, a prompt of `tokens`, to half of the context if it does not fit beside the answer, and beside passages if there are some;
 /// returns what was taken away, which is not read yet.
@@ -60,11 +62,11 @@ pub(super) fn shorten(
         MemoryFrom::Passages(from) if from.options.mode == Some(RecallMode::Attend) => from.recall.geometry().clone(),
         MemoryFrom::Passages(from) => {
             let kept = from.recall.geometry().clone();
-            mnemon_memory_store::KvGeometry { layers: Vec::new(), ..kept }
+            mnemon_memory::KvGeometry { layers: Vec::new(), ..kept }
         }
         _ => model.geometry_for(RecallMode::Reread),
     };
-    Overflow::new(model, geometry, earlier).map(Some).map_err(|error| error.into_status("prompt"))
+    Overflow::new(create_scratch, model, &geometry, earlier).map(Some).map_err(|error| error.into_status("prompt"))
 }
 
 /// Adds what was taken away, and read meanwhile, to what is recalled.

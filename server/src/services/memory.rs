@@ -12,8 +12,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::no_model::no_model;
 use super::{export, import, reencode};
 use crate::auth::tenant;
-use crate::parts::{Common, Parts};
-use crate::{convert, lifetime, status, tasks, validate, wire};
+use crate::state::{AppState, ModelState};
+use crate::{convert, limits, status, tasks, validate, wire};
 
 /// Bytes of metadata after which a page ends early: pages stay below what clients accept in one message.
 const PAGE_BYTES: usize = 1 << 20;
@@ -22,13 +22,13 @@ const PAGE_BYTES: usize = 1 << 20;
 pub(super) struct MemoryCalls {
     store: Store,
     /// The model that memories are for when nothing else is said, and what runs it.
-    parts: Option<Arc<Parts>>,
-    common: Arc<Common>,
+    state: Option<Arc<ModelState>>,
+    app: Arc<AppState>,
 }
 
 impl MemoryCalls {
-    pub(super) fn new(store: Store, parts: Option<Arc<Parts>>, common: Arc<Common>) -> Self {
-        Self { store, parts, common }
+    pub(super) fn new(store: Store, state: Option<Arc<ModelState>>, app: Arc<AppState>) -> Self {
+        Self { store, state, app }
     }
 
     /// Runs what blocks on the store.
@@ -38,7 +38,7 @@ impl MemoryCalls {
         F: FnOnce(&Store) -> mnemon_memory_store::Result<T> + Send + 'static,
     {
         let store = self.store.clone();
-        tasks::store(&self.common, move || work(&store)).await
+        tasks::store(&self.app, move || work(&store)).await
     }
 }
 
@@ -48,11 +48,11 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let request = request.into_inner();
         validate::create_memory(&request)?;
-        let limits = lifetime::limits(&request);
+        let limits = limits::limits(&request);
         let mode = convert::recall_mode(request.mode());
-        let spec = match (request.spec, &self.parts) {
+        let spec = match (request.spec, &self.state) {
             (Some(spec), _) => wire::spec(spec, request.description)?,
-            (None, Some(parts)) => MemorySpec { description: request.description, ..spec_of(&parts.model, mode) },
+            (None, Some(state)) => MemorySpec { description: request.description, ..spec_of(&state.model, mode) },
             (None, None) => {
                 let why = "this server has no model, so the shape of the memory must be given";
                 return Err(status::invalid(vec![status::violation("spec", why)]));
@@ -69,7 +69,7 @@ impl MemoryService for MemoryCalls {
         validate::update_memory(&request)?;
         let info = self.with_store(move |store| {
             let memory = store.memory(tenant.name(), &request.name)?;
-            memory.update_limits(|limits| lifetime::update(limits, &request))
+            memory.update_limits(|limits| limits::update(limits, &request))
         });
         Ok(Response::new(convert::memory(info.await?)))
     }
@@ -78,7 +78,7 @@ impl MemoryService for MemoryCalls {
         let tenant = tenant(&request)?;
         let name = request.into_inner().name;
         validate::memory("name", &name)?;
-        let embedder = self.parts.as_ref().and_then(|parts| parts.embedder.clone());
+        let embedder = self.state.as_ref().and_then(|state| state.embedder.clone());
         let shown = self.with_store(move |store| {
             let memory = store.memory(tenant.name(), &name)?;
             let embedded = embedder.map(|embedder| memory.embedded_chunks(embedder.fingerprint()));
@@ -190,7 +190,7 @@ impl MemoryService for MemoryCalls {
         request: Request<v1::ExportMemoryRequest>,
     ) -> Result<Response<Self::ExportMemoryStream>, Status> {
         let tenant = tenant(&request)?;
-        export::start(&self.store, &self.common, tenant, request.into_inner()).await.map(Response::new)
+        export::start(&self.store, &self.app, tenant, request.into_inner()).await.map(Response::new)
     }
 
     async fn import_memory(
@@ -198,7 +198,7 @@ impl MemoryService for MemoryCalls {
         request: Request<Streaming<v1::ImportMemoryRequest>>,
     ) -> Result<Response<v1::Memory>, Status> {
         let tenant = tenant(&request)?;
-        import::receive(&self.store, &self.common, tenant, request).await.map(Response::new)
+        import::receive(&self.store, &self.app, tenant, request).await.map(Response::new)
     }
 
     async fn reencode_memory(
@@ -206,8 +206,8 @@ impl MemoryService for MemoryCalls {
         request: Request<v1::ReencodeMemoryRequest>,
     ) -> Result<Response<Self::ReencodeMemoryStream>, Status> {
         let tenant = tenant(&request)?;
-        let parts = self.parts.as_ref().ok_or_else(no_model)?;
-        reencode::start(&self.store, parts, tenant, request.into_inner()).await.map(Response::new)
+        let state = self.state.as_ref().ok_or_else(no_model)?;
+        reencode::start(&self.store, state, tenant, request.into_inner()).await.map(Response::new)
     }
 }
 

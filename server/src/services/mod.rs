@@ -29,9 +29,10 @@ mod store;
 
 use std::sync::Arc;
 
-use mnemon_proto::v1::chunk_store_server::{self, ChunkStoreServer};
-use mnemon_proto::v1::memory_service_server::{self, MemoryServiceServer};
-use mnemon_proto::v1::recall_service_server::{self, RecallServiceServer};
+use mnemon_proto::v1::chunk_store_server::ChunkStoreServer;
+use mnemon_proto::v1::memory_service_server::MemoryServiceServer;
+use mnemon_proto::v1::recall_service_server::RecallServiceServer;
+use mnemon_proto::v1::{chunk_store_server, memory_service_server, recall_service_server};
 use mnemon_runtime::Model;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
@@ -43,10 +44,11 @@ use self::memory::MemoryCalls;
 use self::no_model::NoModelCalls;
 use self::recall::RecallCalls;
 use self::store::StoreCalls;
-use crate::memories::Memories;
-use crate::parts::{Common, Parts};
+use crate::auth;
+use crate::error::{Error, Result};
+use crate::memories::Backend;
 use crate::remote::RemoteStore;
-use crate::{Error, Result, auth};
+use crate::state::{AppState, ModelState};
 
 /// What health can be asked about: the server as a whole, and each of the services that it may have.
 const SERVICES: [&str; 4] =
@@ -54,11 +56,11 @@ const SERVICES: [&str; 4] =
 
 /// All services, and what tells whether they serve. A server without a model says so to calls of `RecallService`; one whose memories
 /// are kept elsewhere has no `ChunkStore`. Health and reflection answer everybody: they show nothing that is not public.
-pub(crate) async fn routes(common: &Arc<Common>, parts: Option<&Arc<Parts>>) -> Result<(HealthReporter, Routes)> {
+pub(crate) async fn routes(app: &Arc<AppState>, state: Option<&Arc<ModelState>>) -> Result<(HealthReporter, Routes)> {
     let (health, health_service) = tonic_health::server::health_reporter();
     let serves = |service: &str| match service {
-        recall_service_server::SERVICE_NAME => parts.is_some(),
-        chunk_store_server::SERVICE_NAME => matches!(common.memories, Memories::Here(_)),
+        recall_service_server::SERVICE_NAME => state.is_some(),
+        chunk_store_server::SERVICE_NAME => matches!(app.memories, Backend::Local(_)),
         _ => true,
     };
     for service in SERVICES.into_iter().filter(|service| serves(service)) {
@@ -69,30 +71,30 @@ pub(crate) async fn routes(common: &Arc<Common>, parts: Option<&Arc<Parts>>) -> 
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|_| Error::Internal { part: "the reflection service" })?;
-    let message_bytes = common.settings.limits.message_bytes as usize;
-    let model = parts.map(|parts| Arc::clone(&parts.model));
-    let auth = || auth::interceptor(Arc::clone(common));
+    let message_bytes = app.settings.limits.message_bytes as usize;
+    let model = state.map(|state| Arc::clone(&state.model));
+    let auth = || auth::interceptor(Arc::clone(&app.credentials), app.shutdown.closing.clone());
     let mut routes = Routes::builder();
     routes.add_service(health_service).add_service(reflection);
-    match (&common.memories, model) {
-        (Memories::Here(store), _) => {
-            let memories = MemoryCalls::new(store.clone(), parts.map(Arc::clone), Arc::clone(common));
+    match (&app.memories, model) {
+        (Backend::Local(store), _) => {
+            let memories = MemoryCalls::new(store.clone(), state.map(Arc::clone), Arc::clone(app));
             let memories = MemoryServiceServer::new(memories).max_decoding_message_size(message_bytes);
-            let chunks = ChunkStoreServer::new(StoreCalls::new(store.clone(), Arc::clone(common)))
-                .max_decoding_message_size(common.settings.limits.store_message_bytes as usize);
+            let chunks = ChunkStoreServer::new(StoreCalls::new(store.clone(), Arc::clone(app)))
+                .max_decoding_message_size(app.settings.limits.store_message_bytes as usize);
             routes.add_service(InterceptedService::new(memories, auth()));
             routes.add_service(InterceptedService::new(chunks, auth()));
         }
-        (Memories::There(store), Some(model)) => {
-            let memories = ForwardedCalls::new(RemoteStore::clone(store), model, Arc::clone(common));
+        (Backend::Remote(store), Some(model)) => {
+            let memories = ForwardedCalls::new(RemoteStore::clone(store), model, Arc::clone(app));
             let memories = MemoryServiceServer::new(memories).max_decoding_message_size(message_bytes);
             routes.add_service(InterceptedService::new(memories, auth()));
         }
-        (Memories::There(_), None) => return Err(Error::Internal { part: "a server with neither model nor memories" }),
+        (Backend::Remote(_), None) => return Err(Error::Internal { part: "a server with neither model nor memories" }),
     }
-    if let Some(parts) = parts {
+    if let Some(state) = state {
         let recalls =
-            RecallServiceServer::new(RecallCalls::new(Arc::clone(parts))).max_decoding_message_size(message_bytes);
+            RecallServiceServer::new(RecallCalls::new(Arc::clone(state))).max_decoding_message_size(message_bytes);
         routes.add_service(InterceptedService::new(recalls, auth()));
     } else {
         let recalls = RecallServiceServer::new(NoModelCalls);
@@ -105,15 +107,6 @@ pub(crate) async fn routes(common: &Arc<Common>, parts: Option<&Arc<Parts>>) -> 
 pub(crate) async fn stop_health(health: &HealthReporter) {
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::NotServing).await;
-    }
-}
-
-/// Where the model runs, such as `cpu` or `cuda:0`.
-pub(crate) fn device_name(model: &Model) -> String {
-    match model.device().location() {
-        candle_core::DeviceLocation::Cpu => "cpu".into(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }
 

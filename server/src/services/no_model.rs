@@ -1,4 +1,4 @@
-//! What a server without a model says to whoever asks for one.
+//! Answers of a server without a model to calls that need one.
 
 use mnemon_proto::v1;
 use mnemon_proto::v1::recall_service_server::RecallService;

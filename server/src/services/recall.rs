@@ -7,19 +7,19 @@ use mnemon_proto::v1::recall_service_server::RecallService;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{device_name, generate, ingest, score, search};
+use super::{generate, ingest, score, search};
 use crate::auth::tenant;
 use crate::convert;
-use crate::parts::Parts;
+use crate::state::ModelState;
 
 /// `RecallService`.
 pub(super) struct RecallCalls {
-    parts: Arc<Parts>,
+    state: Arc<ModelState>,
 }
 
 impl RecallCalls {
-    pub(super) fn new(parts: Arc<Parts>) -> Self {
-        Self { parts }
+    pub(super) fn new(state: Arc<ModelState>) -> Self {
+        Self { state }
     }
 }
 
@@ -32,26 +32,26 @@ impl RecallService for RecallCalls {
         &self,
         request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
-        ingest::start(&self.parts, tenant(&request)?, request).map(Response::new)
+        ingest::start(&self.state, tenant(&request)?, request).map(Response::new)
     }
 
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
         let tenant = tenant(&request)?;
-        search::answer(&self.parts, tenant, request.into_inner()).await.map(Response::new)
+        search::answer(&self.state, tenant, request.into_inner()).await.map(Response::new)
     }
 
     async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Self::GenerateStream>, Status> {
         let tenant = tenant(&request)?;
-        generate::start(&self.parts, tenant, request.into_inner()).await.map(Response::new)
+        generate::start(&self.state, tenant, request.into_inner()).await.map(Response::new)
     }
 
     async fn score(&self, request: Request<v1::ScoreRequest>) -> Result<Response<v1::ScoreResponse>, Status> {
         let tenant = tenant(&request)?;
-        score::answer(&self.parts, tenant, request.into_inner()).await.map(Response::new)
+        score::answer(&self.state, tenant, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_model(&self, _request: Request<v1::GetModelRequest>) -> Result<Response<v1::Model>, Status> {
-        let (model, limits) = (&self.parts.model, &self.parts.common.settings.limits);
+        let (model, limits) = (&self.state.model, &self.state.app.settings.limits);
         Ok(Response::new(v1::Model {
             name: model.name().to_owned(),
             architecture: format!("{:?}", model.config().architecture).to_lowercase(),
@@ -60,7 +60,7 @@ impl RecallService for RecallCalls {
             parameters: model.parameters(),
             window_tokens: model.config().memory.window as u32,
             prompt_tokens_max: limits.prompt_tokens.min(u64::from(u32::MAX)) as u32,
-            device: device_name(model),
+            device: model.device_name(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             answers_messages: model.chat_template().is_ok(),
             uses_passages: model.profile().is_some(),

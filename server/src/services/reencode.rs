@@ -14,7 +14,8 @@ use std::sync::Arc;
 use mnemon_memory_store::{Error as StoreError, Memory, MemorySpec, Store};
 use mnemon_proto::v1;
 use mnemon_runtime::Model;
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
@@ -22,9 +23,9 @@ use tracing::Instrument as _;
 use self::walk::Walk;
 use super::memory::spec_of;
 use crate::auth::Tenant;
-use crate::parts::Parts;
-use crate::status::{self, IntoStatus};
-use crate::{tasks, validate};
+use crate::state::ModelState;
+use crate::status::IntoStatus;
+use crate::{status, tasks, validate};
 
 /// Answers waiting for the client. Progress beyond that is dropped, because newer progress tells all of it.
 const ANSWERS_AHEAD: usize = 16;
@@ -36,32 +37,32 @@ type Answer = Result<v1::ReencodeProgress, Status>;
 /// Begins to read; what becomes of it is told in the stream.
 pub(super) async fn start(
     store: &Store,
-    parts: &Arc<Parts>,
+    state: &Arc<ModelState>,
     tenant: Tenant,
     request: v1::ReencodeMemoryRequest,
 ) -> Result<ReceiverStream<Answer>, Status> {
     let into = validate::reencode(&request)?;
-    let place = parts.common.ingest_place()?;
-    let alone = Alone::new(parts, (tenant.name().to_owned(), into.clone()))?;
+    let permit = state.app.ingest_permit()?;
+    let alone = Alone::new(state, (tenant.name().to_owned(), into.clone()))?;
     let (name, owner) = (request.name.clone(), tenant.name().to_owned());
     let (source, target) = {
         let (name, into, owner) = (name.clone(), into.clone(), owner.clone());
-        let (store, parts) = (store.clone(), Arc::clone(parts));
-        tasks::store(&Arc::clone(&parts.common), move || open(&store, &parts.model, &owner, &name, &into)).await?
+        let (store, state) = (store.clone(), Arc::clone(state));
+        tasks::store(&Arc::clone(&state.app), move || open(&store, &state.model, &owner, &name, &into)).await?
     };
     let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
     let replaces = request.replace.then_some(name);
-    let walk = Walk::new(store.clone(), Arc::clone(parts), owner, (source, target), (into, replaces), answers.clone());
-    let cut = parts.common.life.cut.clone();
+    let walk = Walk::new(store.clone(), Arc::clone(state), owner, (source, target), (into, replaces), answers.clone());
+    let cut = state.app.shutdown.cut.clone();
     let work = async move {
-        let (_place, _alone) = (place, alone);
+        let (_permit, _alone) = (permit, alone);
         let answer = walk.run().await;
         if let Err(status) = &answer {
             tracing::debug!(code = ?status.code(), message = status.message(), "re-encoding ended");
         }
         last(&answers, answer, &cut).await;
     };
-    parts.common.life.streams.spawn(work.in_current_span());
+    state.app.shutdown.streams.spawn(work.in_current_span());
     Ok(ReceiverStream::new(stream))
 }
 
@@ -75,14 +76,14 @@ async fn last(answers: &Sender<Answer>, answer: Answer, cut: &tokio_util::sync::
 
 /// The right to write a memory that is becoming a copy: two calls would undo each other's work.
 struct Alone {
-    parts: Arc<Parts>,
+    state: Arc<ModelState>,
     key: (String, String),
 }
 
 impl Alone {
-    fn new(parts: &Arc<Parts>, key: (String, String)) -> Result<Self, Status> {
-        if under_way(parts).insert(key.clone()) {
-            return Ok(Self { parts: Arc::clone(parts), key });
+    fn new(state: &Arc<ModelState>, key: (String, String)) -> Result<Self, Status> {
+        if under_way(state).insert(key.clone()) {
+            return Ok(Self { state: Arc::clone(state), key });
         }
         let message = format!("memory '{}' is being made by another call; wait for it to end", key.1);
         Err(status::with_reason(Code::Aborted, message, "REENCODING"))
@@ -91,13 +92,13 @@ impl Alone {
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        under_way(&self.parts).remove(&self.key);
+        under_way(&self.state).remove(&self.key);
     }
 }
 
-fn under_way(parts: &Parts) -> std::sync::MutexGuard<'_, HashSet<(String, String)>> {
+fn under_way(state: &ModelState) -> std::sync::MutexGuard<'_, HashSet<(String, String)>> {
     // A set of names is as good after a panic as before it.
-    parts.common.reencodings.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    state.app.reencodings.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Finds the memory to read, and finds or creates the one to make. Blocks.

@@ -2,29 +2,29 @@
 
 use std::sync::Arc;
 
-use mnemon_memory_store::Recall as _;
+use mnemon_memory::Recall as _;
 use mnemon_proto::v1;
 use mnemon_runtime::{Error, MemoryFrom, ScoreStep, Scoring, Turn};
 use tonic::Status;
 
 use crate::auth::Tenant;
 use crate::citations::Recalled;
-use crate::parts::Parts;
-use crate::status::{self, IntoStatus};
-use crate::tasks::{self, Job};
-use crate::validate;
+use crate::state::ModelState;
+use crate::status::IntoStatus;
+use crate::tasks::Job;
+use crate::{status, tasks, validate};
 
 /// Answers a Score.
 pub(super) async fn answer(
-    parts: &Arc<Parts>,
+    state: &Arc<ModelState>,
     tenant: Tenant,
     request: v1::ScoreRequest,
 ) -> Result<v1::ScoreResponse, Status> {
     validate::score(&request)?;
     let options = request.memory.unwrap_or_default();
-    let recalled = Recalled::from_options(parts, tenant, &options).await?;
+    let recalled = Recalled::from_options(state, tenant, &options).await?;
     let job = ScoreJob {
-        parts: Arc::clone(parts),
+        state: Arc::clone(state),
         context: request.context,
         text: request.text,
         recalled: recalled.clone(),
@@ -33,8 +33,8 @@ pub(super) async fn answer(
         outcome: Err(Error::EmptyPrompt),
     };
     let scored = tokio::select! {
-        job = tasks::run_new(parts, job) => job?.outcome.map_err(|error| error.into_status("text"))?,
-        () = parts.common.life.cut.cancelled() => return Err(status::shutting_down()),
+        job = tasks::run_new(state, job) => job?.outcome.map_err(|error| error.into_status("text"))?,
+        () = state.app.shutdown.cut.cancelled() => return Err(status::shutting_down()),
     };
     if scored.tokens == 0 {
         return Err(status::invalid(vec![status::violation(
@@ -54,7 +54,7 @@ pub(super) async fn answer(
 
 /// One scoring, a piece of the text at a time.
 struct ScoreJob {
-    parts: Arc<Parts>,
+    state: Arc<ModelState>,
     context: String,
     text: String,
     recalled: Option<Arc<Recalled>>,
@@ -73,13 +73,13 @@ struct Scored {
 impl ScoreJob {
     fn begin(&self) -> Result<Scoring, Error> {
         let whole = [self.context.as_str(), self.text.as_str()].concat();
-        super::check_tokens(&self.parts.model, &whole, self.parts.common.settings.limits.score_tokens)?;
+        super::check_tokens(&self.state.model, &whole, self.state.app.settings.limits.score_tokens)?;
         let memory = match &self.recalled {
-            Some(recalled) if !recalled.is_empty() => recalled.memory_from(&self.parts, &self.options),
+            Some(recalled) if !recalled.is_empty() => recalled.memory_from(&self.state, &self.options),
             _ => MemoryFrom::Nothing,
         };
-        let context_tokens = Some(self.parts.common.settings.context_tokens as usize);
-        Scoring::within(Arc::clone(&self.parts.model), &self.context, &self.text, memory, context_tokens)
+        let context_tokens = Some(self.state.app.settings.context_tokens as usize);
+        Scoring::within(Arc::clone(&self.state.model), &self.context, &self.text, memory, context_tokens)
     }
 
     fn work(&mut self) -> Result<Option<Scored>, Error> {

@@ -4,24 +4,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mnemon_encoder::{Error, Passage, SearchBy, SearchOptions, search_text};
-use mnemon_memory_store::{Recall, WordMatcher};
+use mnemon_memory::Recall;
+use mnemon_memory_store::WordMatcher;
 use mnemon_proto::v1;
 use mnemon_runtime::Turn;
 use tonic::Status;
 
 use crate::auth::Tenant;
-use crate::citations::{self, Recalled};
-use crate::parts::Parts;
+use crate::citations::Recalled;
+use crate::state::ModelState;
 use crate::status::IntoStatus;
-use crate::tasks::{self, Job};
-use crate::validate;
+use crate::tasks::Job;
+use crate::{citations, tasks, validate};
 
 /// Words marked in one passage.
 const HIGHLIGHTS_MAX: usize = 256;
 
 /// Answers a Search.
 pub(super) async fn answer(
-    parts: &Arc<Parts>,
+    state: &Arc<ModelState>,
     tenant: Tenant,
     request: v1::SearchRequest,
 ) -> Result<v1::SearchResponse, Status> {
@@ -32,11 +33,11 @@ pub(super) async fn answer(
         v1::SearchBy::Keys => SearchBy::Keys,
         v1::SearchBy::Meaning => SearchBy::Meaning,
     };
-    let Some(recalled) = Recalled::open(parts, tenant, request.memories, request.filter).await? else {
+    let Some(recalled) = Recalled::open(state, tenant, request.memories, request.filter).await? else {
         return Ok(v1::SearchResponse::default());
     };
     let job = SearchJob {
-        parts: Arc::clone(parts),
+        state: Arc::clone(state),
         recalled: Arc::clone(&recalled),
         query: request.query.clone(),
         options: SearchOptions {
@@ -47,12 +48,12 @@ pub(super) async fn answer(
         },
         found: Ok(Vec::new()),
     };
-    let found = tasks::run_new(parts, job).await?.found.map_err(|error| error.into_status("query"))?;
+    let found = tasks::run_new(state, job).await?.found.map_err(|error| error.into_status("query"))?;
     let ids = found.iter().flat_map(|passage| &passage.chunks).copied().collect();
-    let chunks = citations::describe(parts, &recalled, ids).await?;
+    let chunks = citations::describe(state, &recalled, ids).await?;
     let chunks = chunks.into_iter().map(|chunk| (chunk.chunk_id, chunk)).collect();
     let query = request.query;
-    let hits = tasks::store(&parts.common, move || {
+    let hits = tasks::store(&state.app, move || {
         let matcher = WordMatcher::new(&query);
         let hit = |passage: &Passage| {
             let mut hit = hit(passage, &chunks, &matcher);
@@ -117,7 +118,7 @@ fn joined(mut whole: v1::Chunk, next: v1::Chunk) -> v1::Chunk {
 
 /// One search: reads the query with the model, then asks the index. A single step.
 struct SearchJob {
-    parts: Arc<Parts>,
+    state: Arc<ModelState>,
     recalled: Arc<Recalled>,
     query: String,
     options: SearchOptions,
@@ -126,11 +127,11 @@ struct SearchJob {
 
 impl Job for SearchJob {
     fn step(&mut self) -> Turn {
-        let model = &self.parts.model;
-        self.found = super::check_tokens(model, &self.query, self.parts.common.settings.limits.prompt_tokens)
+        let model = &self.state.model;
+        self.found = super::check_tokens(model, &self.query, self.state.app.settings.limits.prompt_tokens)
             .map_err(Error::from)
             .and_then(|()| {
-                search_text(model, self.parts.embedder.as_deref(), self.recalled.as_ref(), &self.query, self.options)
+                search_text(model, self.state.embedder.as_deref(), self.recalled.as_ref(), &self.query, self.options)
             })
             .map(|found| found.passages);
         Turn::Done

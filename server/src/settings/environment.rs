@@ -7,7 +7,7 @@
 use toml::{Table, Value};
 
 use super::PartialSettings;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// With which all variables start.
 pub(super) const PREFIX: &str = "MNEMON_";

@@ -1,7 +1,7 @@
 //! Bounds: one table each, from which the struct, its defaults and its partial form are made.
 
 use super::partial::{PartialCacheSizes, PartialLimits};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Makes a struct of numbers with defaults, its partial form, and what joins the two.
 macro_rules! bounds {
@@ -70,7 +70,7 @@ bounds! {
         engine_queue: 64,
         /// Store operations running or waiting at one time, beside the model: catalog calls, citations.
         store_calls: 64,
-        /// Seconds between sweeps: so long may what expired take space that nobody asks for.
+        /// Seconds between sweeps: expired data takes space at most so long.
         expiry_sweep_s: 60,
         /// Bytes that stay free on the data folder's disk: writing is refused before there are fewer.
         disk_free_bytes: 64 << 20,

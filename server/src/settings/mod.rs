@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use limits::{CacheSizes, Limits};
 pub use partial::{PartialCacheSizes, PartialLimits, PartialSettings};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Port that a server listens on by default.
 pub const DEFAULT_PORT: u16 = 7117;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{LogFormat, Secret, Settings, Tenant, Tls};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Makes a struct of options that a later layer overlays.
 macro_rules! layer {

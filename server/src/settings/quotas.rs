@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mnemon_memory_store::Quota;
 
 use super::{Settings, Tenant};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 impl Settings {
     /// What a tenant may hold that has no numbers of its own.
@@ -90,10 +90,10 @@ mod tests {
     fn tenants_have_numbers_of_their_own_or_the_common_ones() {
         assert_eq!(parsed("").unwrap().default_quota(), Quota::default());
         let settings = parsed(TENANTS).unwrap();
-        let common = Quota { max_tokens: Some(1000), ..Quota::default() };
-        assert_eq!(settings.default_quota(), common);
+        let app = Quota { max_tokens: Some(1000), ..Quota::default() };
+        assert_eq!(settings.default_quota(), app);
         let anna = Quota { max_memories: Some(3), max_tokens: Some(5), max_bytes: Some(7) };
-        assert_eq!(settings.quotas(), BTreeMap::from([("anna", anna), ("bert", common)]));
+        assert_eq!(settings.quotas(), BTreeMap::from([("anna", anna), ("bert", app)]));
     }
 
     #[test]

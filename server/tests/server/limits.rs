@@ -123,7 +123,7 @@ async fn a_memory_holds_no_more_than_its_quota_and_goes_on_when_it_is_raised() {
     let whole = text(5, 6000);
     let refused = ingest_as(client, "m", "d", IngestMode::Create, whole.as_bytes()).await.unwrap_err();
     assert_quota(&refused, "memory 'm' may hold at most 2000 tokens");
-    assert!(refused.to_string().contains("--max-tokens"), "{refused}");
+    assert!(refused.to_string().contains("raise max_tokens"), "{refused}");
     // What was acknowledged stays and can be read.
     let kept = client.get_document("m", "d").await.unwrap();
     assert!(!kept.complete && kept.tokens > 0 && kept.tokens <= 2000, "{kept:?}");

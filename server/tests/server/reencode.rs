@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use mnemon_client::{Client, Code, IngestMode, IngestOptions, v1};
-use mnemon_memory_store::KvDtype;
+use mnemon_memory::KvDtype;
 use mnemon_memory_store::storage::{SledOptions, SledStorage};
 use mnemon_runtime::{LoadOptions, Model};
 use tempfile::TempDir;

@@ -12,6 +12,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use mnemon_client::v1::import_memory_request::Message;
+use tokio_stream::wrappers::ReceiverStream;
+
 use crate::model;
 use crate::world::*;
 
@@ -240,4 +243,30 @@ async fn a_store_that_starts_again_is_waited_for() {
     assert!(last.complete && last.durable_bytes == 12_000 && durable < 12_000);
     let hits = client.search(&["m"], &text[4096..4128], 1, true).await.unwrap();
     assert!(text[4096..4128].contains(&hits[0].chunk.as_ref().unwrap().text[..8]));
+}
+
+#[tokio::test]
+async fn an_import_that_is_hung_up_on_is_none_elsewhere_either() {
+    let pair = Pair::new().await;
+    pair.client.create_memory("m", "").await.unwrap();
+    ingest(&pair.client, "m", "a", &text(3, 5000)).await;
+    let mut archive = Vec::new();
+    pair.client.export_memory("m", &mut archive, |_, _| {}).await.unwrap();
+    let blobs = || std::fs::read_dir(pair.data.path().join("blobs")).unwrap().count();
+    let before = blobs();
+    let (sender, outgoing) = tokio::sync::mpsc::channel(4);
+    let mut raw = v1::memory_service_client::MemoryServiceClient::new(channel(&pair.front).await);
+    let call = tokio::spawn(async move { raw.import_memory(ReceiverStream::new(outgoing)).await });
+    let message = |message| v1::ImportMemoryRequest { message: Some(message) };
+    let start = v1::ImportStart { name: "n".into(), replace: false };
+    sender.send(message(Message::Start(start))).await.unwrap();
+    sender.send(message(Message::Data(archive.clone()))).await.unwrap();
+    eventually(|| async { (blobs() > before).then_some(()) }).await;
+    // After the last byte, without saying that it was the last.
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    eventually(|| async { (blobs() == before).then_some(()) }).await;
+    assert!(pair.client.get_memory("n").await.is_err());
+    pair.client.import_memory(Some("n"), false, &archive[..], |_| {}).await.unwrap();
+    assert_eq!(pair.client.get_memory("n").await.unwrap().documents, 1);
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mnemon_client::{Client, Code, ConnectOptions, Error, IngestMode, IngestOptions, v1};
+use mnemon_memory::{ChunkId, Recall as _, SourceSpan};
 use mnemon_memory_store::storage::{FaultyStorage, InMemoryStorage, SledOptions, SledStorage};
-use mnemon_memory_store::{ChunkId, Recall as _, Sealing, SourceSpan, Storage, Store, StoreOptions};
+use mnemon_memory_store::{Sealing, Storage, Store, StoreOptions};
 use mnemon_runtime::Model;
 use mnemon_server::{Embedded, Server, Settings, bind};
 use tempfile::TempDir;
@@ -78,7 +79,7 @@ pub(crate) type StoredChunk = (SourceSpan, Vec<u32>, String, Vec<f32>, Vec<f32>)
 impl Stored {
     pub(crate) fn open(storage: Arc<dyn Storage>) -> Self {
         let options = StoreOptions { sealing: Sealing::Manual, ..StoreOptions::default() };
-        Self { store: Store::open(storage, options).unwrap(), _data: None }
+        Self { store: Store::open(storage, options, Arc::new(|| 1_700_000_000_000)).unwrap(), _data: None }
     }
 
     /// All chunks of a document, in order.
@@ -87,7 +88,7 @@ impl Stored {
         let infos = memory.document_chunks(document, 0, usize::MAX).unwrap();
         let ids: Vec<ChunkId> = infos.iter().map(|info| info.id).collect();
         let fetched = memory.snapshot().unwrap().fetch(0, &ids).unwrap();
-        let whole = |(info, kv): (mnemon_memory_store::ChunkInfo, Arc<mnemon_memory_store::ChunkKv>)| {
+        let whole = |(info, kv): (mnemon_memory::ChunkInfo, Arc<mnemon_memory::ChunkKv>)| {
             (info.span, info.tokens, info.text, kv.keys.to_f32(), kv.values.to_f32())
         };
         infos.into_iter().zip(fetched).map(whole).collect()

@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Check, ui: &Ui) -> Result<()> {
 fn failure(error: &StoreError) -> Failure {
     let exit = match error {
         StoreError::InUse { .. } => Exit::Conflict,
-        StoreError::Invalid { .. } => Exit::Usage,
+        StoreError::Invalid(_) => Exit::Usage,
         StoreError::NoSpace { .. } => Exit::Refused,
         StoreError::Damaged { .. } | StoreError::UnknownFormat { .. } => Exit::Damaged,
         _ => Exit::Failure,

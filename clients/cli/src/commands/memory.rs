@@ -1,6 +1,7 @@
 //! `mnemon memory`: create, update, list, show, delete.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io;
+use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Result;
 use mnemon_client::{Client, v1};
@@ -8,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::args::{Global, Limits, Memory};
 use crate::exit::{Exit, Failure};
-use crate::json;
-use crate::limits::{self, wire};
+use crate::limits::wire;
 use crate::render::{Align, Ink, Ui, bytes, count, harmless, pairs, plural, table, time};
+use crate::{json, limits};
 
 pub(crate) async fn run(args: Memory, global: &Global, ui: &Ui) -> Result<()> {
     if let Memory::Update { limits, .. } = &args

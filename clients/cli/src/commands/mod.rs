@@ -15,10 +15,10 @@ mod score;
 mod search;
 mod serve;
 
+use std::collections::HashMap;
+
 use anyhow::{Context as _, Result};
 use mnemon_client::{Client, ConnectOptions, v1};
-
-use std::collections::HashMap;
 
 use crate::args::{Cli, Command, FilterArgs, Global, RecallArgs};
 use crate::exit::Failure;
@@ -32,7 +32,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Result<()> {
     };
     let runtime = builder.enable_all().build().context("the asynchronous runtime does not start")?;
     let done = runtime.block_on(dispatch(cli, ui));
-    // A read of standard input that nobody waits for any more must not hold up the end.
+    // An abandoned read of standard input must not hold up the end.
     runtime.shutdown_background();
     done
 }

@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use mnemon_runtime::{
-    Extent, HubName, ModelSource, RecallMode, Trial,
-    hub::{self, Pulling},
-};
+use mnemon_runtime::hub::Pulling;
+use mnemon_runtime::{Extent, HubName, ModelSource, RecallMode, Trial, hub};
 use mnemon_server::{ProbeStage, make_profile};
 use serde_json::json;
 

@@ -5,7 +5,9 @@ use std::f64::consts::PI;
 use serde_json::{Map, Value, json};
 
 use super::metadata::Gguf;
-use crate::{Architecture, Error, ModelConfig, Result, model::shard::Shard};
+use crate::config::{Architecture, ModelConfig};
+use crate::error::{Error, Result};
+use crate::model::shard::Shard;
 
 /// Factors that divide rotary frequencies; Llama 3.1 and later.
 const FACTORS: &str = "rope_freqs.weight";

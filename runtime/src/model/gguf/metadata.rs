@@ -1,12 +1,14 @@
 //! An opened GGUF file: values of its metadata by key.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use super::reader::{self, TensorInfo, Value};
-use crate::{Architecture, ChatTemplate, Error, Result, model::shard::refuse_pointer};
+use super::reader;
+use super::reader::{TensorInfo, Value};
+use crate::chat::ChatTemplate;
+use crate::config::Architecture;
+use crate::error::{Error, Result};
+use crate::model::shard::refuse_pointer;
 
 /// A GGUF file whose header was read.
 pub(in crate::model) struct Gguf {

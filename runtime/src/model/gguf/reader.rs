@@ -6,14 +6,12 @@
 //!
 //! Every count and length is checked against the bytes that follow before anything is allocated for it.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{BufReader, Read},
-    path::Path,
-};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Most keys, and most tensors.
 const ENTRIES_MAX: u64 = 1 << 16;

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, quantized::GgmlDType};
+use candle_core::DType;
+use candle_core::quantized::GgmlDType;
 
-use super::{metadata::Gguf, reader::TensorInfo};
-use crate::{
-    Architecture, Error, Result,
-    model::shard::{Encoding, Entry, Shard},
-};
+use super::metadata::Gguf;
+use super::reader::TensorInfo;
+use crate::config::Architecture;
+use crate::error::{Error, Result};
+use crate::model::shard::{Encoding, Entry, Shard};
 
 /// Names of tensors outside of layers.
 const WHOLE: [(&str, &str); 3] = [

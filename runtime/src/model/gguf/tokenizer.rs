@@ -7,8 +7,9 @@ use std::collections::{HashMap, HashSet};
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-use super::{metadata::Gguf, reader::Value};
-use crate::{Error, Result};
+use super::metadata::Gguf;
+use super::reader::Value;
+use crate::error::{Error, Result};
 
 /// Kinds of tokens in `tokenizer.ggml.token_type`.
 pub(super) const NORMAL: i64 = 1;

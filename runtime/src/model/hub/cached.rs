@@ -1,17 +1,14 @@
 //! What lies in the cache of the hub.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use hf_hub::{Repo, RepoType};
 
 use super::{HubName, INDEX, NEEDED, WEIGHTS, cache};
-use crate::{
-    Error, Result,
-    model::{folder::shard_names, gguf},
-};
+use crate::error::{Error, Result};
+use crate::model::folder::shard_names;
+use crate::model::gguf;
 
 /// A revision of a model in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]

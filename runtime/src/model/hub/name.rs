@@ -1,8 +1,10 @@
 //! Names of models of the hub.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// `ORG/NAME`, with `:FILE` for one GGUF file of many and `@REVISION` for a branch, tag or commit.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,31 +1,23 @@
 //! Downloading a model of the hub, and finding it in the cache.
 
-use std::{
-    fmt::Write as _,
-    fs::{self, File},
-    io::{self, Read as _},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io};
 
-use hf_hub::{
-    Repo, RepoType,
-    api::{
-        Progress,
-        sync::{ApiBuilder, ApiRepo},
-    },
-};
+use hf_hub::api::Progress;
+use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::{Repo, RepoType};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use super::{
-    CachedModel, HubName, INDEX, NEEDED, OPTIONAL, WEIGHTS, cache,
-    cached::{cached, is_complete},
-};
-use crate::{
-    Error, Result,
-    model::{ModelSource, folder::shard_names, gguf},
-};
+use super::cached::{cached, is_complete};
+use super::{CachedModel, HubName, INDEX, NEEDED, OPTIONAL, WEIGHTS, cache};
+use crate::error::{Error, Result};
+use crate::model::folder::shard_names;
+use crate::model::{ModelSource, gguf};
 
 /// How often a download goes on where it was cut before it is given up, and how much longer it waits each time.
 const RETRIES: u32 = 5;

@@ -7,25 +7,22 @@ mod reading;
 mod selecting;
 mod terms;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mnemon_memory_store::{
+use mnemon_memory::{
     ChunkId, ChunkInfo, ChunkKv, EntryPolicy, Fingerprint, Hit, KeyHead, KvData, KvDtype, KvGeometry, Recall, Result,
     SearchRequest, SourceSpan, TermHit, TermHits, TermRequest, WordHits, WordRequest,
 };
 
-use crate::{
-    CaptureAttention, CaptureOptions, DeviceChoice, LoadOptions, LocalMask, Logits, Model, ModelSource,
-    PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead, SequenceState,
-};
+use crate::attention::LocalMask;
+use crate::device::DeviceChoice;
+use crate::model::{LoadOptions, Logits, Model, ModelSource, SequenceState};
+use crate::profile::{PROFILE_VERSION, Profile, QueryHead, RecallMode, SearchHead};
+use crate::strategies::{CaptureAttention, CaptureOptions};
 
 /// Words `w3` to `w63` have the ids 3 to 63; the first three are special in the fixtures.
 fn tokenizer() -> String {
@@ -111,7 +108,7 @@ fn profile(model: &Model, heads: &[(u32, u32)]) -> Profile {
         mode: RecallMode::Attend,
         mode_of_several: None,
         extents: crate::profile::Extents::default(),
-        measured: crate::Measured::default(),
+        measured: crate::profile::Measured::default(),
     }
 }
 

@@ -1,8 +1,12 @@
 //! Where passages stand in a prompt.
 
+use mnemon_memory::Invalid;
+
 use super::super::{Prompt, split_chat, split_text};
 use super::*;
-use crate::{Conversation, DateTime, Error, Message, Result};
+use crate::chat::{Conversation, Message};
+use crate::error::{Error, Result};
+use jiff::civil::DateTime;
 
 /// A model whose tokens are characters of ASCII, with a template.
 fn chatty(template: &str, bos: bool) -> Model {
@@ -174,7 +178,7 @@ fn control_tokens_of_users_are_text() {
         assert_eq!(tokens.iter().filter(|id| **id == 1).count(), 1, "the template's own");
     }
     let error = chat(&model, &[say("s><s", "Hi.")], false).unwrap_err();
-    assert!(matches!(&error, Error::Invalid { what: "role", why } if why.contains("system")), "{error}");
+    assert!(matches!(&error, Error::Invalid(Invalid { what: "role", why }) if why.contains("system")), "{error}");
 }
 
 #[test]

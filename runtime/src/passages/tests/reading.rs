@@ -1,16 +1,15 @@
 //! A prompt read with passages in it, against the same tokens in one plain prompt.
 
 use candle_core::Tensor;
-use mnemon_memory_store::Turn;
+use mnemon_memory::{Invalid, Turn};
 
-use super::super::{
-    Found, FoundPassage, PassageOptions, PassageReader, PassagesFrom, Prompt, ReadStep, Select, reader::in_order,
-};
+use super::super::reader::in_order;
+use super::super::{Found, FoundPassage, PassageOptions, PassageReader, PassagesFrom, Prompt, ReadStep, Select};
 use super::*;
-use crate::{
-    Error, Extent, Extents, FullAttention, GenerateOptions, GenerateStep, Generation, MemoryFrom, PassageAttention,
-    SamplingOptions, Stretch,
-};
+use crate::error::Error;
+use crate::generate::{GenerateOptions, GenerateStep, Generation, MemoryFrom, SamplingOptions};
+use crate::profile::{Extent, Extents};
+use crate::strategies::{FullAttention, PassageAttention, Stretch};
 
 const FAMILIES: [&str; 5] = ["llama", "mistral", "qwen2", "qwen3", "qwen2_sliding"];
 
@@ -681,11 +680,11 @@ fn modes_are_those_that_memory_allows() {
     let used = |passages| from(&whole, &several, &PassageOptions { mode: None, ..attend() }).mode(passages).unwrap();
     assert_eq!((used(1), used(2)), (a, r));
     let error = mode(&bare, &attending, Some(a)).unwrap_err();
-    assert!(matches!(error, Error::Invalid { what: "mode", .. }), "{error}");
+    assert!(matches!(error, Error::Invalid(Invalid { what: "mode", .. })), "{error}");
     assert!(error.to_string().contains("use reread, or re-encode the memory"), "{error}");
     // Refused before anything is read.
     let refused = PassageReader::new(&model, prompt(1, 5, 1), from(&bare, &attending, &attend()), 100, false);
-    assert!(matches!(refused.err().unwrap(), Error::Invalid { what: "mode", .. }));
+    assert!(matches!(refused.err().unwrap(), Error::Invalid(Invalid { what: "mode", .. })));
 }
 
 #[test]
@@ -723,7 +722,7 @@ fn numbers_out_of_range_and_memories_of_other_models_are_refused() {
         PassageOptions { neighbours: Some(17), ..attend() },
         PassageOptions { choose_again_after: Some(0), ..attend() },
     ] {
-        assert!(matches!(refused(&shelf, options.clone()), Error::Invalid { .. }), "{options:?}");
+        assert!(matches!(refused(&shelf, options.clone()), Error::Invalid(_)), "{options:?}");
     }
     let mut other = Shelf::of(&model, &profile, &[0, 1]);
     other.geometry.head_dim = 16;

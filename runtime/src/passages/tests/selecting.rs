@@ -1,9 +1,7 @@
 //! Which passages a question wants.
 
-use super::super::{
-    Passage, PassageOptions, Selection, select,
-    select::{Attention, likeness, rank},
-};
+use super::super::select::{Attention, likeness, rank};
+use super::super::{Passage, PassageOptions, Selection, select};
 use super::*;
 
 /// Query heads to a key head.
@@ -31,7 +29,7 @@ fn heads(weights: &[((u32, u32), f32)]) -> Profile {
         mode: RecallMode::Reread,
         mode_of_several: None,
         extents: crate::profile::Extents::default(),
-        measured: crate::Measured::default(),
+        measured: crate::profile::Measured::default(),
     }
 }
 

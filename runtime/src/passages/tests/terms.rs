@@ -1,6 +1,6 @@
 //! Which tokens are one word.
 
-use super::super::Terms;
+use crate::vocabulary::Terms;
 
 /// Token ids of a vocabulary of these texts, in order, and a way to ask for their terms.
 fn terms(vocabulary: &[&str]) -> Terms {

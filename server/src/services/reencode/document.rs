@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use mnemon_encoder::{DocumentEncoder, Error};
-use mnemon_memory_store::{ChunkInfo, DocumentInfo, Error as StoreError, Memory, ResumePoint};
+use mnemon_memory::{ChunkInfo, ResumePoint};
+use mnemon_memory_store::{DocumentInfo, Error as StoreError, Memory};
 use mnemon_proto::v1;
 use tonic::{Code, Status};
 
-use super::super::encode::{self, Action, EncodeJob};
+use super::super::encode;
+use super::super::encode::{Action, EncodeJob};
 use super::walk::Walk;
-use crate::parts::Parts;
-use crate::status::{self, IntoStatus};
-use crate::tasks;
+use crate::state::ModelState;
+use crate::status::IntoStatus;
+use crate::{status, tasks};
 
 /// Chunks read from the store at once.
 const PAGE_CHUNKS: usize = 256;
@@ -109,9 +111,9 @@ async fn write_empty(walk: &Walk, info: &DocumentInfo) -> Result<(), Status> {
 
 /// Gives all of the document's text to an encoder; whether all of it was there.
 async fn read(walk: &Walk, info: &DocumentInfo) -> Result<bool, Failed> {
-    let (parts, target) = (Arc::clone(&walk.parts), walk.target.clone());
+    let (state, target) = (Arc::clone(&walk.state), walk.target.clone());
     let (id, metadata, ttl_ms) = (info.id.clone(), info.metadata.clone(), info.ttl_ms);
-    let encoder = tasks::store_next(move || open(&parts, target, (&id, metadata, ttl_ms))).await?;
+    let encoder = tasks::store_next(move || open(&state, target, (&id, metadata, ttl_ms))).await?;
     let before = encoder.progress().sequence;
     let mut text = Text::new(walk.source.clone(), info.id.clone());
     let (before_it, answers) = (walk.progress.clone(), walk.answers.clone());
@@ -156,18 +158,18 @@ async fn read(walk: &Walk, info: &DocumentInfo) -> Result<bool, Failed> {
 
 /// Opens the document of the new memory, as far as it is there. Blocks.
 fn open(
-    parts: &Parts,
+    state: &ModelState,
     target: Memory,
     (id, metadata, ttl_ms): (&str, BTreeMap<String, String>, Option<u64>),
 ) -> Result<DocumentEncoder, Error> {
     let mut found = target.document(id).ok();
     // Metadata that was taken away needs a document that never had it.
     if metadata.is_empty() && found.as_ref().is_some_and(|found| !found.metadata.is_empty()) {
-        target.delete_document(id)?;
+        target.delete_document(id).map_err(mnemon_memory::Error::from)?;
         found = None;
     }
-    let options = encode::options(parts, target.geometry());
-    let mut encoder = DocumentEncoder::resume(Arc::clone(&parts.model), Arc::new(target), id, metadata, options)?;
+    let options = encode::options(state, target.geometry());
+    let mut encoder = DocumentEncoder::resume(Arc::clone(&state.model), Arc::new(target), id, metadata, options)?;
     if found.and_then(|found| found.ttl_ms) != ttl_ms {
         encoder.set_ttl_ms(ttl_ms)?;
     }
@@ -178,11 +180,11 @@ fn open(
 /// an error is returned.
 async fn work(walk: &Walk, job: EncodeJob) -> Result<EncodeJob, Status> {
     let stop = job.stop.clone();
-    let run = tasks::run_next(&walk.parts, job);
+    let run = tasks::run_next(&walk.state, job);
     tokio::pin!(run);
     let interrupted = tokio::select! {
         biased;
-        () = walk.parts.common.life.closing.cancelled() => status::shutting_down(),
+        () = walk.state.app.shutdown.closing.cancelled() => status::shutting_down(),
         () = walk.answers.closed() => status::with_reason(
             Code::Cancelled,
             "the client hung up; call again to go on",

@@ -7,11 +7,11 @@ use mnemon_proto::v1;
 use tokio::sync::mpsc::Sender;
 use tonic::{Code, Status};
 
-use super::document::{self, Encoded};
-use super::{Answer, PAGE};
-use crate::parts::Parts;
-use crate::status::{self, IntoStatus};
-use crate::tasks;
+use super::document::Encoded;
+use super::{Answer, PAGE, document};
+use crate::state::ModelState;
+use crate::status::IntoStatus;
+use crate::{status, tasks};
 
 /// Times that all documents are looked at, because the old memory changed meanwhile.
 const PASSES_MAX: usize = 8;
@@ -19,7 +19,7 @@ const PASSES_MAX: usize = 8;
 /// A re-encoding under way.
 pub(super) struct Walk {
     store: Store,
-    pub(super) parts: Arc<Parts>,
+    pub(super) state: Arc<ModelState>,
     tenant: String,
     pub(super) source: Memory,
     pub(super) target: Memory,
@@ -33,7 +33,7 @@ pub(super) struct Walk {
 impl Walk {
     pub(super) fn new(
         store: Store,
-        parts: Arc<Parts>,
+        state: Arc<ModelState>,
         tenant: String,
         (source, target): (Memory, Memory),
         (into, replaces): (String, Option<String>),
@@ -41,7 +41,7 @@ impl Walk {
     ) -> Self {
         Self {
             store,
-            parts,
+            state,
             tenant,
             source,
             target,

@@ -6,17 +6,19 @@
 
 use std::sync::Arc;
 
-use mnemon_memory_store::{KvChunk, Memory, ResumePoint, Store, Writer, WriterState};
+use mnemon_memory::{KvChunk, ResumePoint, WriterState};
+use mnemon_memory_store::{Memory, Store, Writer};
 use mnemon_proto::v1;
 use mnemon_proto::v1::append_request::Message;
-use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::Receiver;
 use tonic::{Code, Status, Streaming};
 use tracing::Span;
 
 use crate::auth::Tenant;
-use crate::parts::Common;
-use crate::status::{self, IntoStatus as _};
-use crate::{incoming, lifetime, validate, wire};
+use crate::state::AppState;
+use crate::status::IntoStatus as _;
+use crate::{incoming, limits, status, validate, wire};
 
 /// Messages read ahead of what the store has taken.
 const CHUNKS_AHEAD: usize = 2;
@@ -30,25 +32,25 @@ enum Piece {
 /// Answers an Append.
 pub(super) async fn answer(
     store: &Store,
-    common: &Arc<Common>,
+    app: &Arc<AppState>,
     tenant: Tenant,
     mut messages: Streaming<v1::AppendRequest>,
 ) -> Result<v1::AppendResponse, Status> {
-    let place = common.ingest_place()?;
-    let Message::Start(start) = next(common, &mut messages).await? else {
+    let permit = app.ingest_permit()?;
+    let Message::Start(start) = next(app, &mut messages).await? else {
         return wire::refuse("start", "the first message must say what is appended to");
     };
     validate::append_start(&start)?;
     let (pieces, taken) = mpsc::channel(CHUNKS_AHEAD);
-    let (store, held, span) = (store.clone(), Arc::clone(common), Span::current());
+    let (store, held, span) = (store.clone(), Arc::clone(app), Span::current());
     let work = tokio::task::spawn_blocking(move || {
-        let _held = (place, held);
+        let _held = (permit, held);
         span.in_scope(|| append(&store, &tenant, start, taken))
     });
     // If this ends early, the writer sees no commit and leaves nothing.
     let forward = async {
         loop {
-            let piece = match next(common, &mut messages).await? {
+            let piece = match next(app, &mut messages).await? {
                 Message::Chunk(chunk) => Piece::Chunk(chunk),
                 Message::Commit(commit) => Piece::Commit(wire::resume(commit.resume.unwrap_or_default())),
                 Message::Start(_) => return wire::refuse("start", "it was given already; chunks follow"),
@@ -68,12 +70,12 @@ pub(super) async fn answer(
 }
 
 /// Waits for the client, the end of the server, or a silence that is too long.
-async fn next(common: &Common, messages: &mut Streaming<v1::AppendRequest>) -> Result<Message, Status> {
+async fn next(app: &AppState, messages: &mut Streaming<v1::AppendRequest>) -> Result<Message, Status> {
     let idle = |idle_s| {
         let message = format!("nothing came for {idle_s} s; nothing was stored: append again");
         status::with_reason(Code::DeadlineExceeded, message, "INGEST_IDLE")
     };
-    match incoming::next(common, messages, idle).await? {
+    match incoming::next(app, messages, idle).await? {
         Some(v1::AppendRequest { message: Some(message) }) => Ok(message),
         Some(v1::AppendRequest { message: None }) => wire::refuse("message", "it is empty"),
         None => wire::refuse("commit", "the stream ended without it; nothing was stored"),
@@ -89,10 +91,11 @@ fn append(
 ) -> Result<WriterState, Status> {
     let told = |error: mnemon_memory_store::Error| error.into_status("");
     let memory = store.memory(tenant.name(), &start.memory).map_err(told)?;
-    memory.require_fingerprint(&wire::fingerprint("start.fingerprint", &start.fingerprint)?).map_err(told)?;
+    let model = wire::fingerprint("start.fingerprint", &start.fingerprint)?;
+    memory.require_fingerprint(&model).map_err(|error| error.into_status(""))?;
     let mut writer = memory.writer(&start.document_id, start.metadata.into_iter().collect()).map_err(told)?;
     if let Some(ttl) = &start.ttl {
-        writer.set_ttl_ms(lifetime::new_ttl(ttl)).map_err(told)?;
+        writer.set_ttl_ms(limits::new_ttl(ttl)).map_err(told)?;
     }
     let state = writer.state();
     let mut target = if state.sequence == start.after_sequence {

@@ -1,4 +1,4 @@
-//! `ChunkStore`: chunks in, entries found, chunks out, for whoever runs the model elsewhere.
+//! `ChunkStore`: chunks in, entries found, chunks out, for servers that run the model elsewhere.
 //!
 //! | file | calls |
 //! |---|---|
@@ -20,19 +20,19 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::auth::{Tenant, tenant};
 use crate::memories::view_of;
-use crate::parts::Common;
+use crate::state::AppState;
 use crate::status::IntoStatus as _;
 use crate::{tasks, validate, wire};
 
 /// `ChunkStore`, over memories that this process keeps.
 pub(super) struct StoreCalls {
     store: Store,
-    common: Arc<Common>,
+    app: Arc<AppState>,
 }
 
 impl StoreCalls {
-    pub(super) fn new(store: Store, common: Arc<Common>) -> Self {
-        Self { store, common }
+    pub(super) fn new(store: Store, app: Arc<AppState>) -> Self {
+        Self { store, app }
     }
 
     /// One question to a view that is opened for it alone.
@@ -40,11 +40,11 @@ impl StoreCalls {
         &self,
         tenant: Tenant,
         memories: Vec<String>,
-        ask: impl FnOnce(&dyn mnemon_memory_store::Recall) -> Result<T, Status> + Send + 'static,
+        ask: impl FnOnce(&dyn mnemon_memory::Recall) -> Result<T, Status> + Send + 'static,
     ) -> Result<Response<T>, Status> {
         validate::memories(&memories)?;
         let store = self.store.clone();
-        let asked = tasks::store(&self.common, move || {
+        let asked = tasks::store(&self.app, move || {
             let (view, _) =
                 view_of(&store, tenant.name(), &memories, None, None).map_err(|error| error.into_status("memories"))?;
             ask(view.as_ref())
@@ -65,7 +65,7 @@ impl ChunkStore for StoreCalls {
         let v1::OpenDocumentRequest { memory, document_id, needs_room } = request.into_inner();
         validate::document(&memory, &document_id)?;
         let store = self.store.clone();
-        let opened = tasks::store(&self.common, move || {
+        let opened = tasks::store(&self.app, move || {
             let memory = store.memory(tenant.name(), &memory)?;
             if needs_room {
                 memory.check_room()?;
@@ -86,7 +86,7 @@ impl ChunkStore for StoreCalls {
         validate::document(&memory, &document_id)?;
         validate::within("limit", limit, 1, view::DESCRIBED_MAX)?;
         let store = self.store.clone();
-        let chunks = tasks::store(&self.common, move || {
+        let chunks = tasks::store(&self.app, move || {
             store.memory(tenant.name(), &memory)?.document_chunks(&document_id, from_ordinal, limit as usize)
         });
         let chunks = chunks.await?.into_iter().map(wire::text_to_send).collect();
@@ -98,12 +98,12 @@ impl ChunkStore for StoreCalls {
         request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<v1::AppendResponse>, Status> {
         let tenant = tenant(&request)?;
-        append::answer(&self.store, &self.common, tenant, request.into_inner()).await.map(Response::new)
+        append::answer(&self.store, &self.app, tenant, request.into_inner()).await.map(Response::new)
     }
 
     async fn view(&self, request: Request<Streaming<v1::ViewRequest>>) -> Result<Response<Self::ViewStream>, Status> {
         let tenant = tenant(&request)?;
-        Ok(Response::new(view::start(&self.store, &self.common, tenant, request.into_inner())))
+        Ok(Response::new(view::start(&self.store, &self.app, tenant, request.into_inner())))
     }
 
     async fn search_entries(

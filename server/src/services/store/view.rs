@@ -3,14 +3,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use mnemon_memory_store::{
-    Choice, ChunkId, ChunkKv, KvDtype, KvGeometry, MAX_NEIGHBOURS, Recall, SearchRequest, Store, TermRequest,
+use mnemon_memory::{
+    ChunkId, ChunkKv, ChunkSelection, KvDtype, KvGeometry, MAX_NEIGHBOURS, Recall, SearchRequest, TermRequest,
     WordRequest,
 };
+use mnemon_memory_store::Store;
 use mnemon_proto::v1;
 use mnemon_proto::v1::view_request::Request;
 use mnemon_proto::v1::view_response::Answer;
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument as _;
@@ -18,9 +20,9 @@ use tracing::Instrument as _;
 use crate::auth::Tenant;
 use crate::filter::DocumentFilter;
 use crate::memories::view_of;
-use crate::parts::Common;
-use crate::status::{self, IntoStatus as _};
-use crate::{incoming, tasks, validate, wire};
+use crate::state::AppState;
+use crate::status::IntoStatus as _;
+use crate::{incoming, status, tasks, validate, wire};
 
 /// Bytes of keys and values in one answer.
 const KV_BYTES_MAX: usize = 32 << 20;
@@ -44,27 +46,27 @@ type Answered = Result<v1::ViewResponse, Status>;
 /// Begins to answer; an error ends the stream.
 pub(super) fn start(
     store: &Store,
-    common: &Arc<Common>,
+    app: &Arc<AppState>,
     tenant: Tenant,
     requests: Streaming<v1::ViewRequest>,
 ) -> ReceiverStream<Answered> {
     // One answer ahead: a client that does not read is not read from.
     let (answers, stream) = mpsc::channel(1);
-    let work = serve(store.clone(), Arc::clone(common), tenant, requests, answers);
-    common.life.streams.spawn(work.in_current_span());
+    let work = serve(store.clone(), Arc::clone(app), tenant, requests, answers);
+    app.shutdown.streams.spawn(work.in_current_span());
     ReceiverStream::new(stream)
 }
 
 async fn serve(
     store: Store,
-    common: Arc<Common>,
+    app: Arc<AppState>,
     tenant: Tenant,
     mut requests: Streaming<v1::ViewRequest>,
     answers: Sender<Answered>,
 ) {
     let mut view: Option<Arc<dyn Recall>> = None;
     loop {
-        let request = match next(&common, &mut requests, &answers).await {
+        let request = match next(&app, &mut requests, &answers).await {
             Ok(Some(request)) => request,
             Ok(None) => return,
             Err(status) => {
@@ -73,7 +75,7 @@ async fn serve(
             }
         };
         let answer = match (request, &view) {
-            (Request::Open(open), None) => self::open(&store, &common, &tenant, open).await.map(|(opened, opening)| {
+            (Request::Open(open), None) => self::open(&store, &app, &tenant, open).await.map(|(opened, opening)| {
                 view = Some(opening);
                 Answer::Opened(opened)
             }),
@@ -81,21 +83,21 @@ async fn serve(
             (_, None) => wire::refuse("open", "the first request opens the view"),
             (request, Some(view)) => {
                 let view = Arc::clone(view);
-                tasks::store(&common, move || answer(view.as_ref(), request)).await
+                tasks::store(&app, move || answer(view.as_ref(), request)).await
             }
         };
         let ended = answer.is_err();
         let answer = answer.map(|answer| v1::ViewResponse { answer: Some(answer) });
         tokio::select! {
             sent = answers.send(answer) => if sent.is_err() || ended { return },
-            () = common.life.cut.cancelled() => return,
+            () = app.shutdown.cut.cancelled() => return,
         }
     }
 }
 
 /// Waits for the client, the end of the server, or a silence that is too long. `None` when the client is done.
 async fn next(
-    common: &Common,
+    app: &AppState,
     requests: &mut Streaming<v1::ViewRequest>,
     answers: &Sender<Answered>,
 ) -> Result<Option<Request>, Status> {
@@ -106,7 +108,7 @@ async fn next(
     let message = tokio::select! {
         biased;
         () = answers.closed() => return Ok(None),
-        message = incoming::next(common, requests, idle) => message?,
+        message = incoming::next(app, requests, idle) => message?,
     };
     match message {
         Some(v1::ViewRequest { request: Some(request) }) => Ok(Some(request)),
@@ -117,7 +119,7 @@ async fn next(
 
 async fn open(
     store: &Store,
-    common: &Arc<Common>,
+    app: &Arc<AppState>,
     tenant: &Tenant,
     open: v1::OpenView,
 ) -> Result<(v1::ViewOpened, Arc<dyn Recall>), Status> {
@@ -128,7 +130,7 @@ async fn open(
         hex => Some(wire::fingerprint("fingerprint", hex)?),
     };
     let (store, tenant) = (store.clone(), tenant.clone());
-    tasks::store(common, move || {
+    tasks::store(app, move || {
         let filter = DocumentFilter::of_request(open.filter);
         let (view, sequences) = match model {
             Some(fingerprint) => {
@@ -138,7 +140,7 @@ async fn open(
         }?;
         let spec = store.memory(tenant.name(), &open.memories[0])?.spec().clone();
         let opened = v1::ViewOpened { spec: Some(wire::spec_to_send(&spec)), chunks: view.len(), sequences };
-        Ok::<_, mnemon_memory_store::Error>((opened, view))
+        Ok::<_, mnemon_memory::Error>((opened, view))
     })
     .await
 }
@@ -193,7 +195,7 @@ fn key_heads(geometry: &KvGeometry, query: &v1::EntryQuery) -> Result<Vec<usize>
 fn with_query<T>(
     view: &dyn Recall,
     query: &v1::EntryQuery,
-    work: impl FnOnce(&SearchRequest<'_>) -> mnemon_memory_store::Result<T>,
+    work: impl FnOnce(&SearchRequest<'_>) -> mnemon_memory::Result<T>,
 ) -> Result<T, Status> {
     let queries = wire::f32_values("queries", &query.queries)?;
     if let Some(ef) = query.ef_search {
@@ -221,7 +223,7 @@ pub(super) fn search(view: &dyn Recall, query: &v1::EntryQuery) -> Result<v1::En
 fn recall(view: &dyn Recall, query: v1::RecallQuery) -> Result<v1::RecalledChunks, Status> {
     validate::within("top_k_chunks", query.top_k_chunks, 1, TOP_K_CHUNKS_MAX)?;
     validate::within("known", query.known.len() as u32, 0, LISTED_MAX)?;
-    let choice = Choice {
+    let selection = ChunkSelection {
         block_queries: query.block_queries as usize,
         scale: &query.scale,
         top_k_chunks: query.top_k_chunks as usize,
@@ -230,15 +232,15 @@ fn recall(view: &dyn Recall, query: v1::RecallQuery) -> Result<v1::RecalledChunk
     let geometry = view.geometry();
     let heads = search.key_heads.len().max(search.n_heads as usize);
     let row = 4 * heads.saturating_mul(geometry.head_dim as usize).max(1);
-    let blocks = (search.queries.len() / row).div_ceil(choice.block_queries.max(1));
-    let bytes = blocks.saturating_mul(choice.top_k_chunks * kv_bytes(geometry, geometry.chunk_tokens as usize));
+    let blocks = (search.queries.len() / row).div_ceil(selection.block_queries.max(1));
+    let bytes = blocks.saturating_mul(selection.top_k_chunks * kv_bytes(geometry, geometry.chunk_tokens as usize));
     if bytes > RECALLED_BYTES_MAX {
         return wire::refuse(
             "top_k_chunks",
-            format!("{} for {blocks} blocks; ask for fewer at once", choice.top_k_chunks),
+            format!("{} for {blocks} blocks; ask for fewer at once", selection.top_k_chunks),
         );
     }
-    let blocks = with_query(view, &search, |request| view.recall(search.slot as usize, request, &choice))?;
+    let blocks = with_query(view, &search, |request| view.recall(search.slot as usize, request, &selection))?;
     let mut sent: HashSet<u64> = query.known.iter().copied().collect();
     let (mut chunks, mut room) = (Vec::new(), KV_BYTES_MAX);
     for kv in blocks.iter().flatten() {

@@ -18,8 +18,11 @@ mod summary;
 use std::time::Instant;
 
 use anyhow::Result;
+use host::Host;
 use mnemon_client::v1;
 use serde_json::{Value, json};
+use session::Session;
+use summary::Measures;
 
 use super::interrupted;
 use crate::args::Demo;
@@ -27,10 +30,6 @@ use crate::exit::{Exit, Failure};
 use crate::input::check_file;
 use crate::json;
 use crate::render::{Ink, Ui, count, harmless, rough_count};
-
-use host::Host;
-use session::Session;
-use summary::Measures;
 
 pub(crate) async fn run(args: Demo, ui: &Ui) -> Result<()> {
     if let Some(path) = &args.file {

@@ -1,0 +1,157 @@
+//! Nobody waits for the disk because another tenant's change is being made durable.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use common::{clock, options, small_spec, write_document};
+use mnemon_memory::Recall as _;
+use mnemon_memory_store::storage::{Batch, BlobInfo, Record};
+use mnemon_memory_store::{InMemoryStorage, Result, Storage, Store};
+
+/// A storage in memory of which one flush can be held up.
+struct Gated {
+    inner: InMemoryStorage,
+    armed: AtomicBool,
+    entered: SyncSender<()>,
+    release: Mutex<Receiver<()>>,
+}
+
+impl Storage for Gated {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.inner.get(key)
+    }
+
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Record>> {
+        self.inner.scan(prefix, after, limit)
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<()> {
+        self.inner.apply(batch)
+    }
+
+    fn flush(&self) -> Result<()> {
+        if self.armed.swap(false, Ordering::AcqRel) {
+            self.entered.send(()).unwrap();
+            self.release.lock().unwrap().recv().unwrap();
+        }
+        self.inner.flush()
+    }
+
+    fn write_blob(&self, name: &str, parts: &[&[u8]]) -> Result<()> {
+        self.inner.write_blob(name, parts)
+    }
+
+    fn read_blob(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.inner.read_blob(name, offset, len)
+    }
+
+    fn delete_blob(&self, name: &str) -> Result<()> {
+        self.inner.delete_blob(name)
+    }
+
+    fn list_blobs(&self) -> Result<Vec<BlobInfo>> {
+        self.inner.list_blobs()
+    }
+
+    fn set_aside(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.inner.set_aside(name, bytes)
+    }
+
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+}
+
+/// Everything that another tenant, and readers of the same one, may want meanwhile.
+fn others_go_on(store: &Store) {
+    let books = store.memory("anna", "books").unwrap();
+    assert_eq!(books.snapshot().unwrap().len(), 3);
+    assert_eq!(books.list_documents(None, 9).unwrap().len(), 1);
+    assert!(books.document("a").is_ok() && books.info().documents == 1);
+    assert!(!store.list_memories("anna", None, 9).unwrap().is_empty());
+    assert!(store.list_memories("bert", None, 9).unwrap().len() >= 2);
+    let other = store.memory("bert", "books").unwrap();
+    write_document(&other, "more", 2, 7);
+    other.delete_document("more").unwrap();
+    store.create_memory("bert", "new", small_spec()).unwrap();
+    store.delete_memory("bert", "new").unwrap();
+    store.create_copy("bert", "copy", small_spec(), &other).unwrap();
+    store.replace_memory("bert", "copy", "kept", None).unwrap();
+    store.create_memory("bert", "copy", small_spec()).unwrap();
+    store.replace_memory("bert", "copy", "kept", None).unwrap();
+    store.expire().unwrap();
+}
+
+#[test]
+fn a_change_under_way_holds_up_no_reader_and_no_other_tenant() {
+    type Change = fn(&Store) -> Result<()>;
+    let changes: [(&str, Change); 4] = [
+        ("create", |store| store.create_memory("anna", "new", small_spec()).map(|_| ())),
+        ("delete", |store| store.delete_memory("anna", "old")),
+        ("delete a document", |store| store.memory("anna", "old")?.delete_document("a").map(|_| ())),
+        ("replace", |store| store.replace_memory("anna", "old", "older", None).map(|_| ())),
+    ];
+    for (name, change) in changes {
+        let ((entered, enters), (release, released)) = (sync_channel(1), sync_channel(1));
+        let gated = Arc::new(Gated {
+            inner: InMemoryStorage::new(),
+            armed: AtomicBool::new(false),
+            entered,
+            release: Mutex::new(released),
+        });
+        let store = Store::open(Arc::clone(&gated) as Arc<dyn Storage>, options(), clock()).unwrap();
+        for (tenant, memory) in
+            [("anna", "books"), ("anna", "old"), ("anna", "older"), ("bert", "books"), ("bert", "kept")]
+        {
+            write_document(&store.create_memory(tenant, memory, small_spec()).unwrap(), "a", 3, 1);
+        }
+        if name == "create" || name == "delete" {
+            store.delete_memory("anna", "older").unwrap();
+        }
+        if name == "create" {
+            store.delete_memory("anna", "old").unwrap();
+        }
+        gated.armed.store(true, Ordering::Release);
+        let changing = {
+            let store = store.clone();
+            thread::spawn(move || change(&store))
+        };
+        enters.recv().unwrap();
+        let (done, ends) = sync_channel(1);
+        let others = {
+            let store = store.clone();
+            thread::spawn(move || {
+                others_go_on(&store);
+                done.send(()).unwrap();
+            })
+        };
+        let went_on = ends.recv_timeout(Duration::from_secs(60));
+        release.send(()).unwrap();
+        changing.join().unwrap().unwrap();
+        others.join().unwrap();
+        assert!(went_on.is_ok(), "{name}: others waited");
+    }
+}
+
+#[test]
+fn of_two_memories_of_one_name_one_is_created() {
+    for _ in 0..20 {
+        let store = Store::open(Arc::new(InMemoryStorage::new()), options(), clock()).unwrap();
+        let create = |store: &Store| {
+            let store = store.clone();
+            thread::spawn(move || store.create_memory("anna", "books", small_spec()).is_ok())
+        };
+        let both = [create(&store), create(&store)].map(|thread| thread.join().unwrap());
+        assert_eq!(both.iter().filter(|created| **created).count(), 1);
+        store.delete_memory("anna", "books").unwrap();
+        assert!(store.memory("anna", "books").is_err());
+        store.create_memory("anna", "books", small_spec()).unwrap();
+    }
+}
