@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::{clock, options, small_spec, write_document};
 use mnemon_memory::Recall as _;
 use mnemon_memory_store::storage::{Batch, BlobInfo, Record};
-use mnemon_memory_store::{InMemoryStorage, Result, Storage, Store};
+use mnemon_memory_store::{InMemoryStorage, MemoryLimits, Result, Storage, Store};
 
 /// A storage in memory of which one flush can be held up.
 struct Gated {
@@ -123,7 +123,7 @@ fn a_change_under_way_holds_up_no_reader_and_no_other_tenant() {
             let store = store.clone();
             thread::spawn(move || change(&store))
         };
-        enters.recv().unwrap();
+        enters.recv_timeout(Duration::from_secs(60)).unwrap();
         let (done, ends) = sync_channel(1);
         let others = {
             let store = store.clone();
@@ -154,4 +154,45 @@ fn of_two_memories_of_one_name_one_is_created() {
         assert!(store.memory("anna", "books").is_err());
         store.create_memory("anna", "books", small_spec()).unwrap();
     }
+}
+
+#[test]
+fn what_expired_stays_hidden_while_it_is_being_deleted() {
+    let ((entered, enters), (release, released)) = (sync_channel(1), sync_channel(1));
+    let gated = Arc::new(Gated {
+        inner: InMemoryStorage::new(),
+        armed: AtomicBool::new(false),
+        entered,
+        release: Mutex::new(released),
+    });
+    let now = Arc::new(AtomicU64::new(1000));
+    let clock = {
+        let now = Arc::clone(&now);
+        Arc::new(move || now.load(Ordering::Acquire))
+    };
+    let store = Store::open(Arc::clone(&gated) as Arc<dyn Storage>, options(), clock).unwrap();
+    let limits = MemoryLimits { document_ttl_ms: Some(10), ..MemoryLimits::default() };
+    let memory = store.create_memory_with("anna", "books", small_spec(), limits).unwrap();
+    write_document(&memory, "old", 3, 1);
+    now.store(1005, Ordering::Release);
+    write_document(&memory, "new", 2, 2);
+    now.store(1010, Ordering::Release);
+    gated.armed.store(true, Ordering::Release);
+    let sweep = {
+        let store = store.clone();
+        thread::spawn(move || store.expire())
+    };
+    enters.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert_eq!(memory.snapshot().unwrap().len(), 2);
+    assert_eq!(memory.list_documents(None, 9).unwrap().len(), 1);
+    assert!(memory.document("old").is_err() && memory.info().documents == 1);
+    // A writer of it waits, and begins it again.
+    let writer = {
+        let memory = memory.clone();
+        thread::spawn(move || memory.writer("old", std::collections::BTreeMap::new()).map(|writer| writer.state()))
+    };
+    release.send(()).unwrap();
+    assert_eq!(sweep.join().unwrap().unwrap().documents, 1);
+    assert_eq!(writer.join().unwrap().unwrap().sequence, 0);
+    assert_eq!(memory.snapshot().unwrap().len(), 2);
 }

@@ -31,7 +31,9 @@ impl IntoStatus for MemoryError {
         let message = self.to_string();
         match self {
             Self::Invalid(invalid) => invalid.into_status(field),
-            Self::FingerprintMismatch { .. } => with_reason(Code::FailedPrecondition, message, "FINGERPRINT_MISMATCH"),
+            Self::FingerprintMismatch { memory, .. } => {
+                about_memory(Code::FailedPrecondition, message, "FINGERPRINT_MISMATCH", memory)
+            }
             Self::UnknownChunk { .. } => with_reason(Code::NotFound, message, "CHUNK_NOT_FOUND"),
             Self::Damaged { .. } => {
                 tracing::error!("{message}");
@@ -60,7 +62,7 @@ impl IntoStatus for StoreError {
     fn into_status(self, field: &str) -> Status {
         let message = self.to_string();
         match self {
-            Self::UnknownMemory { .. } => with_reason(Code::NotFound, message, "MEMORY_NOT_FOUND"),
+            Self::UnknownMemory { name } => about_memory(Code::NotFound, message, "MEMORY_NOT_FOUND", name),
             Self::UnknownDocument { .. } => with_reason(Code::NotFound, message, "DOCUMENT_NOT_FOUND"),
             Self::MemoryExists { .. } => with_reason(Code::AlreadyExists, message, "MEMORY_EXISTS"),
             Self::DocumentBusy { .. } => with_reason(Code::Aborted, message, "DOCUMENT_BUSY"),
@@ -178,6 +180,12 @@ pub(crate) fn unauthenticated(message: &str) -> Status {
 pub(crate) fn internal(what: &str) -> Status {
     tracing::error!("internal error: {what}");
     with_reason(Code::Internal, "the server failed to do this; its log says why", "INTERNAL")
+}
+
+/// A status with a reason that programs can match on, and the memory that it is about.
+fn about_memory(code: Code, message: impl Into<String>, reason: &str, memory: String) -> Status {
+    let metadata = HashMap::from([("memory".to_owned(), memory)]);
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, metadata))
 }
 
 /// A status with a reason that programs can match on.

@@ -135,10 +135,10 @@ impl From<&ClientError> for Failure {
             {
                 Self::new(Exit::Unreachable, format!("the connection to the server was lost ({message})"))
             }
-            ClientError::Status { code, message, reason, violations, .. } => {
+            ClientError::Status { code, message, reason, metadata, violations } => {
                 let fields = violations.iter().map(|v| (v.field.clone(), v.description.clone())).collect();
                 let failure = Self::new(exit_of(*code), message.clone()).fields(fields);
-                match advice(reason) {
+                match advice(reason, metadata.get("memory").map_or("NAME", String::as_str)) {
                     Some(advice) => failure.hint(advice),
                     None => failure,
                 }
@@ -188,7 +188,7 @@ impl From<&ServerError> for Failure {
             ServerError::PortInUse { .. } => "PORT_IN_USE",
             _ => "",
         };
-        match advice(reason) {
+        match advice(reason, "NAME") {
             Some(advice) => failure.hint(advice),
             None => failure,
         }
@@ -196,27 +196,27 @@ impl From<&ServerError> for Failure {
 }
 
 /// What to do about an error, in commands of this program: servers and libraries do not know them. `reason` is that of the
-/// server's `ErrorInfo`.
-fn advice(reason: &str) -> Option<&'static str> {
-    Some(match reason {
-        "UNAUTHENTICATED" => "give the server's token in MNEMON_TOKEN, or with --token",
-        "MEMORY_NOT_FOUND" => {
-            "`mnemon memory list` shows the memories there are, `mnemon memory create NAME` makes one"
-        }
-        "FINGERPRINT_MISMATCH" => {
-            "`mnemon reencode NAME --replace`, or `--into ANOTHER`, lets this model read the documents again"
-        }
-        "QUOTA" => {
-            "`mnemon memory update NAME` raises limits of a memory (--max-tokens, --max-bytes); `mnemon compact` frees space"
-        }
+/// server's `ErrorInfo`, `memory` the memory that it is about.
+fn advice(reason: &str, memory: &str) -> Option<String> {
+    let memory = harmless(memory);
+    let advice = match reason {
+        "UNAUTHENTICATED" => "give the server's token in MNEMON_TOKEN, or with --token".into(),
+        "MEMORY_NOT_FOUND" => format!("create it with `mnemon memory create {memory}`; `mnemon memory list` shows all"),
+        "FINGERPRINT_MISMATCH" => format!(
+            "let this model read its documents again: `mnemon reencode {memory} --replace`, or `--into ANOTHER-NAME`"
+        ),
+        "QUOTA" => format!(
+            "raise the limits of a memory with `mnemon memory update {memory}` (--max-tokens N, --max-bytes BYTES); `mnemon compact` frees space"
+        ),
         "DAMAGED" => {
-            "stop the server and run `mnemon check`, which tells all; with --repair it keeps what can be saved"
+            "stop the server and run `mnemon check`, which tells all; with --repair it keeps what can be saved".into()
         }
-        "NO_EMBEDDER" => "start the server with --embedder DIR",
-        "PROFILE" => "make a profile of this model with `mnemon model profile MODEL`",
-        "PORT_IN_USE" => "choose another port with --listen",
+        "NO_EMBEDDER" => "start the server with --embedder DIR".into(),
+        "PROFILE" => "make a profile of this model with `mnemon model profile MODEL`".into(),
+        "PORT_IN_USE" => "choose another port with --listen".into(),
         _ => return None,
-    })
+    };
+    Some(advice)
 }
 
 /// The exit code for a status of the server.
@@ -275,11 +275,12 @@ mod tests {
             code,
             message: "it failed".into(),
             reason: reason.into(),
+            metadata: [("memory".to_owned(), "tales".to_owned())].into(),
             violations: Vec::new(),
         };
         for (code, reason, command) in [
-            (Code::NotFound, "MEMORY_NOT_FOUND", "mnemon memory create"),
-            (Code::FailedPrecondition, "FINGERPRINT_MISMATCH", "mnemon reencode NAME --replace"),
+            (Code::NotFound, "MEMORY_NOT_FOUND", "mnemon memory create tales"),
+            (Code::FailedPrecondition, "FINGERPRINT_MISMATCH", "mnemon reencode tales --replace"),
             (Code::ResourceExhausted, "QUOTA", "--max-tokens"),
             (Code::DataLoss, "DAMAGED", "--repair"),
             (Code::Unauthenticated, "UNAUTHENTICATED", "MNEMON_TOKEN"),

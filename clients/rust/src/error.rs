@@ -1,5 +1,6 @@
 //! The one error type of the crate.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -52,6 +53,8 @@ pub enum Error {
         message: String,
         /// Machine-readable reason, such as `FINGERPRINT_MISMATCH`; empty when the server gave none.
         reason: String,
+        /// What the reason is about, by name, such as `memory`.
+        metadata: HashMap<String, String>,
         /// Fields of the request that it refused.
         violations: Vec<FieldViolation>,
     },
@@ -96,8 +99,9 @@ impl From<tonic::Status> for Error {
                 })
                 .collect()
         });
-        let reason = details.error_info().map_or_else(String::new, |info| info.reason.clone());
-        Self::Status { code: status.code(), message: status.message().to_owned(), reason, violations }
+        let (reason, metadata) =
+            details.error_info().map(|info| (info.reason.clone(), info.metadata.clone())).unwrap_or_default();
+        Self::Status { code: status.code(), message: status.message().to_owned(), reason, metadata, violations }
     }
 }
 

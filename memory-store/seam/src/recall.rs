@@ -47,7 +47,7 @@ pub trait Recall: Send + Sync {
     }
 
     /// For each of `chunks` itself and up to `before` and `after` chunks that stand next to it in its document, in the
-    /// order of the document. [`Error::Invalid`] for more than [`MAX_NEIGHBOURS`] before or after.
+    /// order of the document. [`Error::Invalid`](crate::Error::Invalid) for more than [`MAX_NEIGHBOURS`] before or after.
     fn neighbours(&self, chunks: &[ChunkId], before: usize, after: usize) -> Result<Vec<Vec<ChunkId>>>;
 
     /// Chunks that share terms with a query, by BM25 (Robertson and Zaragoza 2009, section 3.2). Over several memories, each has

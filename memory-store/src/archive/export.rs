@@ -17,6 +17,7 @@ use crate::format::codec::Encoder;
 use crate::format::records::{ChunkOffset, DocumentRecord, ExtentRecord, memory_key};
 use crate::handles::memory::Memory;
 use crate::sync::lock;
+use crate::types::limits::MemoryLimits;
 
 /// Bytes of chunks that are put into one section, unless one chunk is larger.
 const SECTION_BYTES: usize = 1 << 20;
@@ -26,12 +27,14 @@ impl Memory {
     /// exported.
     pub fn export(&self) -> Result<Export> {
         let (engine, memory_entry) = (&self.shared.engine, &self.memory_entry);
-        let hidden = self.expired()?;
-        let (state, history) = {
+        let (state, history, hidden, limits) = {
             let _commit = lock(&memory_entry.commit_lock);
             memory_entry.check_alive()?;
             engine.check_whole()?;
-            (memory_entry.state(), engine.histories.begin(memory_key(b'd', memory_entry.number)))
+            // Under the lock, so that all of them are of one moment.
+            let hidden = memory_entry.expired(engine.now_unix_ms())?;
+            let history = engine.histories.begin(memory_key(b'd', memory_entry.number));
+            (memory_entry.state(), history, hidden, memory_entry.ttl.limits())
         };
         let state = if hidden.is_empty() { state } else { Arc::new(state.without(&hidden)) };
         let mut order: Vec<u32> = (0..state.extents.len() as u32).collect();
@@ -48,6 +51,7 @@ impl Memory {
         Ok(Export {
             memory: self.clone(),
             hidden: hidden.into_iter().collect(),
+            limits,
             state,
             history,
             order,
@@ -76,6 +80,7 @@ pub struct Export {
     memory: Memory,
     /// Documents that had expired when it began.
     hidden: HashSet<Arc<str>>,
+    limits: MemoryLimits,
     state: Arc<MemoryState>,
     history: Arc<History>,
     /// Places of extents in the state, by document and ordinal.
@@ -123,7 +128,7 @@ impl Export {
             spec: memory_entry.spec.clone(),
             created_unix_ms: memory_entry.created_unix_ms,
             sequence: self.state.sequence,
-            limits: memory_entry.ttl.limits(),
+            limits: self.limits,
             totals: self.totals,
         };
         let mut out = self.writer.header();

@@ -24,6 +24,7 @@ use crate::format::records::{ChangeRecord, DocumentRecord, NameRecord, document_
 use crate::handles::memory::Memory;
 use crate::handles::shared::Shared;
 use crate::handles::store::Store;
+use crate::maintenance::expire::make_room;
 use crate::storage::Batch;
 use crate::types::names::check_name;
 
@@ -54,9 +55,15 @@ impl Store {
 
 /// Refuses early what would be refused at the end.
 fn check_free(engine: &Engine, tenant: &str, name: &str, replace: bool) -> Result<()> {
-    match engine.registry.get(tenant, name) {
-        Some(old) if replace => old.check_alive(),
-        _ => engine.registry.check_free(&(tenant.to_owned(), name.to_owned())),
+    // What expired makes room, and its name is free.
+    make_room(engine, tenant);
+    match (engine.registry.get(tenant, name), replace) {
+        (Some(old), true) => old.check_alive(),
+        _ => match engine.registry.check_free(&(tenant.to_owned(), name.to_owned())) {
+            // It is being created, and will be replaced.
+            Err(Error::MemoryExists { .. }) if replace => Ok(()),
+            other => other,
+        },
     }
 }
 
@@ -182,12 +189,10 @@ impl Import {
         batch.delete(memory_key(b'g', target.number));
         let key = (target.tenant.clone(), target.name.clone());
         let account = engine.accounts.of(&key.0);
-        let placed = {
-            let _tenant_commit = account.commit_lock();
-            let (limits, imported) = (record.limits, Held::of(&state.totals));
-            let check = |replaced| check_import((&key.0, &key.1), &account, &limits, imported, replaced);
-            publish(&engine, &key, (record, state, times), batch, self.replace, check)
-        };
+        make_room(&engine, &key.0);
+        let (limits, imported) = (record.limits, Held::of(&state.totals));
+        let check = |replaced| check_import((&key.0, &key.1), &account, &limits, imported, replaced);
+        let placed = publish(&engine, &key, (record, state, times), batch, self.replace, check);
         match placed {
             Ok((memory_entry, old)) => {
                 if let Some(old) = old {

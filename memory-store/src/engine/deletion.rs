@@ -26,7 +26,8 @@ pub(crate) fn delete_memory(engine: &Engine, memory_entry: &MemoryEntry) -> Resu
 /// Deletes a memory that expired and in which nothing is being written; returns whether it did.
 pub(crate) fn delete_expired_memory(engine: &Engine, memory_entry: &MemoryEntry, now_unix_ms: u64) -> Result<bool> {
     match delete_memory_if(engine, memory_entry, || memory_entry.ttl.memory_is_due(now_unix_ms)) {
-        Err(Error::DocumentBusy { .. }) => Ok(false),
+        // Deleted by another call, or written since.
+        Err(Error::DocumentBusy { .. } | Error::UnknownMemory { .. }) => Ok(false),
         other => other,
     }
 }

@@ -11,7 +11,7 @@
 //! In memory an extent takes 12 bytes for each chunk and about 200 of its own.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use mnemon_memory::{ChunkId, ChunkInfo, ChunkKv, Fingerprint, KvData, KvGeometry, Turn};
 
@@ -27,7 +27,7 @@ use crate::format::records::{ChunkOffset, ExtentRecord};
 use crate::index::embeddings::{EmbeddingIndex, blob_name, is_named_for};
 use crate::index::words::WordIndex;
 use crate::storage::Storage;
-use crate::sync::{read, write};
+use crate::sync::{lock, read, write};
 
 /// Consecutive chunks of one document in one blob. Chunk ids are consecutive as well.
 pub(crate) struct Extent {
@@ -44,6 +44,8 @@ pub(crate) struct Extent {
     pub(crate) places: Box<[ChunkOffset]>,
     /// Blobs of its embeddings, one for each embedder. They are deleted with it.
     embeddings: RwLock<Vec<BlobFile>>,
+    /// Held while embeddings are written.
+    embedding: Mutex<()>,
 }
 
 impl Drop for Extent {
@@ -73,6 +75,7 @@ impl Extent {
             byte_start: record.byte_start,
             places: record.places.into_boxed_slice(),
             embeddings: RwLock::default(),
+            embedding: Mutex::default(),
         }
     }
 
@@ -191,17 +194,15 @@ impl Extent {
         embedder: &Fingerprint,
         index: &EmbeddingIndex,
     ) -> Result<()> {
+        // Of two that write the same, one waits. Readers do not.
+        let _writing = lock(&self.embedding);
         if self.has_embeddings(embedder) {
             return Ok(());
         }
         let bytes = index.encode(self.number, embedder);
         let name = blob_name(self.number, embedder);
-        // Without the lock, which readers need: a second writer of the same writes the same.
         storage.write_blob(&name, &[&bytes])?;
-        let mut blobs = write(&self.embeddings);
-        if !blobs.iter().any(|blob| blob.name == name) {
-            blobs.push(BlobFile::new(Arc::clone(storage), name, bytes.len() as u64));
-        }
+        write(&self.embeddings).push(BlobFile::new(Arc::clone(storage), name, bytes.len() as u64));
         Ok(())
     }
 

@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::engine::deletion::delete;
 use crate::engine::quota::{Account, Held};
-use crate::engine::registry::{Key, MemoryEntry};
+use crate::engine::registry::{Key, MemoryEntry, ReservedName};
 use crate::engine::state::MemoryState;
 use crate::engine::ttl::Times;
 use crate::error::{Error, Result};
 use crate::format::records::{COPY_KIND, NameRecord, memory_key, name_key};
 use crate::storage::Batch;
 use crate::sync::lock;
+
+/// Pause before a name that is being created is looked up again.
+const WAIT: Duration = Duration::from_millis(1);
 
 /// A memory that is to get a name: its record, its state, and when it expires.
 pub(crate) type NewMemory = (NameRecord, Arc<MemoryState>, Times);
@@ -32,29 +36,33 @@ pub(crate) fn publish(
     loop {
         let Some(old) = engine.registry.get(&key.0, &key.1) else {
             let reserved = match engine.registry.reserve(key, &account) {
-                // Created since it was looked up.
-                Err(Error::MemoryExists { .. }) if replaced => continue,
+                // It is being created.
+                Err(Error::MemoryExists { .. }) if replaced => {
+                    std::thread::sleep(WAIT);
+                    continue;
+                }
                 other => other?,
             };
+            let _tenant = account.commit_lock();
             check_room(Held::default())?;
-            let memory = publish_free(engine, &account, key, new, batch)?;
-            drop(reserved);
-            return Ok((memory, None));
+            return Ok((publish_free(engine, reserved, &account, key, new, batch)?, None));
         };
         if !replaced {
             return Err(Error::MemoryExists { name: key.1.clone() });
         }
         let _commit = lock(&old.commit_lock);
         if old.is_deleted() {
-            std::thread::yield_now();
             continue;
         }
         old.check_alive()?;
         // Until the old one is marked, so that no writer starts meanwhile.
         let _closed = old.active_writers.close()?;
+        // After the lock of the memory, as commits of writers.
+        let _tenant = account.commit_lock();
         check_room(Held::of(&old.state().totals))?;
         let memory = commit_over(engine, &old, new, batch)?;
         engine.registry.insert(Arc::clone(&memory));
+        old.deleted.store(true, Ordering::Release);
         return Ok((memory, Some(Arc::clone(&old))));
     }
 }
@@ -62,6 +70,7 @@ pub(crate) fn publish(
 /// Gives a memory a name that is reserved for it.
 pub(crate) fn publish_free(
     engine: &Engine,
+    name: ReservedName<'_>,
     account: &Arc<Account>,
     key: &Key,
     (record, state, times): NewMemory,
@@ -70,11 +79,12 @@ pub(crate) fn publish_free(
     batch.put(name_key(&key.0, &key.1), record.encode());
     engine.commit(&batch)?;
     let memory = Arc::new(MemoryEntry::new(Arc::clone(account), key.clone(), record, state, times));
-    engine.registry.insert(Arc::clone(&memory));
+    name.take(Arc::clone(&memory));
     Ok(memory)
 }
 
-/// Commits that a memory has the name of `old`, which is deleted. The commit lock of `old` is held, and it is closed to writers.
+/// Commits that a memory has the name of `old`, which is deleted. The commit lock of `old` is held, and it is closed to writers. The
+/// caller gives the new memory its name, then marks the old one: the name is known at any time.
 fn commit_over(
     engine: &Engine,
     old: &MemoryEntry,
@@ -84,7 +94,6 @@ fn commit_over(
     batch.put(name_key(&old.tenant, &old.name), record.encode());
     batch.put(memory_key(b'g', old.number), Vec::new());
     engine.commit(&batch)?;
-    old.deleted.store(true, Ordering::Release);
     let key = (old.tenant.clone(), old.name.clone());
     Ok(Arc::new(MemoryEntry::new(Arc::clone(&old.account), key, record, state, times)))
 }
@@ -102,11 +111,16 @@ pub(crate) fn replace(
         let unknown = || Error::UnknownMemory { name: name.chars().take(128).collect() };
         engine.registry.get(tenant, name).ok_or_else(unknown)
     };
-    let (new, old) = (find(from)?, find(to)?);
-    let memory = {
+    let (memory, old) = loop {
+        let (new, old) = (find(from)?, find(to)?);
+        new.check_alive()?;
         // In the order of their numbers, so that two calls do not wait for each other.
         let (first, second) = if new.number < old.number { (&new, &old) } else { (&old, &new) };
         let (_first, _second) = (lock(&first.commit_lock), lock(&second.commit_lock));
+        if [&new, &old].into_iter().any(|memory| memory.is_deleted() && engine.registry.has_other(memory)) {
+            // Replaced meanwhile by another of its name.
+            continue;
+        }
         new.check_alive()?;
         old.check_alive()?;
         // Until the handles of the old name are dead: afterwards another entry speaks for its records.
@@ -127,9 +141,10 @@ pub(crate) fn replace(
         let memory = commit_over(engine, &old, (record, new.state(), times), batch)?;
         // It is counted under its new name.
         new.account.moved(Held::of(&new.state().totals), Held::default());
-        new.deleted.store(true, Ordering::Release);
         engine.registry.rename(Arc::clone(&memory), &new);
-        memory
+        new.deleted.store(true, Ordering::Release);
+        old.deleted.store(true, Ordering::Release);
+        break (memory, Arc::clone(&old));
     };
     delete(engine, &old);
     Ok(memory)

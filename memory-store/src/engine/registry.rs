@@ -102,21 +102,40 @@ impl MemoryEntry {
     /// that was deleted, or that expired as a whole while nothing is written, [`Error::UnknownMemory`]. A damaged memory does not
     /// expire before it is repaired.
     pub(crate) fn expired(&self, now_unix_ms: u64) -> Result<Vec<Arc<str>>> {
-        let is_expired = self.ttl.is_due(now_unix_ms) && self.damaged.is_none();
-        if self.is_deleted() || is_expired && self.is_expired(now_unix_ms) {
-            return Err(Error::UnknownMemory { name: self.name.clone() });
+        let unknown = || Error::UnknownMemory { name: self.name.clone() };
+        if self.is_deleted() {
+            return Err(unknown());
         }
-        if !is_expired {
+        if !self.ttl.is_due(now_unix_ms) || self.damaged.is_some() {
             return Ok(Vec::new());
         }
-        let mut documents = self.ttl.due_documents(now_unix_ms);
-        self.active_writers.retain_free(&mut documents);
-        Ok(documents)
+        self.active_writers.while_written(|written| {
+            if written.is_empty() && self.ttl.memory_is_due(now_unix_ms) {
+                return Err(unknown());
+            }
+            let mut documents = self.ttl.due_documents(now_unix_ms);
+            documents.retain(|id| !written.contains(id));
+            Ok(documents)
+        })
     }
 
     /// Whether it expired as a whole, and nothing of it is being written.
     pub(crate) fn is_expired(&self, now_unix_ms: u64) -> bool {
-        self.ttl.memory_is_due(now_unix_ms) && self.active_writers.is_empty()
+        self.active_writers.while_written(|written| written.is_empty() && self.ttl.memory_is_due(now_unix_ms))
+    }
+
+    /// What readers see: the state without documents that expired.
+    pub(crate) fn shown(&self, now_unix_ms: u64) -> Result<Arc<MemoryState>> {
+        let mut hidden = self.expired(now_unix_ms)?;
+        loop {
+            let state = self.state();
+            // Deleted, or begun again, since they were looked up.
+            let again = self.expired(now_unix_ms)?;
+            if again == hidden {
+                return Ok(if hidden.is_empty() { state } else { Arc::new(state.without(&hidden)) });
+            }
+            hidden = again;
+        }
     }
 
     /// Counts again what it holds, after embeddings came, of which no commit tells.
@@ -193,12 +212,17 @@ impl Registry {
         let held = names.memories.keys().chain(&names.reserved).filter(is_of_tenant).count() as u64;
         check_memories(&key.0, &account.quota(), held)?;
         names.reserved.insert(key.clone());
-        Ok(ReservedName { registry: self, key: key.clone() })
+        Ok(ReservedName { registry: self, key: key.clone(), is_taken: false })
     }
 
     /// Gives a memory its name, which another one loses.
     pub(crate) fn insert(&self, memory: Arc<MemoryEntry>) {
         write(&self.names).memories.insert((memory.tenant.clone(), memory.name.clone()), memory);
+    }
+
+    /// Whether another memory has the name of `memory`.
+    pub(crate) fn has_other(&self, memory: &MemoryEntry) -> bool {
+        self.get(&memory.tenant, &memory.name).is_some_and(|known| !std::ptr::eq(known.as_ref(), memory))
     }
 
     /// Gives a memory its name, which another one loses, and takes away the name that it had before.
@@ -234,14 +258,27 @@ impl Names {
     }
 }
 
-/// A reserved name. Released when dropped, at the latest after the memory was inserted.
+/// A reserved name. Released when dropped, unless a memory took it.
 pub(crate) struct ReservedName<'a> {
     registry: &'a Registry,
     key: Key,
+    is_taken: bool,
+}
+
+impl ReservedName<'_> {
+    /// Gives the name to a memory.
+    pub(crate) fn take(mut self, memory: Arc<MemoryEntry>) {
+        let mut names = write(&self.registry.names);
+        names.reserved.remove(&self.key);
+        names.memories.insert(self.key.clone(), memory);
+        self.is_taken = true;
+    }
 }
 
 impl Drop for ReservedName<'_> {
     fn drop(&mut self) {
-        write(&self.registry.names).reserved.remove(&self.key);
+        if !self.is_taken {
+            write(&self.registry.names).reserved.remove(&self.key);
+        }
     }
 }

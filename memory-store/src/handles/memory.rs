@@ -29,12 +29,8 @@ pub struct Memory {
     pub(crate) memory_entry: Arc<MemoryEntry>,
 }
 
-/// What a memory holds, without the documents `hidden`.
-pub(crate) fn info(memory_entry: &MemoryEntry, hidden: &[Arc<str>]) -> MemoryInfo {
-    info_of(memory_entry, &shown(memory_entry, hidden))
-}
-
-fn info_of(memory_entry: &MemoryEntry, state: &MemoryState) -> MemoryInfo {
+/// What a memory holds, of which `state` is shown.
+pub(crate) fn info_of(memory_entry: &MemoryEntry, state: &MemoryState) -> MemoryInfo {
     let totals = state.totals;
     let (limits, expires_unix_ms) = {
         let times = memory_entry.ttl.times();
@@ -62,12 +58,6 @@ fn info_of(memory_entry: &MemoryEntry, state: &MemoryState) -> MemoryInfo {
         sequence: state.sequence,
         damaged: memory_entry.damaged.clone(),
     }
-}
-
-/// What readers see now, without the documents `hidden`.
-fn shown(memory_entry: &MemoryEntry, hidden: &[Arc<str>]) -> Arc<MemoryState> {
-    let state = memory_entry.state();
-    if hidden.is_empty() { state } else { Arc::new(state.without(hidden)) }
 }
 
 fn is_among(id: &str, hidden: &[Arc<str>]) -> bool {
@@ -100,8 +90,8 @@ impl Memory {
 
     /// What it holds now.
     pub fn info(&self) -> MemoryInfo {
-        match self.memory_entry.expired(self.engine().now_unix_ms()) {
-            Ok(hidden) => info(&self.memory_entry, &hidden),
+        match self.memory_entry.shown(self.engine().now_unix_ms()) {
+            Ok(state) => info_of(&self.memory_entry, &state),
             // Nothing but its name, as of any that was deleted.
             Err(_) => info_of(&self.memory_entry, &MemoryState::new(0, 0, Vec::new(), [])),
         }
@@ -143,12 +133,9 @@ impl Memory {
 
     /// An immutable view of what is committed now.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let hidden = self.expired()?;
-        Ok(Snapshot::new(
-            Arc::clone(&self.shared.engine),
-            Arc::clone(&self.memory_entry),
-            shown(&self.memory_entry, &hidden),
-        ))
+        self.memory_entry.check_alive()?;
+        let state = self.memory_entry.shown(self.engine().now_unix_ms())?;
+        Ok(Snapshot::new(Arc::clone(&self.shared.engine), Arc::clone(&self.memory_entry), state))
     }
 
     /// Creates or continues a document. A document comes into being with its first commit. Metadata that is not
@@ -157,9 +144,12 @@ impl Memory {
     pub fn writer(&self, document_id: &str, metadata: BTreeMap<String, String>) -> Result<Writer> {
         check_document_id(document_id)?;
         check_metadata(&metadata)?;
-        // An expired document is deleted before it is written again.
-        if is_among(document_id, &self.expired()?) {
-            expire(self.engine(), &self.memory_entry)?;
+        // What expired makes room. An expired document is deleted before it is written again.
+        if !self.expired()?.is_empty()
+            && let Err(error) = expire(self.engine(), &self.memory_entry)
+            && is_among(document_id, &self.expired()?)
+        {
+            return Err(error);
         }
         Writer::open(Arc::clone(&self.shared), Arc::clone(&self.memory_entry), document_id, metadata)
     }
@@ -249,7 +239,7 @@ impl Memory {
         }
         check_document_id(id)?;
         let document: Arc<str> = Arc::from(id);
-        let taken = self.memory_entry.active_writers.take_one(&document)?;
+        let taken = self.memory_entry.active_writers.take_for_deletion(&document)?;
         let now = self.engine().now_unix_ms();
         let (records, outcome) = delete_documents(self.engine(), &self.memory_entry, &taken, Some(now), |_| true)?;
         outcome?;

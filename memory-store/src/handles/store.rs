@@ -18,7 +18,7 @@ use crate::engine::state::MemoryState;
 use crate::engine::ttl::Times;
 use crate::error::{Error, Result};
 use crate::format::records::{COPY_KIND, ChangeRecord, NameRecord, encode_sequence, memory_key};
-use crate::handles::memory::{Memory, info};
+use crate::handles::memory::{Memory, info_of};
 use crate::handles::shared::Shared;
 use crate::maintenance::compact::Compacted;
 use crate::maintenance::expire::{Expired, expire_all, make_room};
@@ -118,7 +118,7 @@ impl Store {
         make_room(engine, tenant);
         let key = (tenant.to_owned(), name.to_owned());
         let account = engine.accounts.of(tenant);
-        let _reserved = engine.registry.reserve(&key, &account)?;
+        let reserved = engine.registry.reserve(&key, &account)?;
         let created_unix_ms = engine.now_unix_ms();
         let record = NameRecord { number: engine.new_ids(IdKind::Memory, 1)?, created_unix_ms, spec, limits };
         let mut batch = Batch::default();
@@ -129,7 +129,7 @@ impl Store {
         }
         let times = Times { limits, changed_unix_ms: created_unix_ms, ..Times::default() };
         let new = (record, Arc::new(MemoryState::new(0, 0, Vec::new(), [])), times);
-        let memory_entry = publish_free(engine, &account, &key, new, batch)?;
+        let memory_entry = publish_free(engine, reserved, &account, &key, new, batch)?;
         Ok(Memory::new(Arc::clone(&self.shared), memory_entry))
     }
 
@@ -155,9 +155,14 @@ impl Store {
     fn memory_entry(&self, tenant: &str, name: &str) -> Result<Arc<MemoryEntry>> {
         let engine = &self.shared.engine;
         let unknown = || Error::UnknownMemory { name: name.chars().take(128).collect() };
-        let memory_entry = engine.registry.get(tenant, name).ok_or_else(unknown)?;
-        memory_entry.expired(engine.now_unix_ms())?;
-        Ok(memory_entry)
+        loop {
+            let memory_entry = engine.registry.get(tenant, name).ok_or_else(unknown)?;
+            match memory_entry.expired(engine.now_unix_ms()) {
+                // Replaced since it was looked up.
+                Err(_) if engine.registry.has_other(&memory_entry) => {}
+                other => return other.map(|_| memory_entry),
+            }
+        }
     }
 
     /// Memories of a tenant, ascending by name, those after `after`, at most `limit`.
@@ -166,14 +171,22 @@ impl Store {
         let now_unix_ms = engine.now_unix_ms();
         let memories = engine.registry.of_tenant(tenant, after);
         // Those that expired are left out.
-        let infos = memories.iter().filter_map(|memory| Some(info(memory, &memory.expired(now_unix_ms).ok()?)));
+        let infos = memories.iter().filter_map(|memory| Some(info_of(memory, &*memory.shown(now_unix_ms).ok()?)));
         Ok(infos.take(limit).collect())
     }
 
     /// Deletes a memory with all its documents. Handles to it then answer [`Error::UnknownMemory`]; snapshots that
     /// are held keep working. Refused with [`Error::DocumentBusy`] while one of its documents is being written.
     pub fn delete_memory(&self, tenant: &str, name: &str) -> Result<()> {
-        delete_memory(&self.shared.engine, self.memory_entry(tenant, name)?.as_ref())
+        let engine = &self.shared.engine;
+        loop {
+            let memory_entry = self.memory_entry(tenant, name)?;
+            match delete_memory(engine, &memory_entry) {
+                // Replaced since it was looked up.
+                Err(Error::UnknownMemory { .. }) if engine.registry.has_other(&memory_entry) => {}
+                other => return other,
+            }
+        }
     }
 
     /// Builds every graph that is due and returns when all are durable. Half-deleted segments are rebuilt.

@@ -96,7 +96,7 @@ pub trait Storage: Send + Sync {
     fn write_blob(&self, name: &str, parts: &[&[u8]]) -> Result<()>;
 
     /// `len` bytes of blob `name` from `offset`. A range that ends past the blob, or a missing blob, is
-    /// [`Error::Damaged`](crate::Error::Damaged) naming it.
+    /// [`Error::Damaged`] naming it.
     fn read_blob(&self, name: &str, offset: u64, len: usize) -> Result<Vec<u8>>;
 
     /// As [`read_blob`](Storage::read_blob), into memory of the caller's.

@@ -66,7 +66,7 @@ async fn kept_text_is_read_by_the_model_being_served() {
     let world = serve_on(made_by_another().await).await;
     let client = &world.client;
     let refused = client.search(&["m"], "text", 3, false).await.unwrap_err();
-    assert_status(&refused, Code::FailedPrecondition, "mnemon reencode m --replace", "");
+    assert_status(&refused, Code::FailedPrecondition, "re-encode the memory", "");
     let (stored, served) = (other_model().fingerprint(), crate::model::shared().fingerprint());
     assert_status(&refused, Code::FailedPrecondition, &stored.to_string(), "");
     assert_status(&refused, Code::FailedPrecondition, &served.to_string(), "");
@@ -218,7 +218,7 @@ async fn an_archive_of_another_model_is_kept_and_re_encoded() {
     let memory = client.import_memory(None, false, &archive[..], |_| {}).await.unwrap();
     assert_eq!(memory.fingerprint, other_model().fingerprint().to_hex());
     let refused = client.search(&["m"], "text", 3, false).await.unwrap_err();
-    assert_status(&refused, Code::FailedPrecondition, "mnemon reencode", "");
+    assert_status(&refused, Code::FailedPrecondition, "re-encode the memory", "");
     assert!(reencode(client, "", true).await.complete);
     ingest(client, "m", "b-again", &text(2, 20_000)).await;
     world.stop().await.assert_same("m", "b", "b-again", &text(2, 20_000));
