@@ -13,12 +13,14 @@ use std::time::Duration;
 use common::{clock, options, small_spec, write_document};
 use mnemon_memory::Recall as _;
 use mnemon_memory_store::storage::{Batch, BlobInfo, Record};
-use mnemon_memory_store::{InMemoryStorage, MemoryLimits, Result, Storage, Store};
+use mnemon_memory_store::{InMemoryStorage, MemoryLimits, Quota, Result, Storage, Store};
 
 /// A storage in memory of which one flush can be held up.
 struct Gated {
     inner: InMemoryStorage,
     armed: AtomicBool,
+    /// How long every flush takes.
+    pause: Duration,
     entered: SyncSender<()>,
     release: Mutex<Receiver<()>>,
 }
@@ -41,6 +43,7 @@ impl Storage for Gated {
             self.entered.send(()).unwrap();
             self.release.lock().unwrap().recv().unwrap();
         }
+        thread::sleep(self.pause);
         self.inner.flush()
     }
 
@@ -66,6 +69,15 @@ impl Storage for Gated {
 
     fn location(&self) -> String {
         self.inner.location()
+    }
+}
+
+impl Gated {
+    /// The storage, what tells that the flush is held up, and what lets it go.
+    fn new(pause: Duration) -> (Arc<Self>, Receiver<()>, SyncSender<()>) {
+        let ((entered, enters), (release, released)) = (sync_channel(1), sync_channel(1));
+        let (inner, armed, release_on) = (InMemoryStorage::new(), AtomicBool::new(false), Mutex::new(released));
+        (Arc::new(Self { inner, armed, pause, entered, release: release_on }), enters, release)
     }
 }
 
@@ -99,13 +111,7 @@ fn a_change_under_way_holds_up_no_reader_and_no_other_tenant() {
         ("replace", |store| store.replace_memory("anna", "old", "older", None).map(|_| ())),
     ];
     for (name, change) in changes {
-        let ((entered, enters), (release, released)) = (sync_channel(1), sync_channel(1));
-        let gated = Arc::new(Gated {
-            inner: InMemoryStorage::new(),
-            armed: AtomicBool::new(false),
-            entered,
-            release: Mutex::new(released),
-        });
+        let (gated, enters, release) = Gated::new(Duration::ZERO);
         let store = Store::open(Arc::clone(&gated) as Arc<dyn Storage>, options(), clock()).unwrap();
         for (tenant, memory) in
             [("anna", "books"), ("anna", "old"), ("anna", "older"), ("bert", "books"), ("bert", "kept")]
@@ -158,13 +164,7 @@ fn of_two_memories_of_one_name_one_is_created() {
 
 #[test]
 fn what_expired_stays_hidden_while_it_is_being_deleted() {
-    let ((entered, enters), (release, released)) = (sync_channel(1), sync_channel(1));
-    let gated = Arc::new(Gated {
-        inner: InMemoryStorage::new(),
-        armed: AtomicBool::new(false),
-        entered,
-        release: Mutex::new(released),
-    });
+    let (gated, enters, release) = Gated::new(Duration::ZERO);
     let now = Arc::new(AtomicU64::new(1000));
     let clock = {
         let now = Arc::clone(&now);
@@ -195,4 +195,41 @@ fn what_expired_stays_hidden_while_it_is_being_deleted() {
     assert_eq!(sweep.join().unwrap().unwrap().documents, 1);
     assert_eq!(writer.join().unwrap().unwrap().sequence, 0);
     assert_eq!(memory.snapshot().unwrap().len(), 2);
+}
+
+#[test]
+fn imports_and_commits_of_a_tenant_with_a_quota_do_not_wait_for_each_other() {
+    // Slow enough that locks are always waited for.
+    let (slow, ..) = Gated::new(Duration::from_micros(300));
+    let store = Store::open(slow as Arc<dyn Storage>, options(), clock()).unwrap();
+    store.set_quota("anna", Quota { max_tokens: Some(1 << 40), ..Quota::default() });
+    let memory = store.create_memory("anna", "books", small_spec()).unwrap();
+    write_document(&memory, "a", 3, 1);
+    let archive = common::archive::export(&memory).unwrap();
+    let (done, ends) = sync_channel(4);
+    for document in [None, Some("b"), Some("c"), Some("d")] {
+        let (store, archive, done) = (store.clone(), archive.clone(), done.clone());
+        thread::spawn(move || {
+            for seed in 0..100 {
+                let Some(document) = document else {
+                    let mut import = store.import("anna", Some("books"), true).unwrap();
+                    import.push(&archive).unwrap();
+                    // Refused while a document is being written.
+                    let _ = import.finish();
+                    continue;
+                };
+                if let Ok(memory) = store.memory("anna", "books")
+                    && let Ok(mut writer) = memory.writer(document, std::collections::BTreeMap::new())
+                {
+                    let state = writer.state();
+                    let chunk = common::chunk(memory.geometry(), (state.tokens, state.bytes), 4, seed);
+                    let _ = writer.append(chunk).and_then(|()| writer.commit(state.resume));
+                }
+            }
+            done.send(()).unwrap();
+        });
+    }
+    for _ in 0..4 {
+        assert!(ends.recv_timeout(Duration::from_secs(60)).is_ok(), "calls wait for each other");
+    }
 }

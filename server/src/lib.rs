@@ -41,10 +41,10 @@
 //! | `connection` | accepted connections: how many, and how they are cut |
 //! | `middleware` | before and after each call: its span, its log line, whether its body ended cleanly |
 //! | `incoming` | the next message of a stream, the end of the server, or silence |
+//! | `model` | which model is loaded, and how; memories that are made for it |
 //! | `services` | one file for each kind of call |
 //! | `sweep` | periodically reclaims the space of expired data |
 //! | `embedding` | chunks are embedded beside all other work |
-//! | `model` | which model is loaded, and how |
 //! | `profile` | the profile of a pretrained model: read, or measured at the first start |
 //! | `server` | start, serve, stop |
 //! | `embedded` | a server inside another program |

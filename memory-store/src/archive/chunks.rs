@@ -2,14 +2,22 @@
 
 use mnemon_memory::{EntryPolicy, KvGeometry};
 
-use super::reader::{Current, refused};
+use super::format::ArchiveDocument;
 use crate::engine::inspection::inspect_chunk;
 use crate::engine::state::entries_of;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::chunk_blob::{Layout, decode_meta};
 use crate::format::codec::Decoder;
 use crate::format::kv_codec::side_is_finite;
 use crate::format::records::{ChunkOffset, ExtentRecord};
+
+/// The document at hand, as far as its chunks came.
+pub(super) struct Current {
+    pub(super) document: ArchiveDocument,
+    /// Chunks, tokens and bytes up to the end of the last chunk.
+    pub(super) end: (u64, u64, u64),
+    pub(super) lost: u64,
+}
 
 /// Consecutive chunks of one document as they are stored.
 pub struct ArchiveChunks {
@@ -136,4 +144,9 @@ fn check_chunk(stored: &[u8], tokens: usize, geometry: &KvGeometry) -> Result<bo
         _ => starts.is_empty(),
     };
     if sound { Ok(!meta.turns.is_empty()) } else { refused("the entries of a chunk are inconsistent") }
+}
+
+/// The archive cannot be used; its reader adds where.
+pub(super) fn refused<T>(why: &str) -> Result<T> {
+    Err(Error::Archive { byte: 0, why: why.into() })
 }

@@ -3,7 +3,7 @@
 //! Nothing of an archive is trusted: every checksum, length, order and sum is verified, and every chunk as when it is
 //! written, before it is handed on. Memory is asked for as bytes arrive, never because a length says so.
 
-use super::chunks::{ArchiveChunks, decode_chunks};
+use super::chunks::{ArchiveChunks, Current, decode_chunks, refused};
 use super::format::{
     ARCHIVE_FORMAT, ArchiveDocument, ArchiveSpec, ArchiveTotals, CHUNKS, DIGEST_BYTES, DOCUMENT, END, HEAD_BYTES,
     HEADER_BYTES, MAGIC, SECTION_BYTES_MAX, SMALL_SECTION_BYTES_MAX, SPEC,
@@ -33,14 +33,6 @@ enum Stage {
     Done,
     /// It was refused.
     Failed,
-}
-
-/// The document at hand, as far as its chunks came.
-pub(super) struct Current {
-    pub(super) document: ArchiveDocument,
-    /// Chunks, tokens and bytes up to the end of the last chunk.
-    pub(super) end: (u64, u64, u64),
-    pub(super) lost: u64,
 }
 
 /// Parses an archive that arrives in pieces. [`push`](Self::push) a piece, then take [`section`](Self::section)s until
@@ -236,10 +228,6 @@ pub fn verify(archive: &[u8]) -> Result<ArchiveTotals> {
     }
     reader.finish()?;
     Ok(totals)
-}
-
-pub(super) fn refused<T>(why: &str) -> Result<T> {
-    Err(Error::Archive { byte: 0, why: why.into() })
 }
 
 /// The error of an archive whose section at `byte` cannot be used.

@@ -12,9 +12,9 @@ use mnemon_runtime::Model;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::memory::spec_of;
 use crate::auth::tenant;
 use crate::middleware::BodyEnd;
+use crate::model::spec_of;
 use crate::remote::RemoteStore;
 use crate::state::AppState;
 use crate::{convert, status, wire};

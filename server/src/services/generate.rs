@@ -1,6 +1,6 @@
 //! Generate: text from a prompt, with citations.
 //!
-//! Three parties, none of which waits for another's work: the job on the engine makes tokens, the teller looks up the
+//! Three parties, none of which waits for another's work: the job on the engine makes tokens, the response writer looks up the
 //! passages behind them and packs messages, and the client reads. A client that reads slowly fills the channels; then
 //! the job leaves the engine until there is room.
 
@@ -12,8 +12,7 @@ use mnemon_encoder::Overflow;
 use mnemon_memory::{ChunkId, Recall as _};
 use mnemon_proto::v1;
 use mnemon_runtime::{
-    Conversation, Error, FinishReason, GenerateOptions, GenerateStep, Generation, MemoryFrom, Message, Model, Passage,
-    Prompt, SamplingOptions, ToolCall, Turn,
+    FinishReason, GenerateOptions, GenerateStep, Generation, MemoryFrom, Passage, SamplingOptions, Turn,
 };
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::Instrument as _;
 
+use super::asked::Asked;
 use super::{long_prompt, select};
 use crate::auth::Tenant;
 use crate::citations::{Masses, Recalled};
@@ -125,68 +125,6 @@ async fn make(state: &Arc<ModelState>, job: GenerateJob) -> Result<(), Status> {
         }
         job = tasks::run_next(state, job).await?;
     }
-}
-
-/// What the model is asked: a text to continue, or a conversation to answer.
-pub(super) enum Asked {
-    Text { text: String, control_tokens: bool },
-    Chat(Conversation),
-}
-
-impl Asked {
-    fn of(request: v1::GenerateRequest) -> Result<Self, Status> {
-        if request.messages.is_empty() {
-            return Ok(Self::Text { text: request.prompt, control_tokens: request.control_tokens });
-        }
-        let messages = request.messages.into_iter().map(message).collect::<Result<_, _>>()?;
-        let tools = request.tools.iter().map(|tool| json("tools", tool)).collect::<Result<Vec<_>, _>>()?;
-        let documents: Vec<serde_json::Value> = request
-            .documents
-            .into_iter()
-            .map(|document| serde_json::json!({ "title": document.title, "text": document.text }))
-            .collect();
-        let variables = match request.template_variables.as_str() {
-            "" => serde_json::Map::new(),
-            text => match json("template_variables", text)? {
-                serde_json::Value::Object(variables) => variables,
-                _ => return Err(status::invalid(vec![violation("template_variables", "it is no JSON object")])),
-            },
-        };
-        Ok(Self::Chat(Conversation {
-            variables,
-            tools: (!tools.is_empty()).then_some(tools),
-            documents: (!documents.is_empty()).then_some(documents),
-            ..Conversation::new(messages, jiff::Zoned::now().datetime())
-        }))
-    }
-
-    pub(super) fn prompt(&self, model: &Model, for_passages: bool) -> Result<Prompt, Error> {
-        match self {
-            Self::Text { text, control_tokens } => Prompt::text(model, text, *control_tokens),
-            Self::Chat(conversation) => Prompt::chat(model, conversation, for_passages),
-        }
-    }
-}
-
-fn message(message: v1::ChatMessage) -> Result<Message, Status> {
-    let call = |call: v1::ToolCall| {
-        let arguments = json("messages.tool_calls.arguments", &call.arguments)?;
-        Ok::<_, Status>(ToolCall { id: call.id, name: call.name, arguments })
-    };
-    let given = |text: String| (!text.is_empty()).then_some(text);
-    Ok(Message {
-        role: message.role,
-        content: message.content,
-        name: given(message.name),
-        tool_calls: message.tool_calls.into_iter().map(call).collect::<Result<_, _>>()?,
-        tool_call_id: given(message.tool_call_id),
-    })
-}
-
-/// The value that a field has in JSON.
-fn json(field: &str, text: &str) -> Result<serde_json::Value, Status> {
-    serde_json::from_str(text)
-        .map_err(|error| status::invalid(vec![violation(field, format!("it is no JSON: {error}"))]))
 }
 
 fn sampling(options: &v1::SamplingOptions) -> SamplingOptions {

@@ -10,7 +10,7 @@ use mnemon_runtime::{
 };
 use tonic::Status;
 
-use super::generate::Asked;
+use super::asked::Asked;
 use crate::status;
 use crate::status::{IntoStatus, violation};
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use mnemon_memory_store::{MemorySpec, Store};
 use mnemon_proto::v1;
 use mnemon_proto::v1::memory_service_server::MemoryService;
-use mnemon_runtime::{Model, RecallMode};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::no_model::no_model;
 use super::{export, import, reencode};
 use crate::auth::tenant;
+use crate::model::spec_of;
 use crate::state::{AppState, ModelState};
 use crate::{convert, limits, status, tasks, validate, wire};
 
@@ -211,19 +211,6 @@ impl MemoryService for MemoryCalls {
     }
 }
 
-/// What memories of `model` are made for: what passages need that are used in this way, or in the way of the model's profile.
-pub(super) fn spec_of(model: &Model, mode: Option<RecallMode>) -> MemorySpec {
-    let preferred = || model.profile().map_or(RecallMode::Attend, |profile| profile.mode_of_memories());
-    let mode = mode.unwrap_or_else(preferred);
-    let geometry = model.geometry_for(mode);
-    MemorySpec {
-        fingerprint: model.fingerprint_for(&geometry),
-        geometry,
-        model_name: shortened(model.name()),
-        description: String::new(),
-    }
-}
-
 /// Cuts `items`, of which there may be one more than a page has, to a page; returns the token of the next page, the
 /// key of the last item, or nothing when this was the last page.
 fn cut<T>(items: &mut Vec<T>, page_size: usize, bytes: impl Fn(&T) -> usize, key: impl Fn(&T) -> String) -> String {
@@ -240,12 +227,6 @@ fn cut<T>(items: &mut Vec<T>, page_size: usize, bytes: impl Fn(&T) -> usize, key
     }
     items.truncate(page);
     items.last().map_or_else(String::new, key)
-}
-
-/// At most 256 bytes of a model's name.
-pub(super) fn shortened(name: &str) -> String {
-    let end = (0..=name.len().min(256)).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);
-    name[..end].to_owned()
 }
 
 #[cfg(test)]

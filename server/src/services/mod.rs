@@ -11,6 +11,7 @@
 //! | `export.rs`, `import.rs`, `reencode.rs` | whole memories: the call of that name |
 //! | `ingest.rs`, `search.rs`, `generate.rs`, `score.rs` | the call of that name |
 
+mod asked;
 mod encode;
 mod export;
 mod forward;

@@ -21,8 +21,8 @@ use tonic::{Code, Status};
 use tracing::Instrument as _;
 
 use self::walk::Walk;
-use super::memory::spec_of;
 use crate::auth::Tenant;
+use crate::model::spec_of;
 use crate::state::ModelState;
 use crate::status::IntoStatus;
 use crate::{status, tasks, validate};
