@@ -362,6 +362,8 @@ fn the_fingerprint_tells_models_and_geometries_apart() {
     assert_eq!(plain, with(cpu()));
     assert_eq!(plain, with(LoadOptions { window: Some(20), sinks: Some(1), ..cpu() }));
     assert_ne!(plain, with(LoadOptions { kv_dtype: Some(KvDtype::F32), ..cpu() }));
+    // What the settings say of memories for which nothing else is asked.
+    assert_eq!(plain, with(LoadOptions { kv_dtype: Some(KvDtype::Int8), ..cpu() }));
     assert_ne!(plain, with(LoadOptions { chunk_tokens: Some(32), ..cpu() }));
     assert_ne!(plain, with(LoadOptions { memory_layers: Some(vec![0]), ..cpu() }));
     assert_ne!(plain, with(LoadOptions { entry_policy: Some(EntryPolicy::PerToken), ..cpu() }));

@@ -114,7 +114,7 @@ pub struct Settings {
     /// Which keys of new memories become search keys: `per_token`, `block_mean:N` or `representative:N`; the model's own
     /// when `None`.
     pub entry_policy: Option<String>,
-    /// Type of stored keys and values: `f32`, `f16` or `bf16`; `f16` when `None`.
+    /// Type of stored keys and values: `f32`, `f16`, `bf16`, `int8` or `int4`; `int8` when `None`.
     pub kv_dtype: Option<String>,
     /// Tokens between durable commits while a document is read: what a crash may cost.
     pub commit_tokens: u32,
