@@ -3,7 +3,6 @@
 
 mod common;
 
-use mnemon_memory::Invalid;
 use std::sync::Arc;
 
 use common::models::{Family, model, options};
@@ -13,7 +12,7 @@ use mnemon_encoder::{
     DocumentEncoder, EncodeOptions, Error, HELD_BACK_BYTES_MAX, PUSH_BYTES_MAX, Progress, SearchBy, SearchOptions,
     search_text,
 };
-use mnemon_memory::{EntryPolicy, KeyHead, Recall, SearchRequest};
+use mnemon_memory::{EntryPolicy, Invalid, KeyHead, Recall, SearchRequest};
 use mnemon_memory_store::{self as store, Memory};
 use mnemon_runtime::{LoadOptions, Model, ModelSource, RecallOptions};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Nobody waits for the disk because another tenant's change is being made durable.
+//! Readers and other tenants go on while a change is being made durable.
 
 #![allow(clippy::unwrap_used)]
 

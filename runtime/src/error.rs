@@ -1,7 +1,8 @@
 //! The one error type of the crate.
 
-use mnemon_memory::Invalid;
 use std::path::PathBuf;
+
+use mnemon_memory::Invalid;
 
 /// What went wrong, with what, and what the caller can do about it.
 #[derive(Debug, thiserror::Error)]

@@ -114,14 +114,17 @@ impl<'ast> Visit<'ast> for Names {
     }
 }
 
-/// Files below `folder`, with their modules.
+/// Files below `folder`, with their modules; those of unit tests are left out.
 fn files(folder: &Path, module: &[String], found: &mut Vec<(PathBuf, Vec<String>)>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if stem == "tests" {
+            continue;
+        }
         if path.is_dir() {
             files(&path, &[module, &[stem]].concat(), found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") && stem != "tests" {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             let is_own = ["mod", "lib", "main"].contains(&stem.as_str());
             let module = if is_own { module.to_vec() } else { [module, &[stem]].concat() };
             found.push((path, module));
@@ -145,10 +148,7 @@ fn check(root_file: &Path) -> (Vec<String>, BTreeMap<String, BTreeSet<String>>) 
     let mut found = Vec::new();
     files(root_file.parent().unwrap(), &[], &mut found);
     for (path, module) in found {
-        let Some(room) = module.first().filter(|room| *room != "tests" && declared.contains(*room)) else { continue };
-        if module.last().is_some_and(|last| last == "tests") || module.iter().any(|part| part == "tests") {
-            continue;
-        }
+        let Some(room) = module.first().filter(|room| declared.contains(*room)) else { continue };
         let parsed = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
         let mut names = Names { module: module.clone(), found: BTreeSet::new() };
         names.visit_file(&parsed);

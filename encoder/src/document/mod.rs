@@ -7,11 +7,10 @@ mod pack;
 mod reader;
 mod stored;
 
-use mnemon_memory::Invalid;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mnemon_memory::{ChunkId, DocumentWriter, KvGeometry, OpenMemory, Recall, ResumePoint};
+use mnemon_memory::{ChunkId, DocumentWriter, Invalid, KvGeometry, OpenMemory, Recall, ResumePoint};
 use mnemon_runtime::{Captured, Model};
 
 use self::input::Input;

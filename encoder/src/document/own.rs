@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use mnemon_memory::Result;
 use mnemon_memory::{
-    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, SearchRequest, TermHits, TermRequest, WordHits, WordRequest,
+    ChunkId, ChunkInfo, ChunkKv, Hit, KvGeometry, Recall, Result, SearchRequest, TermHits, TermRequest, WordHits,
+    WordRequest,
 };
 
 /// How many times more entries are searched than wanted, where a memory holds more than this document.

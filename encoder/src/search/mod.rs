@@ -16,10 +16,9 @@ mod fusion;
 mod keys;
 mod passages;
 
-use mnemon_memory::Invalid;
 use std::collections::{HashMap, HashSet};
 
-use mnemon_memory::{ChunkId, EmbeddingRequest, Recall, WordRequest};
+use mnemon_memory::{ChunkId, EmbeddingRequest, Invalid, Recall, WordRequest};
 use mnemon_runtime::Model;
 
 use self::fusion::{Scores, Weights};

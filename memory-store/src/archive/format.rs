@@ -151,8 +151,7 @@ impl ArchiveTotals {
 impl ArchiveSpec {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
-        out.text(&self.name).fingerprint(&self.spec.fingerprint).geometry(&self.spec.geometry);
-        out.text(&self.spec.model_name).text(&self.spec.description);
+        out.text(&self.name).spec(&self.spec);
         out.u64(self.created_unix_ms).u64(self.sequence);
         self.totals.encode(&mut out);
         if self.limits != MemoryLimits::default() {
@@ -164,12 +163,7 @@ impl ArchiveSpec {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut input = Decoder::new(bytes, "spec");
         let name = input.text()?;
-        let spec = MemorySpec {
-            fingerprint: input.fingerprint()?,
-            geometry: input.geometry()?,
-            model_name: input.text()?,
-            description: input.text()?,
-        };
+        let spec = input.spec()?;
         let created_unix_ms = input.number()?;
         let sequence = input.number()?;
         let totals = ArchiveTotals::decode(&mut input)?;

@@ -175,8 +175,7 @@ impl ExtentBuilder {
     fn header(&self, owner: &ExtentOwner<'_>, number: u64, first_chunk: u64) -> Vec<u8> {
         let mut fields = Encoder::default();
         fields.u64(number).u64(owner.memory_number).text(owner.tenant).text(owner.memory);
-        fields.fingerprint(&owner.spec.fingerprint).geometry(&owner.spec.geometry);
-        fields.text(&owner.spec.model_name).text(&owner.spec.description);
+        fields.spec(owner.spec);
         fields.u64(owner.document).text(owner.document_id).map(owner.metadata);
         fields.u64(first_chunk).u64(self.first_ordinal).u64(self.token_start).u64(self.byte_start);
         fields.u32(self.chunks()).u64(self.body.bytes.len() as u64).u64(owner.after);

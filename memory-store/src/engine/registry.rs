@@ -1,6 +1,6 @@
 //! The memories of a store, by tenant and name, and what all handles of one share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -102,20 +102,31 @@ impl MemoryEntry {
     /// that was deleted, or that expired as a whole while nothing is written, [`Error::UnknownMemory`]. A damaged memory does not
     /// expire before it is repaired.
     pub(crate) fn expired(&self, now_unix_ms: u64) -> Result<Vec<Arc<str>>> {
+        self.where_due(now_unix_ms, |written| {
+            let mut documents = self.ttl.due_documents(now_unix_ms);
+            documents.retain(|id| !written.contains(id));
+            documents
+        })
+    }
+
+    /// Whether a document is one of those that [`expired`](Self::expired) returns.
+    pub(crate) fn hides(&self, document_id: &str, now_unix_ms: u64) -> Result<bool> {
+        self.where_due(now_unix_ms, |written| {
+            self.ttl.document_is_due(document_id, now_unix_ms) && !written.contains(document_id)
+        })
+    }
+
+    /// Calls `look` with what is being written, if anything of the memory is due.
+    fn where_due<T: Default>(&self, now_unix_ms: u64, look: impl FnOnce(&HashSet<Arc<str>>) -> T) -> Result<T> {
         let unknown = || Error::UnknownMemory { name: self.name.clone() };
         if self.is_deleted() {
             return Err(unknown());
         }
         if !self.ttl.is_due(now_unix_ms) || self.damaged.is_some() {
-            return Ok(Vec::new());
+            return Ok(T::default());
         }
         self.active_writers.while_written(|written| {
-            if written.is_empty() && self.ttl.memory_is_due(now_unix_ms) {
-                return Err(unknown());
-            }
-            let mut documents = self.ttl.due_documents(now_unix_ms);
-            documents.retain(|id| !written.contains(id));
-            Ok(documents)
+            if written.is_empty() && self.ttl.memory_is_due(now_unix_ms) { Err(unknown()) } else { Ok(look(written)) }
         })
     }
 

@@ -191,12 +191,7 @@ impl ChunkHeader {
             memory_number: input.number()?,
             tenant: input.text()?,
             memory: input.text()?,
-            spec: MemorySpec {
-                fingerprint: input.fingerprint()?,
-                geometry: input.geometry()?,
-                model_name: input.text()?,
-                description: input.text()?,
-            },
+            spec: input.spec()?,
             document: input.number()?,
             document_id: input.text()?,
             metadata: input.map()?,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mnemon_memory::{EntryPolicy, Fingerprint, KeyHead, KvDtype, KvGeometry};
 
 use crate::error::{Error, Result};
+use crate::types::info::MemorySpec;
 
 /// Numbers of things, lengths and offsets stay below: sums of them do not overflow.
 pub(crate) const NUMBER_MAX: u64 = 1 << 56;
@@ -57,6 +58,10 @@ impl Encoder {
     pub(crate) fn fingerprint(&mut self, value: &Fingerprint) -> &mut Self {
         self.bytes.extend_from_slice(&value.0);
         self
+    }
+
+    pub(crate) fn spec(&mut self, value: &MemorySpec) -> &mut Self {
+        self.fingerprint(&value.fingerprint).geometry(&value.geometry).text(&value.model_name).text(&value.description)
     }
 
     pub(crate) fn geometry(&mut self, value: &KvGeometry) -> &mut Self {
@@ -203,6 +208,15 @@ impl<'a> Decoder<'a> {
 
     pub(crate) fn fingerprint(&mut self) -> Result<Fingerprint> {
         self.array().map(Fingerprint)
+    }
+
+    pub(crate) fn spec(&mut self) -> Result<MemorySpec> {
+        Ok(MemorySpec {
+            fingerprint: self.fingerprint()?,
+            geometry: self.geometry()?,
+            model_name: self.text()?,
+            description: self.text()?,
+        })
     }
 
     pub(crate) fn geometry(&mut self) -> Result<KvGeometry> {

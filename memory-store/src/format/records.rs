@@ -157,8 +157,7 @@ pub(crate) struct NameRecord {
 impl NameRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
-        out.u64(self.number).u64(self.created_unix_ms).fingerprint(&self.spec.fingerprint);
-        out.geometry(&self.spec.geometry).text(&self.spec.model_name).text(&self.spec.description);
+        out.u64(self.number).u64(self.created_unix_ms).spec(&self.spec);
         if self.limits != MemoryLimits::default() {
             encode_limits(&mut out, &self.limits);
         }
@@ -170,12 +169,7 @@ impl NameRecord {
         let record = Self {
             number: input.number()?,
             created_unix_ms: input.u64()?,
-            spec: MemorySpec {
-                fingerprint: input.fingerprint()?,
-                geometry: input.geometry()?,
-                model_name: input.text()?,
-                description: input.text()?,
-            },
+            spec: input.spec()?,
             limits: if input.is_empty() { MemoryLimits::default() } else { decode_limits(&mut input)? },
         };
         input.end()?;

@@ -1,6 +1,6 @@
 //! One memory: its documents, its snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use mnemon_memory::{ChunkInfo, Fingerprint, KvGeometry, OpenMemory};
@@ -58,10 +58,6 @@ pub(crate) fn info_of(memory_entry: &MemoryEntry, state: &MemoryState) -> Memory
         sequence: state.sequence,
         damaged: memory_entry.damaged.clone(),
     }
-}
-
-fn is_among(id: &str, hidden: &[Arc<str>]) -> bool {
-    hidden.iter().any(|hidden| **hidden == *id)
 }
 
 impl Memory {
@@ -147,36 +143,27 @@ impl Memory {
         // What expired makes room. An expired document is deleted before it is written again.
         if !self.expired()?.is_empty()
             && let Err(error) = expire(self.engine(), &self.memory_entry)
-            && is_among(document_id, &self.expired()?)
+            && self.memory_entry.hides(document_id, self.engine().now_unix_ms())?
         {
             return Err(error);
         }
         Writer::open(Arc::clone(&self.shared), Arc::clone(&self.memory_entry), document_id, metadata)
     }
 
-    pub(crate) fn document_record(&self, id: &str) -> Result<Option<DocumentRecord>> {
-        document_record(self.engine(), &self.memory_entry, id)
-    }
-
     /// Documents that expired, to be hidden from readers.
-    pub(crate) fn expired(&self) -> Result<Vec<Arc<str>>> {
+    fn expired(&self) -> Result<Vec<Arc<str>>> {
         self.memory_entry.check_alive()?;
         self.memory_entry.expired(self.engine().now_unix_ms())
     }
 
+    /// The record of a document that has not expired.
     fn existing(&self, id: &str) -> Result<DocumentRecord> {
-        let hidden = self.expired()?;
-        if is_among(id, &hidden) {
+        self.memory_entry.check_alive()?;
+        if self.memory_entry.hides(id, self.engine().now_unix_ms())? {
             return Err(self.unknown(id));
         }
-        self.stored(id)
-    }
-
-    /// As [`existing`](Self::existing), also when it is due.
-    fn stored(&self, id: &str) -> Result<DocumentRecord> {
-        self.memory_entry.check_alive()?;
         check_document_id(id)?;
-        self.document_record(id)?.ok_or_else(|| self.unknown(id))
+        document_record(self.engine(), &self.memory_entry, id)?.ok_or_else(|| self.unknown(id))
     }
 
     fn unknown(&self, id: &str) -> Error {
@@ -185,7 +172,7 @@ impl Memory {
 
     /// Documents, ascending by identifier, those after `after`, at most `limit`.
     pub fn list_documents(&self, after: Option<&str>, limit: usize) -> Result<Vec<DocumentInfo>> {
-        let hidden = self.expired()?;
+        let hidden: HashSet<Arc<str>> = self.expired()?.into_iter().collect();
         self.engine().check_whole()?;
         let prefix = memory_key(b'd', self.memory_entry.number);
         let mut after = after.map(|id| document_key(self.memory_entry.number, id));
@@ -197,7 +184,7 @@ impl Memory {
             after = Some(last.clone());
             for (key, value) in records {
                 let id = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
-                if is_among(&id, &hidden) {
+                if hidden.contains(id.as_str()) {
                     continue;
                 }
                 let record = DocumentRecord::decode(&value, &format!("the record of document {id}"))?;
@@ -234,7 +221,8 @@ impl Memory {
     /// no snapshot shows them any more. [`Error::DocumentBusy`] while a writer of it lives.
     pub fn delete_document(&self, id: &str) -> Result<DocumentInfo> {
         // What is due is not there any more.
-        if is_among(id, &self.expired()?) {
+        self.memory_entry.check_alive()?;
+        if self.memory_entry.hides(id, self.engine().now_unix_ms())? {
             return Err(self.unknown(id));
         }
         check_document_id(id)?;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use mnemon_memory::{Fingerprint, KvGeometry, OpenMemory};
 
-use crate::handles::memory::Memory;
 use crate::handles::store::Store;
 use crate::storage::InMemoryStorage;
 use crate::types::info::MemorySpec;
@@ -30,6 +29,5 @@ pub fn create_scratch(
     let store = Store::open(Arc::new(InMemoryStorage::new()), options, Arc::new(|| 0))?;
     let (model_name, description) = (String::new(), String::new());
     let spec = MemorySpec { fingerprint, geometry: geometry.clone(), model_name, description };
-    let memory: Memory = store.create_memory(TENANT, name, spec)?;
-    Ok(Arc::new(memory))
+    Ok(Arc::new(store.create_memory(TENANT, name, spec)?))
 }

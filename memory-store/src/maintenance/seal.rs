@@ -237,7 +237,7 @@ fn usable(graph: Result<GraphIndex>, memory_entry: &MemoryEntry) -> Result<Optio
     match graph {
         Ok(graph) => Ok(Some(graph)),
         Err(error @ Error::Damaged { .. }) => {
-            tracing::warn!(memory = memory_entry.name, %error, "a damaged graph is built anew");
+            tracing::warn!(memory = memory_entry.name, %error, "a damaged graph is rebuilt");
             Ok(None)
         }
         Err(error) => Err(error),

@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mnemon_memory::Invalid;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use mnemon_memory::{ChunkId, ChunkKv, KvData};
+use mnemon_memory::{ChunkId, ChunkKv, Invalid, KvData};
 use mnemon_runtime::{
     CaptureAttention, CaptureOptions, Captured, Error, LocalMask, Logits, Model, PassageAttention, QueryHead,
     SequenceState, Stretch,
